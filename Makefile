@@ -1,0 +1,62 @@
+# Needs Python 3.11 or later and make. `make help` lists the targets.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   ?= .venv
+TESTS  ?= tests
+# What to install beside the package, joined by "+": dev+cuda, dev+cuda12, dev+tpu.
+EXTRAS ?= dev
+# Processes that run the tests, and further options for pytest.
+JOBS   ?= 2
+PYTEST ?=
+
+BIN := $(VENV)/bin
+# One stamp a set of extras: made again when what the package requires has changed.
+STAMP = $(VENV)/.installed-$(1)
+SOURCES := nucleotide_transformer tests experiments setup.py
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install pretrain test check format notebooks clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+install: $(call STAMP,$(EXTRAS)) ## make .venv and install the package in it, with the tested versions
+
+pretrain: install ## build a corpus from the genomes here, pre-train a small model, evaluate it
+	$(BIN)/nt corpus build --inputs nucleotide_transformer/data/genomes/genomes.tsv --output runs/corpus
+	$(BIN)/nt pretrain --config experiments/quickstart.toml
+
+test: install ## run all tests
+	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST) $(TESTS)
+
+check: install ## format, lint, types and tests: what a change must pass
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+format: install ## format the code and apply the fixes that are safe
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+notebooks: $(call STAMP,dev+notebooks) ## execute the notebooks in place
+	$(BIN)/python -m pytest --nbmake --overwrite notebooks
+
+clean: ## remove .venv, caches and build files; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: make PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed; $(PYTHON) is older: make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The extras stand in the name of the stamp, joined by "+".
+$(VENV)/.installed-%: setup.py constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[$(subst +,$(comma),$*)]'
+	@touch $@
+
+comma := ,

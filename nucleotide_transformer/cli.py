@@ -1,0 +1,188 @@
+"""The command line `nt`. Each command is a config dataclass and a function of it."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
+
+import tyro
+from rich.console import Console
+
+Config = TypeVar("Config")
+
+BAD_INPUT = 2
+"""Exit code for input that breaks a rule; 1 is for a run that failed."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+class Command(NamedTuple):
+    """One command; its module is imported when the command runs, so that help is quick."""
+
+    summary: str
+    run: Callable[[list[str]], int]
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs `nt`; returns its exit code.
+
+    Errors that a user can mend are one line on standard error and exit code 2.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    for number in (2, 1):
+        command = COMMANDS.get(" ".join(words[:number]))
+        if command:
+            return _run_command(command, words[number:])
+    asked = not words or words[0] in ("-h", "--help")
+    if asked:
+        sys.stdout.write(_describe_commands())
+        return 0 if words else BAD_INPUT
+    known = ", ".join(COMMANDS)
+    return _fail(f"{' '.join(words[:2])}: no such command; there are {known}")
+
+
+def _run_command(command: Command, args: list[str]) -> int:
+    try:
+        return command.run(args)
+    except (ValueError, OSError, RuntimeError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
+
+
+def _fail(message: str, code: int = BAD_INPUT) -> int:
+    one_line = " ".join(message.split())
+    sys.stderr.write(f"error: {one_line}\n")
+    return code
+
+
+def _describe_commands() -> str:
+    width = max(map(len, COMMANDS))
+    rows = [f"  nt {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    head = "The Nucleotide Transformer: pre-training and what one does with a trained model.\n\n"
+    return head + "\n".join(rows) + "\n\n`nt COMMAND --help` lists the options of a command.\n"
+
+
+def parse(
+    kind: Callable[..., Config], args: list[str], prog: str, default: Config | None = None
+) -> Config:
+    """Command-line options as a config.
+
+    Raises:
+        ValueError: one line, for an unknown option, a wrong type or a broken rule.
+        SystemExit: after `--help`.
+    """
+    box = io.StringIO()
+    given: Any = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(box):
+            return cast(Config, tyro.cli(kind, args=args, prog=prog, **given))
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(f"{prog}: {_read_box(box.getvalue())}") from None
+
+
+def _read_box(text: str) -> str:
+    """The message in the frame that tyro draws around it, without its advice on help."""
+    lines = [line.strip("│ \n") for line in text.splitlines() if line.startswith("│")]
+    message = []
+    for line in lines:
+        if line.startswith(("For full helptext", "Argument helptext")):
+            break
+        if line.strip("─ "):
+            message.append(line)
+    return " ".join(message)
+
+
+def _build_corpus(args: list[str]) -> int:
+    from nucleotide_transformer.data.corpus import CorpusConfig, build_corpus
+
+    config = parse(CorpusConfig, args, "nt corpus build")
+    build_corpus(config, progress=True)
+    return _print_corpus(config.output)
+
+
+def _describe_corpus(args: list[str]) -> int:
+    def info(folder: tyro.conf.Positional[Path], /) -> Path:
+        """Lists the genomes of a corpus and the size of its splits.
+
+        Args:
+            folder: folder that `nt corpus build` made.
+        """
+        return folder
+
+    return _print_corpus(parse(info, args, "nt corpus info"))
+
+
+def _print_corpus(folder: Path) -> int:
+    from rich.table import Table
+
+    from nucleotide_transformer.data.manifest import describe, load_manifest
+
+    rows = describe(load_manifest(folder))
+    table = Table(title=str(folder), title_justify="left")
+    for name, value in rows[0].items():
+        table.add_column(name, justify="left" if isinstance(value, str) else "right")
+    for row in rows:
+        table.add_row(*(v if isinstance(v, str) else f"{v:,}" for v in row.values()))
+    _console().print(table)
+    return 0
+
+
+def _pretrain(args: list[str]) -> int:
+    from nucleotide_transformer.config import PretrainConfig
+    from nucleotide_transformer.configfile import load_config
+
+    path, rest = _take_option(args, "--config")
+    default = load_config(Path(path)) if path else PretrainConfig()
+    prog = "nt pretrain [--config FILE.toml]"
+    config = parse(PretrainConfig, rest, prog, default)
+
+    from nucleotide_transformer.training.loop import TrainingDivergedError, pretrain
+    from nucleotide_transformer.training.progress import print_summary
+
+    try:
+        summary = pretrain(config)
+    except TrainingDivergedError as error:
+        return _fail(str(error), code=1)
+    print_summary(_console(), config, summary.held_out, summary.baselines)
+    if summary.finished:
+        return 0
+    _console().print(f"stopped after update {summary.step:,}; the same command goes on from there")
+    return INTERRUPTED
+
+
+def _take_option(args: list[str], name: str) -> tuple[str | None, list[str]]:
+    """Takes `name VALUE` or `name=VALUE` out of the arguments."""
+    for index, word in enumerate(args):
+        if word.startswith(name + "="):
+            return word.removeprefix(name + "="), args[:index] + args[index + 1 :]
+        if word == name:
+            if index + 1 == len(args):
+                raise ValueError(f"{name}: needs a value")
+            return args[index + 1], args[:index] + args[index + 2 :]
+    return None, args
+
+
+def _console() -> Console:
+    return Console(soft_wrap=True, highlight=False)
+
+
+COMMANDS: dict[str, Command] = {
+    "corpus build": Command("FASTA files to a corpus of shuffled-access chunks", _build_corpus),
+    "corpus info": Command("the genomes and splits of a corpus", _describe_corpus),
+    "pretrain": Command("pre-train a model on a corpus, or go on with a run", _pretrain),
+}
+
+
+def run_and_exit() -> Any:
+    """Entry point of the console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run_and_exit()

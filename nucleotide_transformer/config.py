@@ -1,0 +1,307 @@
+"""Frozen configurations, checked when they are built, and the table of released models."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Literal
+
+from nucleotide_transformer.types import Vocabulary
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Implementation = Literal["auto", "einsum", "heads", "cudnn", "xla"]
+"""Forms of the attention; see attention.py."""
+
+
+def require(condition: bool, field: str, value: object, rule: str) -> None:
+    """Raises a one-line `ValueError` that names the field, its value and the rule it breaks."""
+    if not condition:
+        raise ValueError(f"{field} = {value!r}: {rule}")
+
+
+def require_positive(config: object, *fields: str) -> None:
+    """Raises a `ValueError` for the first of the fields that is not above zero."""
+    for field in fields:
+        value = getattr(config, field)
+        require(value > 0, field, value, "must be above 0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What the network computes. The defaults are `100M_multi_species_v2`."""
+
+    vocabulary: Vocabulary = "v2"
+    """Token table: v1 has 4 special tokens before the k-mers, v2 has 6."""
+    k: int = 6
+    """Nucleotides in a k-mer token, 3 to 8."""
+    num_layers: int = 22
+    """Transformer blocks."""
+    embed_dim: int = 512
+    """Width of the embedding; a multiple of num_heads."""
+    num_heads: int = 16
+    """Attention heads of a block."""
+    ffn_dim: int = 2048
+    """Width of the feed-forward network (of each of its two halves if gated)."""
+    ffn_activation: Literal["swish", "gelu"] = "swish"
+    """swish is x * sigmoid(x); gelu is the exact one, with erf."""
+    ffn_gated: bool = True
+    """Multiply the activated half of the first projection with its other half (SwiGLU)."""
+    ffn_bias: bool = False
+    """Biases in the two feed-forward projections."""
+    position: Literal["rotary", "learned"] = "rotary"
+    """Rotary embedding of queries and keys, or a learned table added to the token embedding."""
+    max_positions: int = 2048
+    """Longest sequence in tokens, <cls> included. A hard limit for learned positions."""
+    layer_norm_epsilon: float = 1e-5
+    """Added to the variance in every layer norm. Released JAX files mean 1e-5."""
+    embed_scale: float = 1.0
+    """Factor on the token embedding."""
+    embed_layer_norm: bool = False
+    """Layer norm before the first block."""
+    token_dropout: bool = False
+    """Zero the embedding of <mask> and rescale the rest, as ESM does (released v1 models)."""
+    masking_ratio: float = 0.15
+    """Share of tokens selected in pre-training; used by token_dropout alone."""
+    masking_probability: float = 0.8
+    """Share of the selected tokens replaced by <mask>; used by token_dropout alone."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "num_layers", "embed_dim", "num_heads", "ffn_dim", "max_positions")
+        require_positive(self, "layer_norm_epsilon", "embed_scale")
+        require(3 <= self.k <= 8, "k", self.k, "must lie between 3 and 8")
+        rule = f"must be a multiple of num_heads = {self.num_heads}"
+        require(self.embed_dim % self.num_heads == 0, "embed_dim", self.embed_dim, rule)
+        rule = "the width of a head must be even for the rotary embedding"
+        rotary = self.position == "rotary"
+        require(not rotary or self.key_dim % 2 == 0, "embed_dim / num_heads", self.key_dim, rule)
+        for field in ("masking_ratio", "masking_probability"):
+            value = getattr(self, field)
+            require(0 <= value < 1, field, value, "must lie in [0, 1)")
+
+    @property
+    def key_dim(self) -> int:
+        """Width of one attention head."""
+        return self.embed_dim // self.num_heads
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Special tokens, 4**k k-mers, and the five single letters A, T, C, G, N."""
+        return {"v1": 4, "v2": 6}[self.vocabulary] + 4**self.k + 5
+
+    @property
+    def unk_token_id(self) -> int:
+        """Id of `<unk>`."""
+        return 0
+
+    @property
+    def pad_token_id(self) -> int:
+        """Id of `<pad>`."""
+        return 1
+
+    @property
+    def mask_token_id(self) -> int:
+        """Id of `<mask>`."""
+        return 2
+
+    @property
+    def cls_token_id(self) -> int:
+        """Id of `<cls>`."""
+        return 3
+
+    @property
+    def first_kmer_id(self) -> int:
+        """Id of the k-mer AA...A; the other k-mers and A, T, C, G, N follow it."""
+        return {"v1": 4, "v2": 6}[self.vocabulary]
+
+    @property
+    def num_nucleotide_tokens(self) -> int:
+        """Tokens that spell known nucleotides: 4**k k-mers and A, T, C, G, but not N."""
+        return 4**self.k + 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """How the network is computed: never what. Any two settings agree up to rounding."""
+
+    param_dtype: Dtype = "float32"
+    """Parameters and optimiser state."""
+    compute_dtype: Dtype = "float32"
+    """Activations and matrix products; norms, softmax, angles and losses stay in float32."""
+    output_dtype: Dtype = "float32"
+    """Logits and saved embeddings."""
+    attention: Implementation = "auto"
+    """Form of the attention; auto picks by platform (see attention.py)."""
+    stack: Literal["loop", "scan"] = "scan"
+    """One compiled block scanned over the layers, or every layer compiled by itself."""
+    remat: Literal["none", "block", "dots"] = "none"
+    """What the backward pass recomputes: nothing, whole blocks, or all but matrix products."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskingConfig:
+    """Masked-language-model corruption (Devlin et al. 2018, section 3.1)."""
+
+    ratio: float = 0.15
+    """Share of the maskable tokens of a sequence that are predicted; rounded, exact."""
+    mask_probability: float = 0.8
+    """Of those, the share that become <mask>."""
+    random_probability: float = 0.1
+    """Of those, the share that become another nucleotide token; the rest stay as they are."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.ratio < 1, "ratio", self.ratio, "must lie between 0 and 1")
+        total = self.mask_probability + self.random_probability
+        shares = (self.mask_probability, self.random_probability)
+        rule = "mask_probability and random_probability must be shares that add up to at most 1"
+        require(min(shares) >= 0 and total <= 1, "masking", shares, rule)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Adam with linear warm-up and inverse-square-root decay. Defaults: the published run."""
+
+    initial_learning_rate: float = 5e-5
+    """Learning rate of the first update."""
+    peak_learning_rate: float = 1e-4
+    """Learning rate at the end of the warm-up."""
+    warmup_steps: int = 16_000
+    """Updates of linear warm-up; then peak * sqrt(warmup_steps / step)."""
+    beta1: float = 0.9
+    """Decay of Adam's first moment."""
+    beta2: float = 0.999
+    """Decay of Adam's second moment."""
+    epsilon: float = 1e-8
+    """Added to the square root of Adam's second moment."""
+    clip_norm: float | None = None
+    """Largest global norm of the gradients; none by default."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay on the matrices (not on norms, biases); off by default."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "peak_learning_rate", "warmup_steps", "epsilon")
+        require(
+            self.initial_learning_rate >= 0,
+            "initial_learning_rate",
+            self.initial_learning_rate,
+            "must be 0 or above",
+        )
+        for field in ("beta1", "beta2"):
+            value = getattr(self, field)
+            require(0 <= value < 1, field, value, "must lie in [0, 1)")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "must be 0 or above")
+        clip = self.clip_norm
+        require(clip is None or clip > 0, "clip_norm", clip, "must be above 0, or none")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What the model reads."""
+
+    corpus: Path = Path("runs/corpus")
+    """Folder that `nt corpus build` made."""
+    sequence_tokens: int = 1_000
+    """Tokens of a training sequence, <cls> included."""
+    temperature: float = 1.0
+    """Species are drawn in proportion to size ** (1 / temperature): 1 as published."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.sequence_tokens >= 2, "sequence_tokens", self.sequence_tokens, "must be 2 or above"
+        )
+        require(self.temperature >= 1, "temperature", self.temperature, "must be 1 or above")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Held-out evaluation on fixed chunks with fixed masks."""
+
+    num_sequences: int = 256
+    """Held-out chunks, spread evenly over the validation split."""
+    every_steps: int = 1_000
+    """Updates between evaluations; one more comes at the end."""
+    baseline_nucleotides: int = 1_000_000_000
+    """Nucleotides of the training split that the baselines are fitted to, at most."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "num_sequences", "every_steps", "baseline_nucleotides")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the run saves itself and what it keeps."""
+
+    every_steps: int = 1_000
+    """Updates between checkpoints; one more comes at the end and at Ctrl-C."""
+    keep: int = 3
+    """Latest checkpoints kept, besides the one with the lowest validation loss."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "every_steps", "keep")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """A pre-training run. The defaults are the published run of the 100M model."""
+
+    output: Path = Path("runs/pretrain")
+    """Folder for checkpoints, metrics and plots; a run found there is resumed."""
+    seed: int = 0
+    """Seed of the initial parameters, the order of the data and the masks."""
+    num_devices: int | None = None
+    """Accelerators of this process to use; all by default."""
+    tokens_per_update: int = 1_000_000
+    """Tokens of one update, over all devices and micro-batches."""
+    sequences_per_device: int = 25
+    """Sequences of one micro-batch on one device: the largest that fits its memory."""
+    total_tokens: int = 300_000_000_000
+    """Tokens of the whole run; rounded up to whole updates."""
+    log_every_steps: int = 10
+    """Updates between lines of metrics."""
+    model: ModelConfig = ModelConfig()
+    """Architecture."""
+    compute: ComputeConfig = ComputeConfig()
+    """Precision and form of the computation."""
+    data: DataConfig = DataConfig()
+    """Input."""
+    masking: MaskingConfig = MaskingConfig()
+    """Masked-language-model corruption."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Adam and its schedule."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Held-out evaluation."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Checkpoints."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "tokens_per_update", "sequences_per_device", "total_tokens")
+        require_positive(self, "log_every_steps")
+        rule = f"must be a multiple of data.sequence_tokens = {self.data.sequence_tokens}"
+        divides = self.tokens_per_update % self.data.sequence_tokens == 0
+        require(divides, "tokens_per_update", self.tokens_per_update, rule)
+        rule = f"must be at most model.max_positions = {self.model.max_positions}"
+        fits = self.data.sequence_tokens <= self.model.max_positions
+        require(fits, "data.sequence_tokens", self.data.sequence_tokens, rule)
+
+    @property
+    def sequences_per_update(self) -> int:
+        """Sequences of one update, over all devices and micro-batches."""
+        return self.tokens_per_update // self.data.sequence_tokens
+
+    @property
+    def total_steps(self) -> int:
+        """Updates of the whole run."""
+        return math.ceil(self.total_tokens / self.tokens_per_update)
+
+    def accumulation_steps(self, num_devices: int) -> int:
+        """Micro-batches of one update on each of `num_devices` devices (of all processes).
+
+        Raises:
+            ValueError: if the update does not divide into devices * sequences_per_device.
+        """
+        at_once = num_devices * self.sequences_per_device
+        rule = (
+            f"its {self.sequences_per_update} sequences must be a multiple of {num_devices} devices"
+            f" x {self.sequences_per_device} sequences_per_device = {at_once}"
+        )
+        divides = self.sequences_per_update % at_once == 0
+        require(divides, "tokens_per_update", self.tokens_per_update, rule)
+        return self.sequences_per_update // at_once

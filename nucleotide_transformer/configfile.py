@@ -1,0 +1,85 @@
+"""Configurations as TOML files and as dictionaries."""
+
+import dataclasses
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import dacite
+
+from nucleotide_transformer.config import PretrainConfig
+
+Config = TypeVar("Config")
+
+
+def load_config(path: Path) -> PretrainConfig:
+    """Reads the config of a pre-training run; fields that the file leaves out keep their default.
+
+    Raises:
+        FileNotFoundError, ValueError: one line with the file, the field, its value and the rule.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such config file")
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not TOML: {error}") from None
+    return config_from_dict(PretrainConfig, fields, str(path))
+
+
+def config_from_dict(kind: type[Config], fields: dict[str, Any], source: str) -> Config:
+    """Builds a config of class `kind` from nested dictionaries.
+
+    Args:
+        kind: a config dataclass.
+        fields: field -> value; nested configs are dictionaries.
+        source: where the fields come from, for error messages.
+
+    Raises:
+        ValueError: for an unknown field, a wrong type or a value that breaks a rule.
+    """
+    check_fields(kind, fields, source)
+    try:
+        return dacite.from_dict(
+            kind, fields, dacite.Config(cast=[Path], type_hooks={float: to_float})
+        )
+    except (dacite.DaciteFieldError, ValueError) as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def check_fields(kind: type, fields: dict[str, Any], source: str, prefix: str = "") -> None:
+    """Raises a `ValueError` for the first field that `kind` lacks, or whose choice it lacks."""
+    types = get_type_hints(kind)
+    for name, value in fields.items():
+        where = f"{source}: {prefix}{name}"
+        if name not in types:
+            near = difflib.get_close_matches(name, types, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(types)}"
+            raise ValueError(f"{where} = {value!r}: unknown field; {hint}")
+        if dataclasses.is_dataclass(types[name]):
+            if not isinstance(value, dict):
+                raise ValueError(f"{where} = {value!r}: must be a table of fields")
+            check_fields(types[name], value, source, f"{prefix}{name}.")
+        elif get_origin(types[name]) is Literal and value not in get_args(types[name]):
+            choices = ", ".join(map(str, get_args(types[name])))
+            raise ValueError(f"{where} = {value!r}: must be one of {choices}")
+
+
+def to_float(value: object) -> object:
+    """Integers are floats too; anything else is left for the type check."""
+    return float(value) if type(value) is int else value
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """The reverse of `config_from_dict`, in types that JSON and TOML have."""
+
+    def simplify(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: simplify(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [simplify(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return simplify(dataclasses.asdict(config))

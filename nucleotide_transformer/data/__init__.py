@@ -1,0 +1,1 @@
+"""From genomes to batches of tokens: NumPy only, no jax."""

@@ -1,0 +1,167 @@
+"""From genomes to a corpus: ArrayRecord shards of overlapping chunks, and a manifest.
+
+    manifest = build_corpus(CorpusConfig(inputs=(Path("genomes.tsv"),), output=Path("corpus")))
+    reader = open_split(manifest, "train")
+    reader.read([17, 0])                       # two records, in this order
+
+The same config and files give the same bytes, whatever the number of processes. Only finished
+genomes ever have their name in the folder, and `manifest.json` is written after the last one:
+what an interrupted build left behind is used by the next one or removed.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nucleotide_transformer.data.corpus_config import CorpusConfig
+from nucleotide_transformer.data.manifest import (
+    MANIFEST_FILE,
+    PARTIAL_PREFIX,
+    Genome,
+    Manifest,
+    check_shards,
+    describe,
+    load_contigs,
+    load_genome,
+    load_manifest,
+    save_manifest,
+)
+from nucleotide_transformer.data.parallel import build_genomes
+from nucleotide_transformer.data.reader import Location, SplitReader, open_split
+from nucleotide_transformer.data.shards import make_contig_names
+from nucleotide_transformer.data.sources import Source, load_sources
+
+__all__ = [
+    "CorpusConfig",
+    "Location",
+    "Manifest",
+    "SplitReader",
+    "build_corpus",
+    "describe",
+    "load_manifest",
+    "open_split",
+]
+
+
+_OTHER_OUTPUT = "choose another output, or delete it"
+
+
+def build_corpus(config: CorpusConfig, *, progress: bool = False) -> Manifest:
+    """Builds a corpus, or what is missing of it.
+
+    Genomes that an earlier build with the same config finished are kept, as their FASTA files
+    are still the same; new ones are added. A finished corpus may grow in this way, and nothing in
+    it may change or go. One build at a time may write to a folder.
+
+    Args:
+        config: What to build.
+        progress: Show a bar with nucleotides/s and the time left.
+
+    Raises:
+        FileNotFoundError: if an input is missing.
+        FileExistsError: if the output is no corpus, or has one of another config or other files.
+        ValueError: for bad input, in one line. The genomes finished before stay for the next
+            build; a folder without any is removed.
+    """
+    sources = load_sources(config.inputs)
+    _check_existing(config, sources)
+    with _make_folder(config.output):
+        finished = {s.name: genome for s in sources if (genome := _find_finished(s, config))}
+        missing = [source for source in sources if source.name not in finished]
+        finished |= build_genomes(missing, config, progress=progress)
+        genomes = tuple(_label(finished[source.name], source) for source in sources)
+        _check_named_contigs(config, genomes)
+        recipe = config.make_recipe()
+        save_manifest(Manifest(folder=config.output, config=recipe, genomes=genomes))
+    return load_manifest(config.output)
+
+
+def _check_existing(config: CorpusConfig, sources: Sequence[Source]) -> None:
+    """Checks that a corpus that is there already would only grow."""
+    path = config.output / MANIFEST_FILE
+    if not path.exists():
+        return
+    manifest = load_manifest(config.output)
+    _check_recipe(path, manifest.config, config)
+    names = {source.name for source in sources}
+    for genome in manifest.genomes:
+        if genome.name not in names:
+            place = f"{path}: has {genome.species!r}, {genome.assembly!r}, which is not in inputs"
+            raise FileExistsError(f"{place}: {_OTHER_OUTPUT}")
+
+
+def _check_recipe(path: Path, built: Mapping[str, Any], config: CorpusConfig) -> None:
+    """Checks that what is there was built with this config."""
+    for field, value in config.make_recipe().items():
+        if built.get(field) != value:
+            place = f"{path}: built with {field} = {built.get(field)!r}, not {value!r}"
+            raise FileExistsError(f"{place}: {_OTHER_OUTPUT}")
+
+
+@contextlib.contextmanager
+def _make_folder(folder: Path) -> Iterator[None]:
+    """Makes the folder of a corpus, and removes it after an error unless it has a genome."""
+    genomes = folder / "genomes"
+    if folder.exists() and not genomes.is_dir():
+        if not folder.is_dir():
+            raise NotADirectoryError(f"{folder}: is a file: the output must be a folder")
+        if any(folder.iterdir()):
+            rule = "the output must be an empty or new folder, or a corpus"
+            raise FileExistsError(f"{folder}: holds other files: {rule}")
+    new = [path for path in (genomes, *genomes.parents) if not path.exists()]
+    genomes.mkdir(parents=True, exist_ok=True)
+    try:
+        _remove_partial(folder)
+        yield
+    except BaseException:
+        _remove_partial(folder)
+        for path in new:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
+
+
+def _remove_partial(folder: Path) -> None:
+    """Removes what a build that was stopped had not finished."""
+    for path in (folder / "genomes").glob(f"{PARTIAL_PREFIX}*"):
+        shutil.rmtree(path)
+    for path in folder.glob(f"{PARTIAL_PREFIX}*"):
+        path.unlink()
+
+
+def _find_finished(source: Source, config: CorpusConfig) -> Genome | None:
+    """A genome that an earlier build finished, checked to be the one that is wanted now."""
+    folder = config.output / "genomes" / source.name
+    if not folder.exists():
+        return None
+    built, genome = load_genome(config.output, source.name)
+    _check_recipe(folder, built, config)
+    with source.file.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if genome.sha256 != sha256:
+        place = f"{folder}: built from a file with sha256 {genome.sha256[:12]}"
+        raise FileExistsError(f"{place}, {source.file} has {sha256[:12]}: {_OTHER_OUTPUT}")
+    check_shards(config.output, genome)
+    return genome
+
+
+def _label(genome: Genome, source: Source) -> Genome:
+    """The genome with the labels of now: they may change without a change in the records."""
+    return dataclasses.replace(genome, group=source.group, source=source.file.name)
+
+
+def _check_named_contigs(config: CorpusConfig, genomes: Sequence[Genome]) -> None:
+    """Checks that every contig named for a split is in a genome."""
+    for field in ("validation_contigs", "test_contigs"):
+        missing = dict.fromkeys(getattr(config, field))
+        for genome in genomes if missing else ():
+            for contig in load_contigs(config.output, genome.name):
+                for name in make_contig_names(genome.species, contig.name):
+                    missing.pop(name, None)
+        for name in missing:
+            rule = "must be the name of a contig, species:contig or species:*"
+            raise ValueError(f"{field}: {name!r}: in no genome: {rule}")

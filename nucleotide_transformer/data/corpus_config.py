@@ -1,0 +1,71 @@
+"""The configuration of a corpus."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+from nucleotide_transformer.config import require, require_positive
+
+_FIELDS_OF_ONE_BUILD = ("inputs", "output", "workers")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CorpusConfig:
+    """What a corpus is made from, and how it is cut and split."""
+
+    inputs: tuple[Path, ...]
+    """FASTA files (plain, gzip, bgzip), or tables (.tsv) with the columns file, species, assembly
+    and, if wanted, group. File names in a table are relative to it."""
+    output: Path = Path("runs/corpus")
+    """Folder of the corpus. Finished genomes found there are kept."""
+    chunk_length: int = 6_000
+    """Nucleotides from the start of a record to the start of the next one."""
+    overlap: int = 100
+    """Nucleotides added on each side: a record has chunk_length + 2 * overlap."""
+    max_unknown: float = 0.5
+    """Chunks with a larger share of N than this are left out, and counted."""
+    validation_fraction: float = 0.05
+    """Share of every genome that goes to validation, by blocks."""
+    test_fraction: float = 0.05
+    """Share of every genome that goes to test, by blocks."""
+    block_length: int = 60_000
+    """Nucleotides of a block, which goes to one split whole. A genome with two blocks more than
+    block_length / fraction (1.3 million by default) has held-out ones for certain."""
+    validation_contigs: tuple[str, ...] = ()
+    """Contigs that are the validation split: `contig`, `species:contig` or `species:*`. Where any
+    contig is named, here or for test, nothing is held out by blocks."""
+    test_contigs: tuple[str, ...] = ()
+    """Contigs that are the test split, named in the same ways."""
+    seed: int = 0
+    """Moves the held-out blocks."""
+    compression: Literal["none", "zstd"] = "none"
+    """Of the records: none takes 1.0 bytes a nucleotide and reads faster, zstd takes 0.3."""
+    workers: int | None = None
+    """Processes, each of which builds one genome at a time. By default one per core, but no more
+    than the size of the input is worth."""
+
+    def __post_init__(self) -> None:
+        require(len(self.inputs) > 0, "inputs", self.inputs, "must name a FASTA file or a table")
+        require_positive(self, "chunk_length", "block_length")
+        require(self.overlap >= 0, "overlap", self.overlap, "must be 0 or above")
+        require(0 <= self.max_unknown <= 1, "max_unknown", self.max_unknown, "must lie in [0, 1]")
+        for field in ("validation_fraction", "test_fraction"):
+            value = getattr(self, field)
+            require(0 <= value < 0.5, field, value, "must lie in [0, 0.5)")
+        record_length = self.chunk_length + 2 * self.overlap
+        rule = f"must be at least a record, chunk_length + 2 * overlap = {record_length}"
+        require(self.block_length >= record_length, "block_length", self.block_length, rule)
+        rule = "must be above 0, or none"
+        require(self.workers is None or self.workers > 0, "workers", self.workers, rule)
+        known = self.compression in ("none", "zstd")
+        require(known, "compression", self.compression, "must be none or zstd")
+        for name in self.validation_contigs:
+            rule = "must not be in test_contigs too: a contig is in one split"
+            require(name not in self.test_contigs, "validation_contigs", name, rule)
+
+    def make_recipe(self) -> dict[str, Any]:
+        """The fields that decide the records, as JSON holds them: not inputs, output, workers."""
+        values = dataclasses.asdict(self)
+        for field in _FIELDS_OF_ONE_BUILD:
+            del values[field]
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}

@@ -1,0 +1,231 @@
+"""From a corpus to batches of tokens: shuffle, random start, tokenize, pad.
+
+    dataset = make_dataset(manifest, "train", tokenizer=KmerTokenizer(), data=DataConfig(),
+                           sequences_per_update=1_000, seed=0)
+    dataset[7]                                      # the sequences of update 7
+    iterator = make_iterator(dataset, first_update=7)
+    next(iterator)                                  # the same, read ahead by threads
+
+Update n is a pure function of (corpus, config, seed, n). Its number is the whole state of the
+input: a run resumes by asking for the next one.
+"""
+
+import math
+from typing import NamedTuple
+
+import grain
+import grain.experimental
+import numpy as np
+
+from nucleotide_transformer.config import DataConfig, require
+from nucleotide_transformer.data.corpus import Manifest, SplitReader, open_split
+from nucleotide_transformer.data.sampling import RecordOrder, draw_starts
+from nucleotide_transformer.tokenizers import KmerTokenizer
+from nucleotide_transformer.types import Int, Split
+
+_NUM_UPDATES = 2**40  # stands for endless; rows of the run stay far below 2**63
+_LEAST_FILL = 0.9
+_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+
+
+class Batch(NamedTuple):
+    """Sequences of one update: all of them, or the share of one process."""
+
+    tokens: Int[np.ndarray, "B T"]
+    """int32: `<cls>` first, `<pad>` at the end where a record is short."""
+    rows: Int[np.ndarray, " B"]
+    """int32: the place of each sequence in the update, over all processes."""
+
+
+def make_dataset(
+    manifest: Manifest,
+    split: Split,
+    *,
+    tokenizer: KmerTokenizer,
+    data: DataConfig,
+    sequences_per_update: int,
+    seed: int,
+    process_index: int = 0,
+    num_processes: int = 1,
+) -> grain.MapDataset[Batch]:
+    """Makes the endless data set whose element n is the `Batch` of update n.
+
+    Records come in an order shuffled over the whole split (see `sampling.RecordOrder`; its
+    temperature is `data.temperature`). A sequence starts at a random nucleotide within the overlap
+    of its record, so that the reading frame varies, and ends after `data.sequence_tokens` tokens.
+    What lies behind them in a record is not read: chunk_length should be about
+    (sequence_tokens - 1) * k. A record shorter than a chunk starts no later than needed for that
+    or for the frame to vary.
+
+    The update's sequences and their order are the same for every number of processes: process p
+    of P has the p-th of P equal slices.
+
+    Args:
+        manifest: of the corpus.
+        split: "train", usually.
+        tokenizer: makes the tokens.
+        data: tokens of a sequence, and temperature; `data.corpus` is not looked at.
+        sequences_per_update: sequences of an update, over all processes.
+        seed: of the order and the starts.
+        process_index: 0 to num_processes - 1.
+        num_processes: processes that share each update.
+
+    Raises:
+        ValueError: if the split is empty, if a chunk is too short for the tokens asked for, or if
+            the processes can't share the sequences equally.
+    """
+    rule = f"must be a positive multiple of num_processes = {num_processes}"
+    divides = sequences_per_update > 0 and sequences_per_update % num_processes == 0
+    require(divides, "sequences_per_update", sequences_per_update, rule)
+    rule = f"must lie between 0 and num_processes - 1 = {num_processes - 1}"
+    require(0 <= process_index < num_processes, "process_index", process_index, rule)
+    loader = UpdateLoader(
+        reader=open_split(manifest, split),
+        tokenizer=tokenizer,
+        data=data,
+        sequences_per_update=sequences_per_update,
+        seed=seed,
+    )
+    num_local = sequences_per_update // num_processes
+    rows = np.arange(num_local * process_index, num_local * (process_index + 1))
+    return grain.MapDataset.range(_NUM_UPDATES).map(lambda update: loader.load(update, rows))
+
+
+def make_iterator(
+    dataset: grain.MapDataset[Batch],
+    *,
+    first_update: int = 0,
+    num_threads: int = 2,
+    num_buffered: int = 4,
+) -> grain.DatasetIterator[Batch]:
+    """Returns an iterator over the updates from `first_update` on, which threads read ahead.
+
+    Its state (`get_state`, `set_state`, and what orbax saves of it) is the number of the next
+    update, whatever the threads have read.
+
+    Args:
+        dataset: what `make_dataset` made.
+        first_update: updates already applied, when a run is resumed.
+        num_threads: threads that read and tokenize.
+        num_buffered: updates read ahead, at most.
+    """
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_buffered)
+    iterator = iter(dataset.to_iter_dataset(options))
+    grain.experimental.set_next_index(iterator, first_update)
+    return iterator
+
+
+class UpdateLoader:
+    """Reads, cuts and tokenizes the sequences of one update; several threads may call it."""
+
+    def __init__(
+        self,
+        *,
+        reader: SplitReader,
+        tokenizer: KmerTokenizer,
+        data: DataConfig,
+        sequences_per_update: int,
+        seed: int,
+    ) -> None:
+        self._reader, self._tokenizer, self._seed = reader, tokenizer, seed
+        self._sequences_per_update = sequences_per_update
+        self._num_tokens = data.sequence_tokens
+        self._overlap = reader.manifest.overlap
+        self._needed = count_nucleotides(reader.manifest, tokenizer, data.sequence_tokens)
+        self._window = min(self._needed, reader.manifest.chunk_length)
+        self._order = RecordOrder(reader.species_offsets, data.temperature, seed)
+
+    def load(self, update: int, rows: Int[np.ndarray, " B"]) -> Batch:
+        """Returns some rows of an update."""
+        global_rows = update * self._sequences_per_update + rows.astype(np.int64)
+        records = self._reader.read(self._order.draw(global_rows))
+        starts = draw_starts(global_rows, self._largest_starts(records), self._seed).tolist()
+        windows = [
+            record[start : start + self._needed]
+            for record, start in zip(records, starts, strict=True)
+        ]
+        tokens = self._tokenizer.encode_batch(windows, length=self._num_tokens, truncate=True)
+        return Batch(tokens, rows.astype(np.int32))
+
+    def _largest_starts(self, records: list[bytes]) -> Int[np.ndarray, " B"]:
+        """Returns how many nucleotides of each record may be skipped.
+
+        Both overlaps of a full one; of a shorter one what its sequence doesn't need, or else up to
+        k - 1, so that its reading frame varies.
+        """
+        lengths = np.fromiter(map(len, records), np.int64, len(records))
+        spare = np.maximum(lengths - self._window, self._tokenizer.k - 1)
+        return np.minimum(np.minimum(spare, 2 * self._overlap), lengths - 1)
+
+
+def make_evaluation_set(
+    manifest: Manifest,
+    split: Split,
+    *,
+    tokenizer: KmerTokenizer,
+    sequence_tokens: int,
+    num_sequences: int,
+) -> Int[np.ndarray, "B T"]:
+    """Returns fixed sequences spread evenly over a split, in the order of the genome, int32.
+
+    They start right after the overlap, hold no N, and are never padded because of a short record;
+    the same arguments give the same sequences. Where the split holds fewer such records than asked
+    for, all of them are returned.
+
+    Args:
+        manifest: of the corpus.
+        split: "validation" or "test", usually.
+        tokenizer: makes the tokens.
+        sequence_tokens: tokens of a sequence, `<cls>` included.
+        num_sequences: sequences wanted.
+
+    Raises:
+        ValueError: if there is none, or if a chunk is too short for the tokens asked for.
+    """
+    require(num_sequences > 0, "num_sequences", num_sequences, "must be above 0")
+    needed = count_nucleotides(manifest, tokenizer, sequence_tokens)
+    least = min(needed, manifest.chunk_length)
+    reader = open_split(manifest, split)
+    found: dict[int, bytes] = {}
+    for first in range(0, len(reader), num_sequences):
+        indices = _spread(first, min(first + num_sequences, len(reader)), len(reader))
+        for index, record in zip(indices.tolist(), reader.read(indices), strict=True):
+            window = record[manifest.overlap : manifest.overlap + needed]
+            if len(window) >= least and b"N" not in window:
+                found[index] = window
+        if len(found) >= num_sequences:
+            break
+    rule = f"needs at least one with {least} nt after the overlap and no N for an evaluation"
+    require(bool(found), f"{manifest.folder}: records of split {split!r}", len(reader), rule)
+    chosen = sorted(list(found)[:num_sequences])
+    windows = [found[index] for index in chosen]
+    return tokenizer.encode_batch(windows, length=sequence_tokens, truncate=True)
+
+
+def count_nucleotides(manifest: Manifest, tokenizer: KmerTokenizer, sequence_tokens: int) -> int:
+    """Returns the nucleotides that fill a sequence: k for each token but `<cls>`.
+
+    Raises:
+        ValueError: if a chunk fills less than 90 % of a sequence. (The published 2,048 tokens of
+            12,000 nt are filled to 98 %.)
+    """
+    needed = (sequence_tokens - 1) * tokenizer.k
+    chunk = manifest.chunk_length
+    at_most = int(chunk / (_LEAST_FILL * tokenizer.k)) + 1
+    rule = (
+        f"needs {needed} nt and the chunks of {manifest.folder} have {chunk}, which must fill"
+        f" {_LEAST_FILL:.0%} of a sequence: {at_most} tokens at most, or build longer chunks"
+    )
+    require(chunk >= _LEAST_FILL * needed, "sequence_tokens", sequence_tokens, rule)
+    return needed
+
+
+def _spread(first: int, last: int, size: int) -> Int[np.ndarray, " B"]:
+    """Returns places `first` to `last` - 1 of a permutation of [0, size).
+
+    Any beginning of it is spread evenly: it walks in steps of the golden ratio.
+    """
+    step = round(size * _GOLDEN_RATIO)
+    while math.gcd(step, size) != 1:
+        step += 1
+    return np.arange(first, last) * step % size

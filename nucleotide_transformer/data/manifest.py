@@ -1,0 +1,278 @@
+"""What a corpus holds, and the JSON files that say so.
+
+    manifest.json                                       all genomes; written last
+    genomes/<name>/genome.json                          one genome's part of it
+    genomes/<name>/contigs.json                         its contigs, and where they are cut
+    genomes/<name>/{train,validation,test}.array_record its records
+
+They hold no time, no path of the machine and no number of processes: the same genomes cut in the
+same way have the same bytes.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nucleotide_transformer.data.chunking import SPLITS, Segment
+from nucleotide_transformer.types import Split
+
+FORMAT_VERSION = 1
+"""Version of the files of a corpus; another one can't be read."""
+MANIFEST_FILE = "manifest.json"
+GENOME_FILE = "genome.json"
+CONTIGS_FILE = "contigs.json"
+PARTIAL_PREFIX = ".partial-"
+"""Start of the name of what is being written."""
+_REBUILD = "delete the folder and build the corpus again"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shard:
+    """The records of one split of one genome."""
+
+    split: Split
+    file: str
+    """Path below the corpus folder, with '/' whatever the system."""
+    num_records: int
+    num_nucleotides: int
+    """Nucleotides of the genome in at least one record: overlaps count once."""
+    num_left_out_records: int
+    """Chunks left out because they are mostly N."""
+    num_left_out_nucleotides: int
+    """Nucleotides (N included) that are in no record because of that."""
+    num_bytes: int
+    """Size of the file."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Genome:
+    """One FASTA file of the corpus."""
+
+    species: str
+    assembly: str
+    group: str
+    """Kingdom or any other group; may be empty."""
+    name: str
+    """Its folder below genomes/."""
+    source: str
+    """Name of the FASTA file, without its folder."""
+    sha256: str
+    """Digest of the FASTA file as it lay on disk."""
+    num_contigs: int
+    num_nucleotides: int
+    num_unknown: int
+    """Nucleotides that are N, after the other IUPAC codes became N."""
+    shards: tuple[Shard, ...]
+    """One for each split that has segments, in the order train, validation, test."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ContigEntry:
+    """Where one contig was cut."""
+
+    name: str
+    length: int
+    segments: tuple[Segment, ...]
+    left_out: tuple[tuple[int, ...], ...]
+    """For each segment the chunks left out, counted from 0 within the segment."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A finished corpus. Genomes are sorted by species, then assembly."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    """The fields of CorpusConfig that decide the records."""
+    genomes: tuple[Genome, ...]
+
+    @property
+    def chunk_length(self) -> int:
+        """Nucleotides between the starts of neighbouring records."""
+        return int(self.config["chunk_length"])
+
+    @property
+    def overlap(self) -> int:
+        """Nucleotides added on each side of a chunk."""
+        return int(self.config["overlap"])
+
+    @property
+    def record_length(self) -> int:
+        """Nucleotides of a full record; records of short contigs and segments are shorter."""
+        return self.chunk_length + 2 * self.overlap
+
+    def list_shards(self, split: Split) -> list[tuple[Genome, Shard]]:
+        """The shards of a split that hold records, in the order of its index."""
+        pairs = [(genome, shard) for genome in self.genomes for shard in genome.shards]
+        return [pair for pair in pairs if pair[1].split == split and pair[1].num_records]
+
+    def num_records(self, split: Split) -> int:
+        """Records of a split."""
+        return sum(shard.num_records for _, shard in self.list_shards(split))
+
+    def num_nucleotides(self, split: Split) -> int:
+        """Nucleotides of a split, overlaps counted once."""
+        return sum(shard.num_nucleotides for _, shard in self.list_shards(split))
+
+
+def save_manifest(manifest: Manifest) -> None:
+    """Writes `manifest.json`, whole or not at all."""
+    values = {
+        "format_version": FORMAT_VERSION,
+        "config": dict(manifest.config),
+        "genomes": [dataclasses.asdict(genome) for genome in manifest.genomes],
+    }
+    path = manifest.folder / MANIFEST_FILE
+    partial = path.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-{MANIFEST_FILE}")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(_to_json(values))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_genome(
+    folder: Path, config: Mapping[str, Any], genome: Genome, contigs: Sequence[ContigEntry]
+) -> None:
+    """Writes the description of one genome to its folder."""
+    version = {"format_version": FORMAT_VERSION}
+    values = {**version, "config": dict(config), "genome": dataclasses.asdict(genome)}
+    (folder / GENOME_FILE).write_text(_to_json(values), encoding="utf-8")
+    lines = [json.dumps(dataclasses.asdict(contig), ensure_ascii=False) for contig in contigs]
+    text = ",\n".join(lines)
+    text = f'{{"format_version": {FORMAT_VERSION}, "contigs": [\n{text}\n]}}\n'
+    (folder / CONTIGS_FILE).write_text(text, encoding="utf-8")
+
+
+def load_manifest(folder: Path | str) -> Manifest:
+    """Loads a corpus, and checks that its shards are there and have their size.
+
+    Raises:
+        FileNotFoundError: if the folder, the manifest or a shard is missing.
+        ValueError: if the manifest is damaged or of another version, or a shard is truncated.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST_FILE
+    if not folder.is_dir():
+        rule = "no such corpus folder: `nt corpus build` makes one"
+        raise FileNotFoundError(f"{folder}: {rule}")
+    if not path.is_file():
+        rule = "no such file: the folder is no corpus, or its build did not finish"
+        raise FileNotFoundError(f"{path}: {rule}")
+    values = _load_json(path)
+    try:
+        config = dict(values["config"])
+        genomes = tuple(_make_genome(genome) for genome in values["genomes"])
+        manifest = Manifest(folder=folder, config=config, genomes=genomes)
+        assert manifest.record_length > 0
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: damaged ({error!r}): {_REBUILD}") from None
+    for genome in genomes:
+        check_shards(folder, genome)
+    return manifest
+
+
+def load_genome(folder: Path, name: str) -> tuple[dict[str, Any], Genome]:
+    """The config that a finished genome was built with, and its description."""
+    path = folder / "genomes" / name / GENOME_FILE
+    values = _load_json(path)
+    try:
+        return dict(values["config"]), _make_genome(values["genome"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: damaged ({error!r}): {_REBUILD}") from None
+
+
+def load_contigs(folder: Path, name: str) -> tuple[ContigEntry, ...]:
+    """The contigs of a genome, and where they are cut."""
+    path = folder / "genomes" / name / CONTIGS_FILE
+    values = _load_json(path)
+    try:
+        return tuple(
+            ContigEntry(
+                name=contig["name"],
+                length=contig["length"],
+                segments=tuple(Segment(*segment) for segment in contig["segments"]),
+                left_out=tuple(tuple(chunks) for chunks in contig["left_out"]),
+            )
+            for contig in values["contigs"]
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: damaged ({error!r}): {_REBUILD}") from None
+
+
+def check_shards(folder: Path, genome: Genome) -> None:
+    """Checks that the shards of a genome are there and have the size that was written.
+
+    Raises:
+        FileNotFoundError: if a shard is missing.
+        ValueError: if a shard is truncated or longer.
+    """
+    for shard in genome.shards:
+        path = folder / shard.file
+        if not path.is_file():
+            rule = f"no such file: must hold {shard.num_records:,} records of {genome.species!r}"
+            raise FileNotFoundError(f"{path}: {rule}: {_REBUILD}")
+        size = path.stat().st_size
+        if size != shard.num_bytes:
+            state = "truncated" if size < shard.num_bytes else "overwritten"
+            rule = f"must be {shard.num_bytes:,}: {state}: {_REBUILD}"
+            raise ValueError(f"{path}: size = {size:,} bytes: {rule}")
+
+
+def describe(manifest: Manifest) -> list[dict[str, str | int]]:
+    """A table of the corpus: one row for each genome, and a last one with the sums.
+
+    Columns: species, assembly, group, contigs, nucleotides, unknown (N), then the records of each
+    split, and left out (chunks that are mostly N).
+    """
+    rows = [_describe_genome(genome) for genome in manifest.genomes]
+    total: dict[str, str | int] = {"species": "total", "assembly": "", "group": ""}
+    for column in [column for column in rows[0] if column not in total]:
+        total[column] = sum(int(row[column]) for row in rows)
+    return [*rows, total]
+
+
+def _describe_genome(genome: Genome) -> dict[str, str | int]:
+    row: dict[str, str | int] = {
+        "species": genome.species,
+        "assembly": genome.assembly,
+        "group": genome.group,
+        "contigs": genome.num_contigs,
+        "nucleotides": genome.num_nucleotides,
+        "unknown": genome.num_unknown,
+    }
+    records = {shard.split: shard.num_records for shard in genome.shards}
+    row |= {split: records.get(split, 0) for split in SPLITS}
+    row["left out"] = sum(shard.num_left_out_records for shard in genome.shards)
+    return row
+
+
+def _make_genome(values: Mapping[str, Any]) -> Genome:
+    """Inverse of `dataclasses.asdict`."""
+    shards = tuple(Shard(**shard) for shard in values["shards"])
+    return Genome(**{**values, "shards": shards})
+
+
+def _to_json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    """Reads one of the files above and checks its version."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file: {_REBUILD}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}): {_REBUILD}") from None
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if version != FORMAT_VERSION:
+        rule = f"must be {FORMAT_VERSION}, the version that this package reads: {_REBUILD}"
+        raise ValueError(f"{path}: format_version = {version!r}: {rule}")
+    return dict(values)

@@ -1,0 +1,156 @@
+"""Random access to the records of one split of a corpus."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from array_record.python import array_record_module
+
+from nucleotide_transformer.data.chunking import cut_chunks
+from nucleotide_transformer.data.manifest import Manifest, load_contigs
+from nucleotide_transformer.types import Int, Split
+
+_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+_BUFFER_BYTES = 8192
+"""Just above a record: with the default of 1 MiB random reads take three times as long."""
+
+
+class Location(NamedTuple):
+    """Where a record comes from. Positions are 0-based and half-open."""
+
+    species: str
+    assembly: str
+    contig: str
+    start: int
+    end: int
+
+
+class SplitReader:
+    """The records of one split, numbered from 0; those of one species follow one another.
+
+    Files are opened when first read. Threads may share a reader, and it can be pickled.
+
+    Attributes:
+        manifest: The corpus.
+        split: The split.
+        species_names: The species that have records in this split, in the order of the records.
+        species_offsets: int64 [number of species + 1]; the records of species i are those from
+            offsets[i] to offsets[i + 1] - 1.
+    """
+
+    manifest: Manifest
+    split: Split
+    species_names: tuple[str, ...]
+    species_offsets: Int[np.ndarray, "..."]
+
+    def __init__(self, manifest: Manifest, split: Split) -> None:
+        self.manifest = manifest
+        self.split = split
+        self._shards = manifest.list_shards(split)
+        species = [genome.species for genome, _ in self._shards]
+        self.species_names = tuple(dict.fromkeys(species))
+        self._offsets = np.zeros(len(species) + 1, np.int64)
+        np.cumsum([shard.num_records for _, shard in self._shards], out=self._offsets[1:])
+        first = [species.index(name) for name in self.species_names]
+        self.species_offsets = self._offsets[[*first, -1]]
+        self._readers: list[Any] = [None] * len(species)
+        self._chunks: dict[int, list[tuple[str, int, int]]] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return int(self._offsets[-1])
+
+    def read(self, indices: Int[np.ndarray, "B"] | Sequence[int]) -> list[bytes]:
+        """The records of these numbers, in this order: upper-case A, C, G, T, N.
+
+        A record has `manifest.record_length` letters, or fewer where a contig or a segment is
+        shorter. The records of one file are read in one call.
+
+        Raises:
+            IndexError: if a number is negative, or not below the number of records.
+            ValueError: if a shard is damaged.
+            OSError: if a shard can't be opened.
+        """
+        wanted = np.asarray(indices, np.int64)
+        shards = self._find_shards(wanted)
+        positions = wanted - self._offsets[shards]
+        records: list[bytes] = [b""] * len(wanted)
+        for shard in np.unique(shards).tolist():
+            places = np.flatnonzero(shards == shard).tolist()
+            found = self._read_shard(shard, positions[places].tolist())
+            for place, record in zip(places, found, strict=True):
+                records[place] = record
+        return records
+
+    def locate(self, index: int) -> Location:
+        """Where a record comes from.
+
+        Raises:
+            IndexError: if the number is negative, or not below the number of records.
+        """
+        shard = int(self._find_shards(np.asarray([index]))[0])
+        if shard not in self._chunks:
+            self._chunks[shard] = self._list_chunks(shard)
+        contig, start, end = self._chunks[shard][index - int(self._offsets[shard])]
+        genome, _ = self._shards[shard]
+        return Location(genome.species, genome.assembly, contig, start, end)
+
+    def _find_shards(self, indices: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
+        """The shard of each record."""
+        for index in indices[(indices < 0) | (indices >= len(self))][:1].tolist():
+            rule = f"must lie in [0, {len(self)})"
+            raise IndexError(f"{self.manifest.folder}: {self.split} record {index}: {rule}")
+        return np.searchsorted(self._offsets, indices, side="right") - 1
+
+    def _read_shard(self, shard: int, positions: list[int]) -> list[bytes]:
+        path = self.manifest.folder / self._shards[shard][1].file
+        with self._lock:
+            if self._readers[shard] is None:
+                self._readers[shard] = _open_shard(path)
+        try:
+            return list(self._readers[shard].read(positions))
+        except RuntimeError as error:
+            raise ValueError(f"{path}: damaged: {error}: build the corpus again") from None
+
+    def _list_chunks(self, shard: int) -> list[tuple[str, int, int]]:
+        """Contig, start and end of every record of a shard."""
+        manifest = self.manifest
+        chunks = []
+        for contig in load_contigs(manifest.folder, self._shards[shard][0].name):
+            for segment, left_out in zip(contig.segments, contig.left_out, strict=True):
+                if segment.split == self.split:
+                    start, end, _ = segment
+                    cut = cut_chunks(start, end, manifest.chunk_length, manifest.overlap)
+                    kept = sorted(set(range(len(cut))).difference(left_out))
+                    chunks += [(contig.name, *cut[number]) for number in kept]
+        return chunks
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"manifest": self.manifest, "split": self.split}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        SplitReader.__init__(self, **state)
+
+
+def _open_shard(path: Path) -> Any:
+    try:
+        return array_record_module.ArrayRecordReader(
+            str(path), _OPTIONS, file_reader_buffer_size=_BUFFER_BYTES
+        )
+    except RuntimeError as error:
+        rule = "a reader holds a file open for every genome (see `ulimit -n`)"
+        raise OSError(f"{path}: can't be opened: {error}: {rule}") from None
+
+
+def open_split(manifest: Manifest, split: Split) -> SplitReader:
+    """Opens a split for reading.
+
+    Raises:
+        ValueError: if the split has no record.
+    """
+    if manifest.num_records(split) == 0:
+        rule = "must have one: larger genomes, a larger share or smaller blocks give it some"
+        raise ValueError(f"{manifest.folder}: split {split!r} has no record: {rule}")
+    return SplitReader(manifest, split)

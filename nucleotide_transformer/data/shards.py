@@ -1,0 +1,217 @@
+"""The shards of one genome: from a FASTA file to one ArrayRecord file for each split.
+
+A genome is written to a folder of a passing name, which gets its own name when all of it is on
+disk: a folder with its own name is a finished genome.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from array_record.python import array_record_module
+
+from nucleotide_transformer.data.chunking import (
+    SPLITS,
+    BlockAssigner,
+    Segment,
+    cut_blocks,
+    cut_chunks,
+    merge_blocks,
+)
+from nucleotide_transformer.data.corpus_config import CorpusConfig
+from nucleotide_transformer.data.fasta import Contig, FastaReader
+from nucleotide_transformer.data.manifest import (
+    PARTIAL_PREFIX,
+    ContigEntry,
+    Genome,
+    Shard,
+    save_genome,
+)
+from nucleotide_transformer.data.sources import Source
+from nucleotide_transformer.types import Split
+
+Report = Callable[[int, int], None]
+"""Is told how many nucleotides are done, and how many bytes of the FASTA file, since last time."""
+
+_WRITER_OPTIONS = {
+    "none": "group_size:1,max_parallelism:1,uncompressed",
+    "zstd": "group_size:1,max_parallelism:1,zstd:1",
+}
+"""One record a group, as random access wants; one thread a file, which is also the fastest."""
+_REPORT_NUCLEOTIDES = 10_000_000
+
+
+def build_genome(source: Source, config: CorpusConfig, report: Report) -> Genome:
+    """Builds one genome in the folder `genomes` of the corpus, all of it or nothing.
+
+    Raises:
+        FileNotFoundError, ValueError: for bad input, in one line (see `FastaReader`).
+    """
+    final = config.output / "genomes" / source.name
+    partial = final.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-{source.name}")
+    partial.mkdir()
+    try:
+        genome = _GenomeWriter(source, config, partial).write(report)
+        for path in (*partial.iterdir(), partial):
+            sync(path)
+        partial.rename(final)
+        sync(final.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return genome
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the list of files of a folder, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class ContigCutter:
+    """Cuts the contigs of one genome, in their order, into the segments of the splits."""
+
+    def __init__(self, species: str, assembly: str, config: CorpusConfig) -> None:
+        self._species = species
+        self._config = config
+        self._assigner = BlockAssigner(
+            block_length=config.block_length,
+            fractions={
+                "validation": config.validation_fraction,
+                "test": config.test_fraction,
+            },
+            key=f"{config.seed}\0{species}\0{assembly}",
+        )
+
+    def cut(self, contig: Contig) -> list[Segment]:
+        """The segments of a contig, by blocks, or one segment if the config names contigs."""
+        config, length = self._config, len(contig.sequence)
+        if config.validation_contigs or config.test_contigs:
+            names = make_contig_names(self._species, contig.name)
+            if not names.isdisjoint(config.validation_contigs):
+                return [Segment(0, length, "validation")]
+            is_test = not names.isdisjoint(config.test_contigs)
+            return [Segment(0, length, "test" if is_test else "train")]
+        blocks = cut_blocks(length, config.block_length)
+        num_known = [end - start - contig.sequence.count(b"N", start, end) for start, end in blocks]
+        return merge_blocks(blocks, [self._assigner.assign(known) for known in num_known])
+
+
+def make_contig_names(species: str, contig: str) -> set[str]:
+    """The names by which a config may put a contig in a split."""
+    return {contig, f"{species}:{contig}", f"{species}:*"}
+
+
+class _GenomeWriter:
+    """Writes the shards and the description of one genome to a folder."""
+
+    def __init__(self, source: Source, config: CorpusConfig, folder: Path) -> None:
+        self._source = source
+        self._config = config
+        self._folder = folder
+        self._writers: dict[Split, _ShardWriter] = {}
+        self._cutter = ContigCutter(source.species, source.assembly, config)
+
+    def write(self, report: Report) -> Genome:
+        """Writes everything, contig by contig."""
+        reader = FastaReader(self._source.file)
+        entries = []
+        num_unknown = num_new = num_bytes = 0
+        for contig in reader:
+            entries.append(self._write_contig(contig))
+            num_unknown += contig.sequence.count(b"N")
+            num_new += len(contig.sequence)
+            if num_new >= _REPORT_NUCLEOTIDES:
+                report(num_new, reader.num_bytes - num_bytes)
+                num_new, num_bytes = 0, reader.num_bytes
+            del contig  # before the next one is read: memory holds one of them
+        report(num_new, reader.num_bytes - num_bytes)
+        genome = Genome(
+            species=self._source.species,
+            assembly=self._source.assembly,
+            group=self._source.group,
+            name=self._source.name,
+            source=self._source.file.name,
+            sha256=reader.sha256,
+            num_contigs=len(entries),
+            num_nucleotides=sum(entry.length for entry in entries),
+            num_unknown=num_unknown,
+            shards=tuple(self._writers[s].close() for s in SPLITS if s in self._writers),
+        )
+        save_genome(self._folder, self._config.make_recipe(), genome, entries)
+        return genome
+
+    def _write_contig(self, contig: Contig) -> ContigEntry:
+        """Writes the records of a contig."""
+        segments = self._cutter.cut(contig)
+        left_out = []
+        for segment in segments:
+            if segment.split not in self._writers:
+                self._writers[segment.split] = _ShardWriter(
+                    self._folder, segment.split, self._source.name, self._config
+                )
+            left_out.append(self._writers[segment.split].write(contig.sequence, segment))
+        return ContigEntry(
+            name=contig.name,
+            length=len(contig.sequence),
+            segments=tuple(segments),
+            left_out=tuple(left_out),
+        )
+
+
+class _ShardWriter:
+    """Writes and counts the records of one split of one genome."""
+
+    def __init__(self, folder: Path, split: Split, genome: str, config: CorpusConfig) -> None:
+        self._path = folder / f"{split}.array_record"
+        self._file = f"genomes/{genome}/{self._path.name}"
+        self._split = split
+        self._config = config
+        options = _WRITER_OPTIONS[config.compression]
+        self._writer: Any = array_record_module.ArrayRecordWriter(str(self._path), options)
+        self._num_records = self._num_nucleotides = 0
+        self._num_left_out_records = self._num_left_out_nucleotides = 0
+
+    def write(self, sequence: bytearray, segment: Segment) -> tuple[int, ...]:
+        """Writes the chunks of a segment; returns the numbers of those left out."""
+        left_out = []
+        num_covered, covered_to = 0, segment.start
+        chunk_length, overlap = self._config.chunk_length, self._config.overlap
+        chunks = cut_chunks(segment.start, segment.end, chunk_length, overlap)
+        for number, (start, end) in enumerate(chunks):
+            record = bytes(memoryview(sequence)[start:end])
+            if record.count(b"N") > self._config.max_unknown * len(record):
+                left_out.append(number)
+                continue
+            self._call(self._writer.write, record)
+            num_covered += end - max(start, covered_to)
+            covered_to = end
+        self._num_records += len(chunks) - len(left_out)
+        self._num_nucleotides += num_covered
+        self._num_left_out_records += len(left_out)
+        self._num_left_out_nucleotides += segment.end - segment.start - num_covered
+        return tuple(left_out)
+
+    def close(self) -> Shard:
+        """Finishes the file and says what it holds."""
+        self._call(self._writer.close)
+        return Shard(
+            split=self._split,
+            file=self._file,
+            num_records=self._num_records,
+            num_nucleotides=self._num_nucleotides,
+            num_left_out_records=self._num_left_out_records,
+            num_left_out_nucleotides=self._num_left_out_nucleotides,
+            num_bytes=self._path.stat().st_size,
+        )
+
+    def _call(self, method: Callable[..., None], *arguments: bytes) -> None:
+        """Calls the writer, whose errors are those of the disk."""
+        try:
+            method(*arguments)
+        except RuntimeError as error:
+            raise OSError(f"{self._path}: can't be written: {error}") from None

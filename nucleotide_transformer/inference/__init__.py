@@ -1,0 +1,47 @@
+"""All that one does with a trained model: embeddings, likelihoods, probabilities, a look inside."""
+
+from nucleotide_transformer.inference.batching import BatchConfig
+from nucleotide_transformer.inference.embedding import Embedding, Pooling, embed, embed_array
+from nucleotide_transformer.inference.embedding_files import EmbedConfig, embed_file
+from nucleotide_transformer.inference.embedding_tables import EmbeddingTable, read_embeddings
+from nucleotide_transformer.inference.inspection import attention_maps, hidden_states
+from nucleotide_transformer.inference.intervals import Interval, label_windows, read_annotation
+from nucleotide_transformer.inference.likelihoods import (
+    FillMaskConfig,
+    TokenProbability,
+    fill_mask,
+    log_likelihoods,
+    logits,
+    pseudo_log_likelihoods,
+    token_log_likelihoods,
+)
+from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES, nucleotide_probabilities
+from nucleotide_transformer.inference.sequence_io import SequenceRecord, read_sequences
+
+__all__ = [
+    "NUCLEOTIDES",
+    "BatchConfig",
+    "EmbedConfig",
+    "Embedding",
+    "EmbeddingTable",
+    "FillMaskConfig",
+    "Interval",
+    "Pooling",
+    "SequenceRecord",
+    "TokenProbability",
+    "attention_maps",
+    "embed",
+    "embed_array",
+    "embed_file",
+    "fill_mask",
+    "hidden_states",
+    "label_windows",
+    "log_likelihoods",
+    "logits",
+    "nucleotide_probabilities",
+    "pseudo_log_likelihoods",
+    "read_annotation",
+    "read_embeddings",
+    "read_sequences",
+    "token_log_likelihoods",
+]

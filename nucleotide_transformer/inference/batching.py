@@ -1,0 +1,249 @@
+"""Rows of tokens through the model: batched by length, on all devices, results in input order.
+
+Rows of similar length wait together until they fill a batch, so that little of it is padding. The
+lengths of batches come from a short list and the numbers of rows from powers of two: few programs
+are compiled. Two batches are on the devices while the next one is tokenized. What is read but not
+yet given back is bounded, whatever the order of the lengths.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from nucleotide_transformer.config import ComputeConfig, ModelConfig, require
+from nucleotide_transformer.pretrained import Model
+from nucleotide_transformer.tokenizers import KmerTokenizer, Nucleotides
+from nucleotide_transformer.types import Array, Int, Params
+
+SHORTEST_STEP = 32
+"""Lengths of batches are multiples of this up to 256 tokens; then four to the doubling."""
+BATCHES_IN_FLIGHT = 2
+BATCHES_HELD = 32
+"""Rows that wait for others, or for their turn to be given back, at most, in full batches."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """How sequences are cut and batched. Results depend on the first two fields alone."""
+
+    window_tokens: int | None = None
+    """Longest sequence that goes through the model in one piece, <cls> included; longer ones are
+    cut into windows of this size. The model's max_positions by default, and at most."""
+    overlap_tokens: int | None = None
+    """Fewest tokens that neighbouring windows share; an eighth of a window by default."""
+    batch_tokens: int | None = None
+    """Tokens of a batch on one device, padding included; 4,096 on CPU and 32,768 elsewhere."""
+    num_devices: int | None = None
+    """Devices of this process to use; all by default."""
+
+    def __post_init__(self) -> None:
+        fewest = {"window_tokens": 2, "overlap_tokens": 0, "batch_tokens": 1, "num_devices": 1}
+        for field, lowest in fewest.items():
+            value = getattr(self, field)
+            require(value is None or value >= lowest, field, value, f"must be {lowest} or above")
+
+
+class WindowSize(NamedTuple):
+    """The two numbers that `place_windows` takes."""
+
+    window_tokens: int
+    overlap_tokens: int
+
+
+def resolve_windows(config: ModelConfig, batching: BatchConfig) -> WindowSize:
+    """Fills in the defaults of a model; raises a `ValueError` for windows that don't fit it."""
+    limit = config.max_positions
+    size = limit if batching.window_tokens is None else batching.window_tokens
+    require(size <= limit, "window_tokens", size, f"the model's positions end at {limit}")
+    overlap = size // 8 if batching.overlap_tokens is None else batching.overlap_tokens
+    rule = f"must lie between 0 and window_tokens - 2 = {size - 2}"
+    require(0 <= overlap <= size - 2, "overlap_tokens", overlap, rule)
+    return WindowSize(size, overlap)
+
+
+def encode_sequences(
+    tokenizer: KmerTokenizer, sequences: Iterable[Nucleotides]
+) -> Iterator[Int[np.ndarray, " T"]]:
+    """Token ids of each sequence, `<cls>` first.
+
+    Raises:
+        ValueError: naming the sequence (from 0) that is empty or, with the position (from 0), that
+            has an illegal character.
+    """
+    if isinstance(sequences, (str, bytes)):
+        raise ValueError("sequences: one text: must be a list of texts, or another iterable")
+    for index, sequence in enumerate(sequences):
+        try:
+            tokens = tokenizer.encode(sequence)
+        except ValueError as error:
+            raise ValueError(f"sequence {index}, {error}") from None
+        require(tokens.size > 1, f"sequence {index}", "", "must have at least one nucleotide")
+        yield tokens
+
+
+class Row(NamedTuple):
+    """One row of a batch."""
+
+    tokens: Int[np.ndarray, " T"]
+    """Token ids, `<cls>` first, no padding."""
+    numbers: tuple[int, ...] = ()
+    """What else the task needs to know of this row; as many for every row of a run."""
+
+
+class Task(Hashable, Protocol):
+    """A pure function of one batch, run on every device; equal tasks share compiled programs."""
+
+    def __call__(
+        self, params: Params, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
+    ) -> Any:
+        """Returns a tree of arrays, a row each."""
+
+
+@functools.partial(jax.jit, static_argnames=("task", "mesh"))
+def _run_task(
+    task: Any, mesh: Mesh, params: Params, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
+) -> Any:
+    """The task on every device of the mesh, each with its share of the rows."""
+    rows, whole = P("device"), P()
+    split = jax.shard_map(
+        task, mesh=mesh, in_specs=(whole, rows, rows), out_specs=rows, check_vma=False
+    )
+    return split(params, tokens, numbers)
+
+
+def exact_products(compute: ComputeConfig) -> contextlib.AbstractContextManager[Any]:
+    """In float32, products as exact as on a CPU: GPUs and TPUs would round their operands."""
+    if compute.compute_dtype == "float32":
+        return jax.default_matmul_precision("highest")
+    return contextlib.nullcontext()
+
+
+def round_length(num_tokens: int, limit: int) -> int:
+    """The length of the batch for a row: at most a quarter longer beyond 128 tokens."""
+    step = max(SHORTEST_STEP, 2 ** (num_tokens - 1).bit_length() // 8)
+    return min(-(-num_tokens // step) * step, max(limit, num_tokens))
+
+
+class _Batch(NamedTuple):
+    indices: list[int]
+    rows: list[Row]
+    results: Any
+
+
+class _Runner:
+    """Puts batches on the devices and takes results off them."""
+
+    def __init__(self, model: Model, task: Any, batching: BatchConfig) -> None:
+        devices = jax.local_devices()
+        asked = batching.num_devices or len(devices)
+        rule = f"this process has {len(devices)}"
+        require(asked <= len(devices), "num_devices", asked, rule)
+        devices = devices[:asked]
+        on_cpu = devices[0].platform == "cpu"
+        self.batch_tokens = batching.batch_tokens or (4_096 if on_cpu else 32_768)
+        self.num_devices = len(devices)
+        self._task, self._pad = task, model.config.pad_token_id
+        self._compute = model.compute
+        self._mesh = Mesh(np.array(devices), ("device",))
+        self._params = jax.device_put(model.params, NamedSharding(self._mesh, P()))
+
+    def num_rows(self, length: int) -> int:
+        """Rows of a full batch."""
+        return self.num_devices * max(1, self.batch_tokens // length)
+
+    def start(self, length: int, indices: list[int], rows: list[Row]) -> _Batch:
+        """Dispatches a batch; its number of rows is rounded up to a power of two a device."""
+        each = -(-len(rows) // self.num_devices)
+        rounded = self.num_devices * 2 ** (each - 1).bit_length()
+        size = min(rounded, self.num_rows(length))
+        tokens = np.full((size, length), self._pad, np.int32)
+        numbers = np.zeros((size, len(rows[0].numbers)), np.int32)
+        for i, row in enumerate(rows):
+            tokens[i, : row.tokens.size] = row.tokens
+            numbers[i] = row.numbers
+        split = NamedSharding(self._mesh, P("device"))
+        placed = jax.device_put((tokens, numbers), split)
+        with exact_products(self._compute):
+            results = _run_task(self._task, self._mesh, self._params, *placed)
+        return _Batch(indices, rows, results)
+
+
+def run_rows(model: Model, task: Any, rows: Iterable[Row], batching: BatchConfig) -> Iterator[Any]:
+    """Yields the task's result for every row, as NumPy arrays, in the order of the rows.
+
+    Args:
+        model: parameters and architecture.
+        task: a `Task`.
+        rows: read as they are needed.
+        batching: size of the batches, devices.
+    """
+    runner, limit = _Runner(model, task, batching), model.config.max_positions
+    queue = _Queue(runner)
+    for index, row in enumerate(rows):
+        queue.add(index, row, round_length(row.tokens.size, limit))
+        yield from queue.take_finished()
+    while queue.is_busy:
+        queue.move_on()
+        yield from queue.take_finished()
+
+
+class _Queue:
+    """Rows that wait for a batch, batches on the devices, and results that wait for their turn."""
+
+    def __init__(self, runner: _Runner) -> None:
+        self._runner = runner
+        self._waiting: dict[int, dict[int, Row]] = {}
+        self._running: collections.deque[_Batch] = collections.deque()
+        self._finished: dict[int, tuple[Row, Any]] = {}
+        self._next = 0
+        self._held_tokens = 0
+        self._most_tokens = BATCHES_HELD * runner.batch_tokens * runner.num_devices
+
+    def add(self, index: int, row: Row, length: int) -> None:
+        """Takes a row in; starts the batch that it fills."""
+        self._waiting.setdefault(length, {})[index] = row
+        self._held_tokens += row.tokens.size
+        if len(self._waiting[length]) == self._runner.num_rows(length):
+            self._start(length)
+        while len(self._running) > BATCHES_IN_FLIGHT:
+            self._fetch()
+        while self._held_tokens > self._most_tokens and self._next not in self._finished:
+            self.move_on()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are rows without a result."""
+        return bool(self._waiting or self._running)
+
+    def move_on(self) -> None:
+        """Starts the batch, full or not, that everything behind it waits for, or awaits one."""
+        if self._waiting and len(self._running) < BATCHES_IN_FLIGHT:
+            self._start(min(self._waiting, key=lambda length: next(iter(self._waiting[length]))))
+        else:
+            self._fetch()
+
+    def take_finished(self) -> Iterator[Any]:
+        """Yields the results whose turn it is."""
+        while self._next in self._finished:
+            row, result = self._finished.pop(self._next)
+            self._next += 1
+            self._held_tokens -= row.tokens.size
+            yield result
+
+    def _start(self, length: int) -> None:
+        rows = self._waiting.pop(length)
+        self._running.append(self._runner.start(length, list(rows), list(rows.values())))
+
+    def _fetch(self) -> None:
+        batch = self._running.popleft()
+        results = jax.device_get(batch.results)
+        for i, (index, row) in enumerate(zip(batch.indices, batch.rows, strict=True)):
+            self._finished[index] = (row, jax.tree.map(lambda leaf, i=i: leaf[i], results))

@@ -1,0 +1,200 @@
+"""Embeddings of sequences of any length, one after the other, in bounded memory."""
+
+import collections
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax.numpy as jnp
+import numpy as np
+
+from nucleotide_transformer.config import ComputeConfig, ModelConfig, require
+from nucleotide_transformer.inference.batching import (
+    BatchConfig,
+    Row,
+    encode_sequences,
+    resolve_windows,
+    run_rows,
+)
+from nucleotide_transformer.inference.windows import Window, place_windows
+from nucleotide_transformer.model import make_forward
+from nucleotide_transformer.pretrained import Model
+from nucleotide_transformer.tokenizers import Nucleotides
+from nucleotide_transformer.types import Array, Bool, Float, Int, Params
+
+Pooling = Literal["mean", "cls", "max", "tokens"]
+Embedding = dict[int, Float[np.ndarray, "..."]]
+"""By layer: float32 [D], or [T, D] for pooling "tokens"."""
+
+
+def embed(
+    model: Model,
+    sequences: Iterable[Nucleotides],
+    *,
+    pooling: Pooling = "mean",
+    layers: Sequence[int] = (),
+    batching: BatchConfig = BatchConfig(),
+) -> Iterator[Embedding]:
+    """Yields the embedding of every sequence, in their order.
+
+    Sequences are read as they are needed and results are given as they come: memory is bounded
+    for any number of them.
+
+    Pooling:
+
+    - "mean" and "max" go over the tokens of known nucleotides: k-mers and A, C, G, T. `<cls>`,
+      padding, N and `<mask>` don't count. Without any such token the result is NaN.
+    - "cls" is the embedding of `<cls>`.
+    - "tokens" gives every token a row: those of `model.tokenizer.encode(sequence)`, `<cls>` first.
+
+    A sequence longer than a window is cut (see `windows.py`). Its tokens have the embeddings of
+    the windows they belong to, and mean and max go over these; its `<cls>` is the mean of those of
+    the windows, weighted by how many tokens belong to each.
+
+    Args:
+        model: what `load_pretrained` returns.
+        sequences: nucleotides, in upper or lower case; see `KmerTokenizer`.
+        pooling: see above.
+        layers: 0 (the input of the first block) to num_layers (the default), which is taken after
+            the head's first norm, as in the released code.
+        batching: size of windows and batches, devices.
+
+    Raises:
+        ValueError: in one line, for a layer that does not exist or windows that don't fit the
+            model; while iterating for a sequence that is empty or has an illegal character.
+    """
+    rule = f"must be one of {', '.join(get_args(Pooling))}"
+    require(pooling in get_args(Pooling), "pooling", pooling, rule)
+    layers = resolve_layers(model.config, layers)
+    resolve_windows(model.config, batching)
+    return _embed(
+        model, sequences, PoolTask(model.config, model.compute, layers, pooling), batching
+    )
+
+
+def embed_array(
+    model: Model,
+    sequences: Iterable[Nucleotides],
+    *,
+    pooling: Literal["mean", "cls", "max"] = "mean",
+    layer: int | None = None,
+    batching: BatchConfig = BatchConfig(),
+) -> Float[np.ndarray, "N D"]:
+    """One float32 row a sequence: `embed` for one layer (the last by default) and what fits memory.
+
+    Example:
+        >>> embed_array(load_pretrained("100M_multi_species_v2"), ["ATTCCG" * 9]).shape
+        (1, 512)
+    """
+    rule = 'must be mean, cls or max; for "tokens" iterate over embed'
+    require(pooling in ("mean", "cls", "max"), "pooling", pooling, rule)
+    layer = model.config.num_layers if layer is None else layer
+    stream = embed(model, sequences, pooling=pooling, layers=(layer,), batching=batching)
+    rows = [embedding[layer] for embedding in stream]
+    return np.stack(rows) if rows else np.zeros((0, model.config.embed_dim), np.float32)
+
+
+def resolve_layers(config: ModelConfig, layers: Sequence[int]) -> tuple[int, ...]:
+    """The layers asked for, or the last one; a `ValueError` for a layer that does not exist."""
+    for layer in layers:
+        rule = f"the model's are numbered 0 to {config.num_layers}"
+        require(0 <= layer <= config.num_layers, "layer", layer, rule)
+    return tuple(layers) or (config.num_layers,)
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolTask:
+    """Pools the embeddings of a row over the tokens from numbers[0] on, to before numbers[1]."""
+
+    config: ModelConfig
+    compute: ComputeConfig
+    layers: tuple[int, ...]
+    pooling: Pooling
+
+    def __call__(
+        self, params: Params, tokens: Int[Array, "B T"], numbers: Int[Array, "B 2"]
+    ) -> dict[int, Float[Array, "..."]]:
+        """Sums for "mean", maxima (minus infinity without tokens), or what was asked for."""
+        forward = make_forward(self.config, self.compute)
+        embeddings = forward.apply(params, tokens, layers=self.layers).embeddings
+        keep = is_known(tokens, self.config) & is_within(tokens, numbers)
+        pool = functools.partial(pool_tokens, keep=keep, pooling=self.pooling)
+        return {layer: pool(x.astype(jnp.float32)) for layer, x in embeddings.items()}
+
+
+def pool_tokens(
+    x: Float[Array, "B T D"], keep: Bool[Array, "B T"], pooling: Pooling
+) -> Float[Array, "..."]:
+    """[B, D]: sum ("mean") or maximum of the tokens kept, or the first one; [B, T, D]: all."""
+    if pooling == "mean":
+        return jnp.sum(x, axis=1, where=keep[..., None])
+    if pooling == "max":
+        return jnp.max(x, axis=1, where=keep[..., None], initial=-jnp.inf)
+    return x[:, 0] if pooling == "cls" else x
+
+
+def is_known(tokens: Any, config: ModelConfig) -> Any:
+    """Which tokens (NumPy or JAX) spell known nucleotides: k-mers and A, C, G, T."""
+    place = tokens - config.first_kmer_id
+    return (place >= 0) & (place < config.num_nucleotide_tokens)
+
+
+def is_within(tokens: Int[Array, "B T"], spans: Int[Array, "B 2"]) -> Bool[Array, "B T"]:
+    """Which tokens lie from spans[:, 0] on and before spans[:, 1]."""
+    places = jnp.arange(tokens.shape[1])
+    return (places >= spans[:, :1]) & (places < spans[:, 1:])
+
+
+class _Plan(NamedTuple):
+    """How the results of a sequence's windows become one."""
+
+    windows: list[Window]
+    num_known: int
+    pooling: Pooling
+
+    def merge(self, parts: list[Embedding]) -> Embedding:
+        """The embedding of the sequence."""
+        return {layer: self._merge([part[layer] for part in parts]) for layer in parts[0]}
+
+    def _merge(self, parts: list[Float[np.ndarray, "..."]]) -> Float[np.ndarray, "..."]:
+        if self.pooling == "cls":
+            return self._average(parts)
+        if self.pooling == "tokens":
+            pairs = zip(parts, self.windows, strict=True)
+            own = [part[window.own_slice()] for part, window in pairs]
+            cls = self._average([part[0] for part in parts])
+            return np.concatenate([cls[None], *own])
+        if self.num_known == 0:
+            return np.full_like(parts[0], np.nan)
+        if self.pooling == "max":
+            return np.asarray(np.max(np.stack(parts), axis=0))
+        total = np.sum(np.stack(parts), axis=0, dtype=np.float64)
+        return np.asarray(total / self.num_known, np.float32)
+
+    def _average(self, parts: list[Float[np.ndarray, " D"]]) -> Float[np.ndarray, " D"]:
+        weights = np.array([window.num_own for window in self.windows], np.float64)
+        return np.asarray(np.average(np.stack(parts), axis=0, weights=weights), np.float32)
+
+
+def _embed(
+    model: Model, sequences: Iterable[Nucleotides], task: PoolTask, batching: BatchConfig
+) -> Iterator[Embedding]:
+    """The generator behind `embed`."""
+    size = resolve_windows(model.config, batching)
+    plans: collections.deque[_Plan] = collections.deque()
+
+    def make_rows() -> Iterator[Row]:
+        for tokens in encode_sequences(model.tokenizer, sequences):
+            windows = place_windows(tokens.size, *size)
+            num_known = int(is_known(tokens, model.config).sum())
+            plans.append(_Plan(windows, num_known, task.pooling))
+            for window in windows:
+                own = window.own_slice()
+                yield Row(window.cut(tokens), (own.start, own.stop))
+
+    results = run_rows(model, task, make_rows(), batching)
+    for first in results:
+        plan = plans.popleft()
+        yield plan.merge([first, *itertools.islice(results, len(plan.windows) - 1)])

@@ -1,0 +1,297 @@
+"""Embeds the sequences of a file into a file; a run that was stopped goes on where it was."""
+
+import collections
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from nucleotide_transformer import __version__
+from nucleotide_transformer.config import ComputeConfig
+from nucleotide_transformer.inference.batching import BatchConfig, resolve_windows
+from nucleotide_transformer.inference.embedding import Embedding, Pooling, embed, resolve_layers
+from nucleotide_transformer.inference.embedding_tables import (
+    EmbeddingTable,
+    Settings,
+    get_kind,
+    get_writer,
+    write_part,
+)
+from nucleotide_transformer.inference.sequence_io import (
+    SequenceRecord,
+    SequenceTotals,
+    measure_sequences,
+    read_sequences,
+)
+from nucleotide_transformer.pretrained import Model
+from nucleotide_transformer.types import Params
+
+PART_SECONDS = 30.0
+PART_BYTES = 1 << 26
+"""A part is written when either is reached: what a stop can cost, and the memory it needs."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """What `nt embed` does."""
+
+    model: str
+    """Name of a released model, hub repository, or folder: what `load_pretrained` takes."""
+    input: Path
+    """Sequences: .fa, .fasta, .fna, .csv or .tsv (also with .gz), or .parquet."""
+    output: Path
+    """File to write: .parquet, .npz, .h5 or .hdf5. What is unfinished lies in <output>.parts."""
+    bed: Path | None = None
+    """Intervals of the FASTA file to embed, instead of its contigs."""
+    stranded: bool = False
+    """Reverse-complement the intervals with "-" in column 6 of the BED."""
+    sequence_column: str = "sequence"
+    """Column of a table with the sequences."""
+    name_column: str = "name"
+    """Column of a table with the names; rows are numbered without it."""
+    pooling: Pooling = "mean"
+    """Mean or maximum over the tokens of known nucleotides, the <cls> token, or every token."""
+    layers: tuple[int, ...] = ()
+    """Layers, 0 to the number of blocks; the last one by default."""
+    batching: BatchConfig = BatchConfig()
+    """Size of windows and batches, devices."""
+    compute: ComputeConfig = ComputeConfig()
+    """Precision."""
+
+    def __post_init__(self) -> None:
+        get_kind(self.output)
+
+
+def embed_file(model: Model, config: EmbedConfig, *, progress: bool = False) -> Path:
+    """Embeds all sequences of a file, in its order; `embedding_tables.py` describes the result.
+
+    The input is read and checked whole before the first sequence is embedded. Finished sequences
+    are kept in parts in the folder `<output>.parts`; called again with the same arguments, the
+    function goes on behind them. The output appears when it is complete, and the folder goes.
+
+    Args:
+        model: what `load_pretrained(config.model, ...)` returns.
+        config: files and options.
+        progress: show a bar with rate and time left.
+
+    Returns:
+        The path of the output.
+
+    Raises:
+        FileExistsError: if the output is there already.
+        FileNotFoundError, NotADirectoryError, ValueError: in one line, for what is wrong with the
+            input, the arguments or the output's folder, or if the folder of parts is that of a
+            run with other arguments.
+    """
+    output = Path(config.output)
+    write_output = get_writer(output)
+    resolve_layers(model.config, config.layers)
+    resolve_windows(model.config, config.batching)
+    _check_output(output)
+    totals = measure_sequences(_read(config))
+    settings = _make_settings(model, config, totals)
+    parts = _Parts(output, settings)
+    with _show(progress, totals, output) as bar, parts:
+        records = _read(config)
+        for record in itertools.islice(records, parts.num_finished):
+            bar.advance(bar.task_ids[0], len(record.sequence))
+        for record, embedding in _embed_records(model, config, records):
+            parts.add(record, embedding)
+            bar.advance(bar.task_ids[0], len(record.sequence))
+    partial = output.with_name(f".{output.name}.partial")
+    try:
+        write_output(partial, parts.paths, settings)
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+    shutil.rmtree(parts.folder)
+    return output
+
+
+def _check_output(output: Path) -> None:
+    """Raises in one line if the output is there, or if there is no way to write it."""
+    if output.exists():
+        raise FileExistsError(f"{output}: exists already: delete it, or choose another name")
+    folder = output.parent
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{output}: {there} is a file: must be a folder")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"{output}: can't be written: no permission to write in {there}")
+
+
+def _embed_records(
+    model: Model, config: EmbedConfig, records: Iterator[SequenceRecord]
+) -> Iterator[tuple[SequenceRecord, Embedding]]:
+    """Yields every record with its embedding."""
+    waiting: collections.deque[SequenceRecord] = collections.deque()
+
+    def take_sequences() -> Iterator[str]:
+        for record in records:
+            waiting.append(record)
+            yield record.sequence
+
+    embeddings = embed(
+        model,
+        take_sequences(),
+        pooling=config.pooling,
+        layers=config.layers,
+        batching=config.batching,
+    )
+    for embedding in embeddings:
+        yield waiting.popleft(), embedding
+
+
+def _read(config: EmbedConfig) -> Iterator[SequenceRecord]:
+    """The sequences that a config names."""
+    return read_sequences(
+        config.input,
+        bed=config.bed,
+        stranded=config.stranded,
+        sequence_column=config.sequence_column,
+        name_column=config.name_column,
+    )
+
+
+def _make_settings(model: Model, config: EmbedConfig, totals: SequenceTotals) -> Settings:
+    """What the result depends on, in types that JSON has."""
+    layers = resolve_layers(model.config, config.layers)
+    return {
+        "version": __version__,
+        "model": config.model,
+        "parameters": _digest_params(model.params),
+        "compute_dtype": model.compute.compute_dtype,
+        "pooling": config.pooling,
+        "layers": list(layers),
+        **resolve_windows(model.config, config.batching)._asdict(),
+        "input": Path(config.input).name,
+        "bed": Path(config.bed).name if config.bed else None,
+        "num_sequences": totals.num_sequences,
+        "sequences": totals.digest,
+    }
+
+
+def _digest_params(params: Params) -> str:
+    """Hexadecimal digest of the names, the shapes and the first row of every parameter."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        first = np.asarray(leaf[0] if leaf.ndim > 1 else leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
+        digest.update(first.tobytes())
+    return digest.hexdigest()
+
+
+class _Parts:
+    """The folder of finished parts of a run. As a context it keeps what is finished at a stop."""
+
+    def __init__(self, output: Path, settings: Settings) -> None:
+        self.folder = output.with_name(output.name + ".parts")
+        self._rows: list[tuple[SequenceRecord, Embedding]] = []
+        self._num_bytes, self._time = 0, time.monotonic()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._check_settings(settings)
+        except OSError as error:
+            raise ValueError(f"{self.folder}: can't be written: {error.strerror}") from None
+        self.paths = sorted(self.folder.glob("part-*.npz"))
+        self.num_finished = 0
+        for path in self.paths:
+            with np.load(path, allow_pickle=False) as arrays:
+                self.num_finished += len(arrays["start"])
+
+    def _check_settings(self, settings: Settings) -> None:
+        """Writes the settings of a new run, or compares them with those of the run found."""
+        path = self.folder / "settings.json"
+        if not path.exists():
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+            partial.replace(path)
+            return
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in settings.items():
+            if found.get(name) != value:
+                raise ValueError(
+                    f"{self.folder}: an unfinished run with {name} = {found.get(name)!r}, not"
+                    f" {value!r}: finish it with the same arguments, or delete the folder"
+                )
+
+    def add(self, record: SequenceRecord, embedding: Embedding) -> None:
+        """Takes the embedding of the next sequence."""
+        self._rows.append((record._replace(sequence=""), embedding))
+        self._num_bytes += sum(array.nbytes for array in embedding.values())
+        is_late = time.monotonic() - self._time > PART_SECONDS
+        if is_late or self._num_bytes >= PART_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        """Writes what was taken since the last part."""
+        if not self._rows:
+            return
+        path = self.folder / f"part-{len(self.paths):06d}.npz"
+        write_part(path, _make_table(self._rows))
+        self.paths.append(path)
+        self._rows, self._num_bytes, self._time = [], 0, time.monotonic()
+
+    def __enter__(self) -> "_Parts":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._write()
+
+
+def _make_table(rows: list[tuple[SequenceRecord, Embedding]]) -> EmbeddingTable:
+    """The rows of a part as a table."""
+    records, embeddings = zip(*rows, strict=True)
+    first = next(iter(embeddings[0].values()))
+    per_token = first.ndim == 2
+    join: Any = np.concatenate if per_token else np.stack
+    layers = {layer: join([e[layer] for e in embeddings]) for layer in embeddings[0]}
+    sizes = [len(next(iter(e.values()))) for e in embeddings]
+    return EmbeddingTable(
+        name=[record.name for record in records],
+        contig=[record.contig for record in records],
+        start=np.array([record.start for record in records], np.int64),
+        end=np.array([record.end for record in records], np.int64),
+        layers=layers,
+        num_tokens=np.array(sizes, np.int64) if per_token else None,
+    )
+
+
+class _RateColumn(ProgressColumn):
+    """Nucleotides per second."""
+
+    def render(self, task: Task) -> Text:
+        """The rate of the last seconds."""
+        return Text(f"{task.speed:,.0f} nt/s" if task.speed else "- nt/s")
+
+
+def _show(progress: bool, totals: SequenceTotals, output: Path) -> Progress:
+    """A bar for all nucleotides of the input."""
+    console = Console(quiet=not progress, stderr=True)
+    columns = (BarColumn(), _RateColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    text = TextColumn("{task.description} {task.percentage:>3.0f} %")
+    bar = Progress(text, *columns, console=console, disable=not progress)
+    bar.add_task(
+        f"{totals.num_sequences:,} sequences to {output.name}", total=totals.num_nucleotides
+    )
+    return bar

@@ -1,0 +1,282 @@
+"""What the language-model head says: logits, log-likelihoods, and the tokens behind `<mask>`."""
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nucleotide_transformer.config import ComputeConfig, ModelConfig, require, require_positive
+from nucleotide_transformer.inference.batching import (
+    BatchConfig,
+    Row,
+    encode_sequences,
+    resolve_windows,
+    run_rows,
+)
+from nucleotide_transformer.inference.embedding import is_known
+from nucleotide_transformer.inference.windows import place_windows
+from nucleotide_transformer.model import make_forward
+from nucleotide_transformer.pretrained import Model
+from nucleotide_transformer.tokenizers import Nucleotides
+from nucleotide_transformer.types import Array, Float, Int, Params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FillMaskConfig:
+    """What `nt fill-mask` does."""
+
+    model: str
+    """Name of a released model, hub repository, or folder: what `load_pretrained` takes."""
+    sequence: str
+    """Nucleotides with at least one <mask>, each of which stands for one token."""
+    top_k: int = 5
+    """Tokens to show for each <mask>."""
+    compute: ComputeConfig = ComputeConfig()
+    """Precision."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "top_k")
+
+
+class TokenProbability(NamedTuple):
+    """A token that the model puts in place of a `<mask>`."""
+
+    token: str
+    probability: float
+
+
+def fill_mask(
+    model: Model, sequence: Nucleotides, *, top_k: int = 5
+) -> list[list[TokenProbability]]:
+    """The most probable tokens behind every `<mask>` of a sequence, best first.
+
+    Probabilities are the softmax over the whole vocabulary, special tokens included.
+
+    Example:
+        >>> best, *others = fill_mask(model, "ACCTGA<mask>TTCTGAGTC", top_k=5)[0]
+        >>> best.token, best.probability
+        ('TTCAAG', 0.0021)
+
+    Args:
+        model: what `load_pretrained` returns.
+        sequence: nucleotides with at least one `<mask>`, each of which stands for one token.
+        top_k: tokens to return for each.
+
+    Raises:
+        ValueError: for a sequence without `<mask>`, with an illegal character, or with more
+            tokens than the model has positions.
+    """
+    vocabulary = model.config.vocabulary_size
+    require(1 <= top_k <= vocabulary, "top_k", top_k, f"must lie between 1 and {vocabulary}")
+    tokens = encode_whole(model, sequence)
+    masks = np.flatnonzero(tokens == model.config.mask_token_id)
+    require(masks.size > 0, "sequence", _shorten(sequence), "must hold at least one <mask>")
+    task = LogitsTask(model.config, model.compute)
+    (result,) = run_rows(model, task, [Row(tokens)], BatchConfig(num_devices=1))
+    probabilities = np.asarray(jax.nn.softmax(result[masks].astype(np.float32), axis=-1))
+    best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top_k]
+    names = model.tokenizer.tokens
+    return [
+        [TokenProbability(names[i], float(row[i])) for i in ids]
+        for row, ids in zip(probabilities, best, strict=True)
+    ]
+
+
+def logits(
+    model: Model, sequences: Iterable[Nucleotides], *, batching: BatchConfig = BatchConfig()
+) -> Iterator[Float[np.ndarray, "T V"]]:
+    """Yields the logits of every sequence, a row for each token of `model.tokenizer.encode`.
+
+    Of a sequence longer than a window, a token has the logits of the window it belongs to, and
+    `<cls>` those of the first window. Arguments and errors as `embed`.
+    """
+    resolve_windows(model.config, batching)
+    return _run_windows(model, LogitsTask(model.config, model.compute), sequences, batching)
+
+
+def log_likelihoods(
+    model: Model, sequences: Iterable[Nucleotides], *, batching: BatchConfig = BatchConfig()
+) -> Float[np.ndarray, " N"]:
+    """Sum over the tokens t_j of log p(t_j | t): every token is in sight of the model.
+
+    In nats, float64. The sum goes over the tokens of known nucleotides (see `embed`); p is the
+    softmax over the whole vocabulary. One pass through the model for a sequence: fast, but the
+    model can copy what it sees, so compare sequences of one length only, and prefer
+    `pseudo_log_likelihoods` where time allows.
+    """
+    rows = token_log_likelihoods(model, sequences, masked=False, batching=batching)
+    return np.array([np.nansum(row, dtype=np.float64) for row in rows], np.float64)
+
+
+def pseudo_log_likelihoods(
+    model: Model, sequences: Iterable[Nucleotides], *, batching: BatchConfig = BatchConfig()
+) -> Float[np.ndarray, " N"]:
+    """Sum over the tokens t_j of log p(t_j | t with `<mask>` in place of t_j).
+
+    In nats, float64 (Salazar et al. 2020, Masked Language Model Scoring, eq. 2). The sum goes over
+    the tokens of known nucleotides. A pass through the model for every token.
+    """
+    rows = token_log_likelihoods(model, sequences, masked=True, batching=batching)
+    return np.array([np.nansum(row, dtype=np.float64) for row in rows], np.float64)
+
+
+def token_log_likelihoods(
+    model: Model,
+    sequences: Iterable[Nucleotides],
+    *,
+    masked: bool,
+    batching: BatchConfig = BatchConfig(),
+) -> Iterator[Float[np.ndarray, " T"]]:
+    """Yields, for every sequence, the log-probability of each token of `model.tokenizer.encode`.
+
+    In nats, float32; NaN for `<cls>` and whatever is no known nucleotide.
+
+    Args:
+        model: what `load_pretrained` returns.
+        sequences: as for `embed`.
+        masked: hide each token in turn from the model, in a pass of its own.
+        batching: size of windows and batches, devices. A token of a sequence longer than a window
+            is judged in the window it belongs to.
+    """
+    if masked:
+        yield from _mask_in_turn(model, sequences, batching)
+        return
+    task = TokenLogLikelihoodTask(model.config, model.compute)
+    yield from _run_windows(model, task, sequences, batching)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogitsTask:
+    """Logits of every token."""
+
+    config: ModelConfig
+    compute: ComputeConfig
+
+    def __call__(
+        self, params: Params, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
+    ) -> Float[Array, "B T V"]:
+        """Returns the logits; `numbers` is not used."""
+        del numbers
+        return make_forward(self.config, self.compute).apply(params, tokens).logits
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenLogLikelihoodTask:
+    """Log-probability of every token that spells a known nucleotide, NaN for the others."""
+
+    config: ModelConfig
+    compute: ComputeConfig
+
+    def __call__(
+        self, params: Params, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
+    ) -> Float[Array, "B T"]:
+        """Returns the log-probabilities; `numbers` is not used."""
+        scores = LogitsTask(self.config, self.compute)(params, tokens, numbers)
+        return jnp.where(is_known(tokens, self.config), _log_probability(scores, tokens), jnp.nan)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedLogLikelihoodTask:
+    """Log-probability of the token at numbers[0], behind a `<mask>`."""
+
+    config: ModelConfig
+    compute: ComputeConfig
+
+    def __call__(
+        self, params: Params, tokens: Int[Array, "B T"], numbers: Int[Array, "B 1"]
+    ) -> Float[Array, " B"]:
+        """Returns one number a row."""
+        scores = mask_and_score(self.config, self.compute, params, tokens, numbers)
+        targets = jnp.take_along_axis(tokens, numbers, axis=1)
+        return _log_probability(scores, targets)[:, 0]
+
+
+def mask_and_score(
+    config: ModelConfig,
+    compute: ComputeConfig,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B 1"],
+) -> Float[Array, "B 1 V"]:
+    """Logits at one position of every row, with `<mask>` in its place."""
+    hidden = jnp.arange(tokens.shape[1]) == positions
+    inputs = jnp.where(hidden, config.mask_token_id, tokens)
+    return make_forward(config, compute).apply(params, inputs, positions).logits
+
+
+def encode_whole(model: Model, sequence: Nucleotides) -> Int[np.ndarray, " T"]:
+    """Tokens of a sequence that must go through the model in one piece."""
+    (tokens,) = encode_sequences(model.tokenizer, [sequence])
+    limit = model.config.max_positions
+    rule = f"tokens with <cls> are more than the model's {limit} positions"
+    require(tokens.size <= limit, "sequence", tokens.size, rule)
+    return tokens
+
+
+def _log_probability(
+    scores: Float[Array, "B T V"], targets: Int[Array, "B T"]
+) -> Float[Array, "B T"]:
+    """Log-softmax of the scores at the targets, in float32."""
+    log_probabilities = jax.nn.log_softmax(scores.astype(jnp.float32), axis=-1)
+    return jnp.take_along_axis(log_probabilities, targets[..., None], axis=-1)[..., 0]
+
+
+def _run_windows(
+    model: Model, task: Any, sequences: Iterable[Nucleotides], batching: BatchConfig
+) -> Iterator[Float[np.ndarray, "T ..."]]:
+    """A task that gives each token a result, over sequences of any length."""
+    size = resolve_windows(model.config, batching)
+    plans: collections.deque[list[slice]] = collections.deque()
+
+    def make_rows() -> Iterator[Row]:
+        for tokens in encode_sequences(model.tokenizer, sequences):
+            windows = place_windows(tokens.size, *size)
+            plans.append([window.own_slice() for window in windows])
+            yield from (Row(window.cut(tokens)) for window in windows)
+
+    results = run_rows(model, task, make_rows(), batching)
+    for first in results:
+        own = plans.popleft()
+        parts = [first, *itertools.islice(results, len(own) - 1)]
+        pieces = [part[place] for part, place in zip(parts, own, strict=True)]
+        yield np.concatenate([first[:1], *pieces])
+
+
+def _mask_in_turn(
+    model: Model, sequences: Iterable[Nucleotides], batching: BatchConfig
+) -> Iterator[Float[np.ndarray, " T"]]:
+    """Log-probabilities of the known tokens of each sequence, each behind a `<mask>`."""
+    size = resolve_windows(model.config, batching)
+    plans: collections.deque[Any] = collections.deque()
+
+    def make_rows() -> Iterator[Row]:
+        for tokens in encode_sequences(model.tokenizer, sequences):
+            known = is_known(tokens, model.config)
+            plans.append(known)
+            for window in place_windows(tokens.size, *size):
+                row = window.cut(tokens)
+                for place in range(window.own_start, window.own_stop):
+                    if known[place]:
+                        yield Row(row, (place - window.start + 1,))
+        plans.append(None)
+
+    task = MaskedLogLikelihoodTask(model.config, model.compute)
+    results = run_rows(model, task, make_rows(), batching)
+    result = next(results, None)
+    while (known := plans.popleft()) is not None:
+        values = np.full(known.size, np.nan, np.float32)
+        for place in np.flatnonzero(known):
+            values[place] = result
+            result = next(results, None)
+        yield values
+
+
+def _shorten(sequence: Nucleotides) -> str:
+    """The beginning of a sequence, for a message."""
+    text = sequence if isinstance(sequence, str) else bytes(sequence).decode("latin-1")
+    return text if len(text) <= 30 else text[:30] + "..."

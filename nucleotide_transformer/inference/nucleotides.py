@@ -1,0 +1,239 @@
+"""Probabilities per nucleotide from a model of k-mers.
+
+How: the k reading frames of a sequence are tokenized one by one. In each, the distribution over
+k-mers at a token is marginalised to each of its k nucleotides, and the k frames are averaged:
+
+    p(x_i = b) = mean over frames f of  sum over k-mers w with w[i - start_f(i)] = b of  p_f(w),
+
+where start_f(i) is the first nucleotide of the token that holds nucleotide i in frame f, and p_f is
+the softmax of the logits at that token over the 4**k k-mers alone: it is known that a k-mer stands
+there, and no special token.
+
+The frames: in frame f, every run of A, C, G and T gives its first f letters one token each; k-mers
+follow, and what is left at the end of the run is one token a letter again. These single letters are
+context for the other tokens. Their own distributions are used only in runs shorter than k, where
+no frame has a k-mer: in all other runs every nucleotide lies in a k-mer in at least one frame, and
+the mean goes over the frames in which it does.
+"""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nucleotide_transformer.config import ComputeConfig, ModelConfig, require
+from nucleotide_transformer.inference.batching import (
+    BatchConfig,
+    Row,
+    WindowSize,
+    encode_sequences,
+    resolve_windows,
+    run_rows,
+)
+from nucleotide_transformer.inference.likelihoods import LogitsTask, mask_and_score
+from nucleotide_transformer.inference.windows import place_windows
+from nucleotide_transformer.pretrained import Model
+from nucleotide_transformer.tokenizers import KmerTokenizer
+from nucleotide_transformer.types import Array, Float, Int, Params
+
+NUCLEOTIDES = "ACGT"
+"""Order of the columns of `nucleotide_probabilities`."""
+
+
+def nucleotide_probabilities(
+    model: Model, sequence: str, *, masked: bool = True, batching: BatchConfig = BatchConfig()
+) -> Float[np.ndarray, "nucleotides 4"]:
+    """The probability of A, C, G and T (in this order) at every nucleotide of a sequence.
+
+    The formula stands at the top of this file. Rows sum to 1. At N (or another IUPAC code) all
+    four have probability 0.25: there is no nucleotide to predict.
+
+    Args:
+        model: what `load_pretrained` returns.
+        sequence: nucleotides, without special tokens; of any length.
+        masked: hide each token in turn: the distribution given everything around it. About one
+            pass through the model for a nucleotide. False: k passes in all, in which the model
+            sees the token that it scores, and mostly repeats it.
+        batching: size of windows and batches, devices. A token of a sequence longer than a window
+            is judged in the window it belongs to.
+
+    Returns:
+        float32, a row for each nucleotide.
+
+    Raises:
+        ValueError: for an empty sequence, an illegal character or a special token.
+    """
+    place = sequence.find("<")
+    require(place < 0, f"sequence, position {place}", "<", "must not hold special tokens")
+    tokens = next(encode_sequences(model.tokenizer, [sequence]))
+    text = model.tokenizer.decode(tokens)
+    size = resolve_windows(model.config, batching)
+    total = _Total(text, model.config.k)
+    frames = [encode_frame(model.tokenizer, text, frame) for frame in range(model.config.k)]
+    if masked:
+        _add_masked(total, model, frames, size, batching)
+    else:
+        _add_unmasked(total, model, frames, size, batching)
+    letters = model.tokenizer.tokens[-5:-1]
+    return total.average()[:, [letters.index(letter) for letter in NUCLEOTIDES]]
+
+
+class Frame(NamedTuple):
+    """A sequence as one reading frame has it."""
+
+    tokens: Int[np.ndarray, " T"]
+    """Token ids, `<cls>` first."""
+    starts: Int[np.ndarray, " T"]
+    """First nucleotide of each token, from 0; -1 for `<cls>`."""
+    is_kmer: np.ndarray
+    """Which tokens are k-mers."""
+
+
+def encode_frame(tokenizer: KmerTokenizer, text: str, frame: int) -> Frame:
+    """Tokenizes a text of A, C, G, T and N so that k-mers start at letter `frame` of each run.
+
+    Args:
+        tokenizer: the model's.
+        text: upper case.
+        frame: 0 (the tokenizer's own frame) to k - 1.
+    """
+    ids = [np.array([tokenizer.cls_token_id], np.int32)]
+    for run in re.findall("[ACGT]+|N+", text):
+        head = frame if run[0] != "N" else 0
+        ids += [tokenizer.encode(piece)[1:] for piece in (run[:head], run[head:])]
+    tokens = np.concatenate(ids)
+    place = tokens - tokenizer.first_kmer_id
+    is_kmer = (place >= 0) & (place < 4**tokenizer.k)
+    widths = np.where(is_kmer, tokenizer.k, 1)
+    return Frame(tokens, np.cumsum(widths) - widths - 1, is_kmer)
+
+
+class _Total:
+    """Sums of the distributions over the frames; letters in the order of the tokenizer."""
+
+    def __init__(self, text: str, k: int) -> None:
+        self._k = k
+        self._kmers = np.zeros((len(text), 5), np.float64)  # four sums and a count
+        self._singles = np.zeros((len(text), 5), np.float64)
+        self.is_short = np.zeros(len(text), bool)
+        """Nucleotides in runs shorter than k: those that no k-mer can hold."""
+        for run in re.finditer("[ACGT]+", text):
+            self.is_short[run.start() : run.end()] = run.end() - run.start() < k
+
+    def needs(self, frame: Frame) -> np.ndarray:
+        """Which tokens of a frame have a distribution that counts."""
+        return frame.is_kmer | (self.is_short[frame.starts] & (frame.starts >= 0))
+
+    def add(self, start: int, is_kmer: bool, marginals: "Marginals") -> None:
+        """Adds the distribution at one token."""
+        if is_kmer:
+            self._kmers[start : start + self._k, :4] += marginals.kmer
+            self._kmers[start : start + self._k, 4] += 1
+        else:
+            self._singles[start, :4] += marginals.single
+            self._singles[start, 4] += 1
+
+    def average(self) -> Float[np.ndarray, "nucleotides 4"]:
+        """The mean of the k-mers' distributions, else of the single letters', else uniform."""
+        sums = np.where(self._kmers[:, 4:] > 0, self._kmers, self._singles)
+        known = sums[:, 4:] > 0
+        mean = np.where(known, sums[:, :4], 0.25) / np.where(known, sums[:, 4:], 1)
+        return (mean / mean.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+class Marginals(NamedTuple):
+    """Distributions of the nucleotides of a token, in the order A, T, C, G of the vocabulary."""
+
+    kmer: Float[Array, "... k 4"]
+    """Of each nucleotide, if the token is a k-mer."""
+    single: Float[Array, "... 4"]
+    """If the token is a single letter."""
+
+
+def marginalise(scores: Float[Array, "*batch V"], config: ModelConfig) -> Marginals:
+    """Softmax over the k-mers, summed over all but one of the k nucleotides; float32.
+
+    A k-mer's id is a number of base 4, the first letter most significant (see `KmerTokenizer`).
+    """
+    first, num_kmers = config.first_kmer_id, 4**config.k
+    kmers = scores[..., first : first + num_kmers].astype(jnp.float32)
+    singles = scores[..., first + num_kmers : first + num_kmers + 4].astype(jnp.float32)
+    probabilities = jax.nn.softmax(kmers, axis=-1)
+    batch = probabilities.shape[:-1]
+    each = [probabilities.reshape(*batch, 4**i, 4, -1).sum(axis=(-3, -1)) for i in range(config.k)]
+    return Marginals(jnp.stack(each, axis=-2), jax.nn.softmax(singles, axis=-1))
+
+
+@dataclasses.dataclass(frozen=True)
+class MarginalsTask:
+    """Marginals at every token, in sight of the model."""
+
+    config: ModelConfig
+    compute: ComputeConfig
+
+    def __call__(
+        self, params: Params, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
+    ) -> Marginals:
+        """[B, T, k, 4] and [B, T, 4]; `numbers` is not used."""
+        scores = LogitsTask(self.config, self.compute)(params, tokens, numbers)
+        return marginalise(scores, self.config)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedMarginalsTask:
+    """Marginals at the token numbers[0], behind a `<mask>`."""
+
+    config: ModelConfig
+    compute: ComputeConfig
+
+    def __call__(
+        self, params: Params, tokens: Int[Array, "B T"], numbers: Int[Array, "B 1"]
+    ) -> Marginals:
+        """[B, k, 4] and [B, 4]."""
+        scores = mask_and_score(self.config, self.compute, params, tokens, numbers)
+        return marginalise(scores[:, 0], self.config)
+
+
+def _add_masked(
+    total: _Total, model: Model, frames: list[Frame], size: WindowSize, batching: BatchConfig
+) -> None:
+    """Adds all frames, each token behind a `<mask>` in a row of its own."""
+    places: collections.deque[tuple[int, bool]] = collections.deque()
+
+    def make_rows() -> Iterator[Row]:
+        for frame in frames:
+            needed = total.needs(frame)
+            for window in place_windows(frame.tokens.size, *size):
+                tokens = window.cut(frame.tokens)
+                for i in range(window.own_start, window.own_stop):
+                    if needed[i]:
+                        places.append((int(frame.starts[i]), bool(frame.is_kmer[i])))
+                        yield Row(tokens, (i - window.start + 1,))
+
+    task = MaskedMarginalsTask(model.config, model.compute)
+    for marginals in run_rows(model, task, make_rows(), batching):
+        total.add(*places.popleft(), marginals)
+
+
+def _add_unmasked(
+    total: _Total, model: Model, frames: list[Frame], size: WindowSize, batching: BatchConfig
+) -> None:
+    """Adds all frames, each in one pass (one a window)."""
+    cuts = [
+        (frame, window) for frame in frames for window in place_windows(frame.tokens.size, *size)
+    ]
+    rows = (Row(window.cut(frame.tokens)) for frame, window in cuts)
+    task = MarginalsTask(model.config, model.compute)
+    results = run_rows(model, task, rows, batching)
+    for (frame, window), marginals in zip(cuts, results, strict=True):
+        needed = total.needs(frame)
+        for i in range(window.own_start, window.own_stop):
+            if needed[i]:
+                place = i - window.start + 1
+                at_token = Marginals(marginals.kmer[place], marginals.single[place])
+                total.add(int(frame.starts[i]), bool(frame.is_kmer[i]), at_token)

@@ -1,0 +1,258 @@
+"""Sequences from files: FASTA, FASTA with a BED, CSV, TSV and Parquet, one at a time.
+
+Every reader checks what it reads and says in one line what is wrong and where.
+"""
+
+import csv
+import hashlib
+import importlib
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from nucleotide_transformer.config import require
+from nucleotide_transformer.data.fasta import FastaReader
+from nucleotide_transformer.inference.intervals import Interval, read_bed, read_lines
+
+FASTA_SUFFIXES = ("fa", "fasta", "fna", "ffn", "fas")
+TABLE_SUFFIXES = ("csv", "tsv", "parquet")
+
+_LETTERS = "ACGTUNRYSWKMBDHV"
+_VALID = re.compile(f"[{_LETTERS}{_LETTERS.lower()}]*")
+_COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
+_ROWS_AT_ONCE = 1_024
+
+
+class SequenceRecord(NamedTuple):
+    """A sequence, its name, and where it comes from."""
+
+    name: str
+    sequence: str
+    contig: str
+    start: int
+    """First nucleotide on the contig, from 0."""
+    end: int
+    """One past the last nucleotide."""
+
+
+class SequenceTotals(NamedTuple):
+    """What a file holds."""
+
+    num_sequences: int
+    num_nucleotides: int
+    digest: str
+    """Hexadecimal, of names, coordinates and sequences."""
+
+
+def read_sequences(
+    path: Path,
+    *,
+    bed: Path | None = None,
+    stranded: bool = False,
+    sequence_column: str = "sequence",
+    name_column: str = "name",
+) -> Iterator[SequenceRecord]:
+    """Yields the sequences of a file, in its order.
+
+    The kind of file is told by its name: .fa, .fasta, .fna, .ffn, .fas; .csv, .tsv (all of these
+    may be gzip, with .gz behind) or .parquet.
+
+    - FASTA: every contig; upper case, U is T and ambiguity codes are N.
+    - FASTA and BED: every interval, in the order of the BED, named by its column 4 or else
+      "contig:start-end". The contigs that it names are copied to a temporary file: memory is
+      bounded by the longest one.
+    - Tables: a row each, named by `name_column` if there is one, else by the row's number from 0.
+      Columns `contig`, `start` and `end` (from 0, end excluded) are taken over where all three
+      are there; else the sequence is its own contig.
+
+    Args:
+        path: the file.
+        bed: intervals to cut out of a FASTA file.
+        stranded: reverse-complement the intervals with "-" in column 6.
+        sequence_column: column of a table with the sequences.
+        name_column: column of a table with the names.
+
+    Raises:
+        FileNotFoundError, ValueError: in one line: an unknown suffix, an empty file, an illegal
+            character (with the sequence, and the position from 1), an interval outside its contig,
+            a table without the column.
+    """
+    path = Path(path)
+    suffix = get_suffix(path)
+    known = (*FASTA_SUFFIXES, *TABLE_SUFFIXES)
+    require(suffix in known, "input", str(path), f"must be a file .{', .'.join(known)}")
+    if bed is not None:
+        require(suffix in FASTA_SUFFIXES, "input", str(path), "must be FASTA: there is a BED")
+        return _read_intervals(path, Path(bed), stranded)
+    if suffix in FASTA_SUFFIXES:
+        return _read_fasta(path)
+    columns = _Columns(sequence_column, name_column)
+    rows = (
+        _read_parquet(path, columns) if suffix == "parquet" else _read_text(path, suffix, columns)
+    )
+    return _check_rows(path, rows)
+
+
+def get_suffix(path: Path) -> str:
+    """What stands behind the last dot of a file's name, .gz apart, in lower case."""
+    return Path(path).name.removesuffix(".gz").rpartition(".")[2].lower()
+
+
+def measure_sequences(records: Iterable[SequenceRecord]) -> SequenceTotals:
+    """Reads all sequences, and so finds any error in them; counts and hashes them on the way."""
+    digest = hashlib.blake2b(digest_size=16)
+    num_sequences = num_nucleotides = 0
+    for record in records:
+        num_sequences += 1
+        num_nucleotides += len(record.sequence)
+        place = (record.name, record.contig, record.start, record.end, len(record.sequence))
+        digest.update(repr(place).encode())
+        digest.update(record.sequence.encode())
+    return SequenceTotals(num_sequences, num_nucleotides, digest.hexdigest())
+
+
+def _read_fasta(path: Path) -> Iterator[SequenceRecord]:
+    for contig in FastaReader(path):
+        size = len(contig.sequence)
+        yield SequenceRecord(contig.name, contig.sequence.decode(), contig.name, 0, size)
+
+
+class _ContigStore:
+    """Contigs in a temporary file, from which any interval can be read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._places: dict[str, tuple[int, int]] = {}
+
+    def add(self, name: str, sequence: bytearray) -> None:
+        """Appends a contig."""
+        self._places[name] = (self._file.tell(), len(sequence))
+        self._file.write(sequence)
+
+    def check(self, bed: Path, interval: Interval, fasta: Path) -> None:
+        """Raises a `ValueError` unless the interval lies in a contig of the FASTA file."""
+        place = f"{bed}: line {interval.line}: {interval.contig}:{interval.start}-{interval.end}"
+        if interval.contig not in self._places:
+            raise ValueError(f"{place}: there is no contig {interval.contig!r} in {fasta}")
+        size = self._places[interval.contig][1]
+        if interval.end > size:
+            raise ValueError(f"{place}: the contig in {fasta} ends at {size}")
+
+    def fetch(self, interval: Interval) -> bytes:
+        """The nucleotides of an interval, on the plus strand."""
+        self._file.seek(self._places[interval.contig][0] + interval.start)
+        return self._file.read(interval.end - interval.start)
+
+
+def _read_intervals(path: Path, bed: Path, stranded: bool) -> Iterator[SequenceRecord]:
+    intervals = list(read_bed(bed))
+    names = {interval.contig for interval in intervals}
+    with tempfile.TemporaryFile() as file:
+        store = _ContigStore(file)
+        for contig in FastaReader(path):
+            if contig.name in names:
+                store.add(contig.name, contig.sequence)
+        for interval in intervals:
+            store.check(bed, interval, path)
+        for interval in intervals:
+            sequence = store.fetch(interval)
+            if stranded and interval.strand == "-":
+                sequence = sequence.translate(_COMPLEMENT)[::-1]
+            place = interval[:3]
+            name = interval.name or "{}:{}-{}".format(*place)
+            yield SequenceRecord(name, sequence.decode(), *place)
+
+
+class _Columns(NamedTuple):
+    """Names of the columns of a table."""
+
+    sequence: str
+    name: str
+
+    def select(self, path: Path, there: list[str]) -> list[str]:
+        """The columns to read, of those that are there."""
+        if self.sequence not in there:
+            shown = ", ".join(there[:8]) or "none"
+            raise ValueError(f"{path}: no column {self.sequence!r} with the sequences; has {shown}")
+        place = ["contig", "start", "end"]
+        optional = [self.name, *(place if set(place) <= set(there) else [])]
+        return [
+            self.sequence,
+            *(name for name in optional if name in there and name != self.sequence),
+        ]
+
+    def make_record(self, path: Path, index: int, row: dict[str, Any]) -> SequenceRecord:
+        """The record of a row."""
+        sequence = row[self.sequence]
+        where = f"{path}: row {index + 1}"
+        if not sequence:
+            raise ValueError(f"{where}: column {self.sequence!r} is empty")
+        name = str(row.get(self.name, index))
+        if "contig" not in row:
+            return SequenceRecord(name, str(sequence), name, 0, len(sequence))
+        try:
+            return SequenceRecord(
+                name, str(sequence), str(row["contig"]), int(row["start"]), int(row["end"])
+            )
+        except (TypeError, ValueError):
+            shown = (row["start"], row["end"])
+            raise ValueError(f"{where}: start, end = {shown!r}: must be integers") from None
+
+
+def _read_text(path: Path, suffix: str, columns: _Columns) -> Iterator[SequenceRecord]:
+    """The rows of a CSV or TSV file."""
+    csv.field_size_limit(sys.maxsize)  # of the whole process; 131,072 characters by default
+    lines = (line + "\n" for _, line in read_lines(path))
+    reader = csv.DictReader(lines, delimiter="," if suffix == "csv" else "\t", strict=True)
+    try:
+        there = columns.select(path, list(reader.fieldnames or []))
+        for index, row in enumerate(reader):
+            yield columns.make_record(path, index, {name: row[name] for name in there})
+    except csv.Error as error:
+        raise ValueError(f"{path}: line {reader.reader.line_num}: {error}") from None
+
+
+def _read_parquet(path: Path, columns: _Columns) -> Iterator[SequenceRecord]:
+    """The rows of a Parquet file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    parquet = import_extra("pyarrow.parquet", "io", f"{path}: to read Parquet")
+    try:
+        file = parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from None
+    with file:
+        there = columns.select(path, list(file.schema_arrow.names))
+        index = 0
+        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=there):
+            for row in batch.to_pylist():
+                yield columns.make_record(path, index, row)
+                index += 1
+
+
+def _check_rows(path: Path, records: Iterator[SequenceRecord]) -> Iterator[SequenceRecord]:
+    """Passes records on, or says which one has an illegal character, or that there is none."""
+    index = -1
+    for index, record in enumerate(records):
+        valid = _VALID.match(record.sequence)
+        size = valid.end() if valid else 0
+        if size < len(record.sequence):
+            place = f"{path}: row {index + 1}: sequence {record.name!r}: position {size + 1}"
+            rule = f"must be a nucleotide (IUPAC: {_LETTERS})"
+            raise ValueError(f"{place}: {record.sequence[size]!r}: {rule}")
+        yield record
+    if index < 0:
+        raise ValueError(f"{path}: no row: must hold at least one sequence")
+
+
+def import_extra(module: str, extra: str, purpose: str) -> Any:
+    """Imports a module that not everyone needs; a `ValueError` says how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.split(".")[0]
+        hint = f"pip install 'nucleotide-transformer-jax[{extra}]'"
+        raise ValueError(f"{purpose}, {package} is needed: {hint}") from None

@@ -1,0 +1,190 @@
+"""Building blocks of the Nucleotide Transformer: rotary embedding, attention, feed-forward, block.
+
+Module and parameter names are those of the released JAX checkpoints; tests freeze them.
+"""
+
+import functools
+from typing import NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from nucleotide_transformer.attention import attend, attention_weights
+from nucleotide_transformer.config import ComputeConfig, Dtype, ModelConfig
+from nucleotide_transformer.types import Array, Bool, Float, Int
+
+ROTARY_BASE = 10_000.0
+
+
+class Linear(hk.Module):
+    """x @ w + b, with the parameters in one type and the product in the type of x."""
+
+    def __init__(
+        self,
+        output_dim: int,
+        *,
+        param_dtype: Dtype,
+        bias: bool = True,
+        w_init: hk.initializers.Initializer | None = None,
+        name: str,
+    ):
+        super().__init__(name=name)
+        self._output_dim, self._bias, self._dtype = output_dim, bias, jnp.dtype(param_dtype)
+        self._w_init = w_init
+
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
+        """The product, over the last axis."""
+        input_dim = x.shape[-1]
+        w_init = self._w_init or hk.initializers.TruncatedNormal(input_dim**-0.5)
+        w = hk.get_parameter("w", (input_dim, self._output_dim), self._dtype, init=w_init)
+        y = x @ w.astype(x.dtype)
+        if self._bias:
+            b = hk.get_parameter("b", (self._output_dim,), self._dtype, init=jnp.zeros)
+            y = y + b.astype(x.dtype)
+        return y
+
+
+class LayerNorm(hk.Module):
+    """Layer norm over the last axis, computed in float32 whatever the type of x."""
+
+    def __init__(self, *, epsilon: float, param_dtype: Dtype, name: str):
+        super().__init__(name=name)
+        self._epsilon, self._dtype = epsilon, jnp.dtype(param_dtype)
+
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        """The normalised x, scaled and shifted."""
+        scale = hk.get_parameter("scale", x.shape[-1:], self._dtype, init=jnp.ones)
+        offset = hk.get_parameter("offset", x.shape[-1:], self._dtype, init=jnp.zeros)
+        wide = x.astype(jnp.float32)
+        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        factor = scale * jax.lax.rsqrt(variance + self._epsilon)
+        return (centred * factor + offset).astype(x.dtype)
+
+
+class RotaryAngles(NamedTuple):
+    """Cosine and sine of position times frequency, float32."""
+
+    cos: Float[Array, "T K/2"]
+    sin: Float[Array, "T K/2"]
+
+
+def make_rotary_angles(num_tokens: int, key_dim: int) -> RotaryAngles:
+    """Angles position / 10,000 ** (2 i / K) for i < K / 2 (Su et al. 2021, RoFormer, eq. 15).
+
+    Always float32: in bfloat16 the position itself is rounded beyond 256 and the cosine of a
+    position near 2,048 can be wrong by 2.
+    """
+    exponents = jnp.arange(0, key_dim, 2, dtype=jnp.float32) / key_dim
+    positions = jnp.arange(num_tokens, dtype=jnp.float32)
+    angles = positions[:, None] * (1.0 / ROTARY_BASE**exponents)
+    return RotaryAngles(jnp.cos(angles), jnp.sin(angles))
+
+
+def rotate(x: Float[Array, "B T H K"], angles: RotaryAngles) -> Float[Array, "B T H K"]:
+    """Rotates the pairs (x[i], x[i + K/2]) of every head by the angles of its position."""
+    cos, sin = angles.cos[:, None, :], angles.sin[:, None, :]
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+class SelfAttention(hk.Module):
+    """Multi-head self-attention, rotary or not, with biases in all four projections."""
+
+    def __init__(self, config: ModelConfig, compute: ComputeConfig, name: str = "mha"):
+        super().__init__(name=name)
+        self._config, self._compute = config, compute
+
+    def __call__(
+        self, x: Float[Array, "B T D"], keep: Bool[Array, "B T"], *, return_weights: bool = False
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B H T T"] | None]:
+        """Returns the update of x and, if asked for, the attention weights in float32."""
+        config = self._config
+        query, key, value = (self._project(x, name) for name in ("query", "key", "value"))
+        if config.position == "rotary":
+            angles = make_rotary_angles(x.shape[1], config.key_dim)
+            query, key = rotate(query, angles), rotate(key, angles)
+        mixed = attend(query, key, value, keep, self._compute.attention)
+        weights = attention_weights(query, key, keep) if return_weights else None
+        output = Linear(config.embed_dim, param_dtype=self._compute.param_dtype, name="mha_output")
+        return output(mixed.reshape(x.shape)), weights
+
+    @hk.transparent
+    def _project(self, x: Float[Array, "B T D"], name: str) -> Float[Array, "B T H K"]:
+        dtype = self._compute.param_dtype
+        heads = Linear(self._config.embed_dim, param_dtype=dtype, name=name)(x)
+        return heads.reshape(*x.shape[:2], self._config.num_heads, self._config.key_dim)
+
+
+class TransformerBlock(hk.Module):
+    """Pre-layer-norm block: x + attention(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(self, config: ModelConfig, compute: ComputeConfig, name: str):
+        super().__init__(name=name)
+        self._config = config
+        dtype = compute.param_dtype
+        norm = functools.partial(LayerNorm, epsilon=config.layer_norm_epsilon, param_dtype=dtype)
+        linear = functools.partial(Linear, bias=config.ffn_bias, param_dtype=dtype)
+        self._attention_norm = norm(name="mha_layer_norm")
+        self._attention = SelfAttention(config, compute)
+        self._ffn_norm = norm(name="final_layer_norm")
+        self._fc1 = linear((1 + config.ffn_gated) * config.ffn_dim, name="fc1")
+        self._fc2 = linear(config.embed_dim, name="fc2")
+
+    def __call__(
+        self, x: Float[Array, "B T D"], keep: Bool[Array, "B T"], *, return_weights: bool = False
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B H T T"] | None]:
+        """Returns the new x and, if asked for, the attention weights."""
+        update, weights = self._attention(
+            self._attention_norm(x), keep, return_weights=return_weights
+        )
+        x = x + update
+        return x + self._feed_forward(self._ffn_norm(x)), weights
+
+    @hk.transparent
+    def _feed_forward(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """(act(x W1a) * x W1b) W2 if gated (SwiGLU: Shazeer 2020), else act(x W1) W2."""
+        activate = {"swish": jax.nn.silu, "gelu": gelu}[self._config.ffn_activation]
+        hidden = self._fc1(x)
+        if self._config.ffn_gated:
+            gate, hidden = jnp.split(hidden, 2, axis=-1)
+            return self._fc2(activate(gate) * hidden)
+        return self._fc2(activate(hidden))
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Gaussian error linear unit with the exact erf, as the released models use."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+class LearnedPositions(hk.Module):
+    """Table of position embeddings. Real tokens count from pad + 1; padding gets row pad."""
+
+    def __init__(self, config: ModelConfig, name: str = "esm_learned_positional_embeddings"):
+        super().__init__(name=name)
+        self._pad = config.pad_token_id
+        rows = config.max_positions + config.pad_token_id + 1
+        self._embed = hk.Embed(rows, config.embed_dim, w_init=hk.initializers.TruncatedNormal(0.02))
+
+    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """The rows of the table that the tokens' places name."""
+        real = tokens != self._pad
+        return self._embed(jnp.cumsum(real, axis=1) * real + self._pad)
+
+
+def drop_mask_embeddings(
+    x: Float[Array, "B T D"], tokens: Int[Array, "B T"], config: ModelConfig
+) -> Float[Array, "B T D"]:
+    """ESM's token dropout: zero at `<mask>`, and a rescale as if 12 % of the rest were hidden.
+
+    The factor is (1 - ratio * probability) / (1 - observed share of `<mask>` among real tokens)
+    (Rives et al. 2021). Computed in float32. A sequence of nothing but `<mask>` stays zero.
+    """
+    masked, real = tokens == config.mask_token_id, tokens != config.pad_token_id
+    observed = masked.sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
+    expected = config.masking_ratio * config.masking_probability
+    factor = (1 - expected) / jnp.where(observed < 1, 1 - observed, 1.0)
+    kept = jnp.where(masked[..., None], 0.0, x.astype(jnp.float32))
+    return (kept * factor[:, None, None]).astype(x.dtype)

@@ -1,0 +1,217 @@
+"""The Nucleotide Transformer as a Haiku module, and as the pure function that the rest uses."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.heads import MaskedLMHead
+from nucleotide_transformer.layers import (
+    LayerNorm,
+    LearnedPositions,
+    TransformerBlock,
+    drop_mask_embeddings,
+)
+from nucleotide_transformer.types import Array, Bool, Float, Int, Params
+
+
+class Outputs(NamedTuple):
+    """What a forward pass gives; layers and heads as they were asked for."""
+
+    logits: Float[Array, "B N V"]
+    """At every token, or at the positions asked for; not zeroed at padding."""
+    embeddings: dict[int, Float[Array, "B T D"]]
+    """By layer: 0 is the input of the first block, L the output of block L; that of the last
+    block is taken after the head's first norm, as in the released code and in transformers."""
+    attention: dict[int, Float[Array, "B H T T"]]
+    """By layer, from 1: softmax weights of every head (heads from 0), float32."""
+
+
+class NucleotideTransformer(hk.Module):
+    """Token embedding, `num_layers` pre-layer-norm blocks and a masked-LM head."""
+
+    def __init__(self, config: ModelConfig, compute: ComputeConfig, name: str = "esm_transformer"):
+        super().__init__(name=name)
+        self._config, self._compute = config, compute
+        init = hk.initializers.TruncatedNormal(1.0)
+        self._embed = hk.Embed(config.vocabulary_size, config.embed_dim, w_init=init)
+        if config.position == "learned":
+            self._positions = LearnedPositions(config)
+        if config.embed_layer_norm:
+            self._embed_norm = LayerNorm(
+                epsilon=config.layer_norm_epsilon,
+                param_dtype=compute.param_dtype,
+                name="emb_layer_norm_before",
+            )
+        self._head = MaskedLMHead(config, compute)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B M"] | None = None,
+        *,
+        layers: Sequence[int] = (),
+        attention: Sequence[int] = (),
+    ) -> Outputs:
+        """Runs the model.
+
+        Args:
+            tokens: token ids, `<pad>` where a sequence is short.
+            positions: if given, the head runs at these tokens of each sequence only.
+            layers: layers whose embeddings to return, 0 to num_layers.
+            attention: layers whose attention weights to return, 1 to num_layers.
+        """
+        self._check(tokens, layers, attention)
+        keep = tokens != self._config.pad_token_id
+        x = self._embed_tokens(tokens)
+        taps = {0: x} if 0 in layers else {}
+        x, seen, maps = self._apply_blocks(x, keep, set(layers), set(attention))
+        x = self._head.normalise(x)
+        taps |= seen | ({self._config.num_layers: x} if self._config.num_layers in layers else {})
+        if positions is not None:
+            x = jnp.take_along_axis(x, positions[..., None], axis=1)
+        dtype = jnp.dtype(self._compute.output_dtype)
+        taps = {layer: tap.astype(dtype) for layer, tap in taps.items()}
+        return Outputs(self._head(x).astype(dtype), taps, maps)
+
+    @hk.transparent
+    def _check(
+        self, tokens: Int[Array, "B T"], layers: Sequence[int], attention: Sequence[int]
+    ) -> None:
+        """Raises a `ValueError` for too many tokens or for a layer that does not exist."""
+        config = self._config
+        if config.position == "learned" and tokens.shape[1] > config.max_positions:
+            raise ValueError(
+                f"tokens: {tokens.shape[1]} a sequence; the model's learned positions end at"
+                f" {config.max_positions}"
+            )
+        for name, first, asked in (("layers", 0, layers), ("attention", 1, attention)):
+            for layer in asked:
+                if not first <= layer <= config.num_layers:
+                    rule = f"the model's are numbered {first} to {config.num_layers}"
+                    raise ValueError(f"{name}: there is no layer {layer}; {rule}")
+
+    @hk.transparent
+    def _embed_tokens(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        config, dtype = self._config, jnp.dtype(self._compute.compute_dtype)
+        x = self._embed(tokens)
+        if config.token_dropout:
+            x = drop_mask_embeddings(x, tokens, config)
+        x = x * config.embed_scale
+        if config.position == "learned":
+            x = x + self._positions(tokens)
+        if config.embed_layer_norm:
+            x = self._embed_norm(x)
+        return x.astype(dtype)
+
+    @hk.transparent
+    def _apply_blocks(
+        self,
+        x: Float[Array, "B T D"],
+        keep: Bool[Array, "B T"],
+        layers: set[int],
+        attention: set[int],
+    ) -> tuple[Float[Array, "B T D"], dict[int, Array], dict[int, Array]]:
+        """All blocks in runs that end where something is asked for; a run may be one scan."""
+        num_layers = self._config.num_layers
+        taps: dict[int, Array] = {}
+        maps: dict[int, Array] = {}
+        ends = {layer for layer in layers | attention if 0 < layer <= num_layers} | {num_layers}
+        start = 0
+        for end in sorted(ends):
+            x = self._apply_run(x, keep, range(start, end - (end in attention)))
+            if end in attention:
+                x, weights = self._block(end - 1)(x, keep, return_weights=True)
+                assert weights is not None
+                maps[end] = weights
+            if end in layers and end < num_layers:
+                taps[end] = x
+            start = end
+        return x, taps, maps
+
+    @hk.transparent
+    def _apply_run(
+        self, x: Float[Array, "B T D"], keep: Bool[Array, "B T"], run: range
+    ) -> Float[Array, "B T D"]:
+        """The blocks of one run, one after the other or as a scan over stacked parameters."""
+        if hk.running_init():
+            for index in run:
+                x, _ = self._block(index)(x, keep)
+            return x
+
+        block = hk.transform(
+            lambda x: TransformerBlock(self._config, self._compute, "block")(x, keep)[0]
+        )
+
+        def apply_block(x: Float[Array, "B T D"], params: Params) -> tuple[Array, None]:
+            return block.apply(params, None, x), None
+
+        blocks = [self._block_params(index) for index in run]
+        scan = self._compute.stack == "scan" and len(blocks) > 1
+        checkpointed = checkpoint_block(apply_block, self._compute.remat, inside_scan=scan)
+        if scan:
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+            return jax.lax.scan(checkpointed, x, stacked)[0]
+        for params in blocks:
+            x, _ = checkpointed(x, params)
+        return x
+
+    @hk.transparent
+    def _block(self, index: int) -> TransformerBlock:
+        return TransformerBlock(self._config, self._compute, f"attention_layer_{index}")
+
+    @hk.transparent
+    def _block_params(self, index: int) -> Params:
+        """Parameters of block `index` (from 0), named as those of a module called "block"."""
+        prefix = f"{self.module_name}/attention_layer_{index}/"
+        return {
+            "block/" + name.removeprefix(prefix): dict(leaves)
+            for name, leaves in hk.get_params().items()
+            if name.startswith(prefix)
+        }
+
+
+ApplyBlock = Callable[[Array, Params], tuple[Array, None]]
+
+
+def checkpoint_block(apply_block: ApplyBlock, remat: str, *, inside_scan: bool) -> ApplyBlock:
+    """Wraps a block so that its backward pass recomputes what `ComputeConfig.remat` says.
+
+    Outside a scan the compiler must be kept from merging the recomputation with the forward pass.
+    """
+    if remat == "none":
+        return apply_block
+    policies = jax.checkpoint_policies
+    policy = {"block": None, "dots": policies.dots_with_no_batch_dims_saveable}[remat]
+    return jax.checkpoint(apply_block, policy=policy, prevent_cse=not inside_scan)
+
+
+def make_forward(config: ModelConfig, compute: ComputeConfig = ComputeConfig()) -> hk.Transformed:
+    """The model as a pair of pure functions.
+
+    `init(key, tokens)` gives parameters under the names of the released JAX checkpoints;
+    `apply(params, tokens, positions=None, *, layers=(), attention=())` gives `Outputs`.
+    """
+
+    def forward(
+        tokens: Int[Array, "B T"], positions: Int[Array, "B M"] | None = None, **taps: Sequence[int]
+    ) -> Outputs:
+        return NucleotideTransformer(config, compute)(tokens, positions, **taps)
+
+    return hk.without_apply_rng(hk.transform(forward))
+
+
+def init_params(
+    key: Array, config: ModelConfig, compute: ComputeConfig = ComputeConfig()
+) -> Params:
+    """Random parameters: truncated normals of variance 1 / fan-in, zero biases, unit norms."""
+    return make_forward(config, compute).init(key, jnp.zeros((1, 8), jnp.int32))
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Number of parameters, from shapes alone."""
+    shapes = jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))

@@ -1,0 +1,259 @@
+"""Pictures of what a model sees: attention, embeddings, and the nucleotides it expects.
+
+Every function returns a matplotlib `Figure` that belongs to no window and needs no display;
+notebooks show it, `save_figure` writes it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from nucleotide_transformer.config import require
+from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES
+from nucleotide_transformer.inference.sequence_io import import_extra
+from nucleotide_transformer.types import Float
+
+Projection = Literal["pca", "umap"]
+
+MAX_NAMED_TOKENS = 48
+"""Longer sequences have numbers instead of tokens along the axes of an attention map."""
+MAX_LOGO_NUCLEOTIDES = 400
+OTHER_COLOR = "0.75"
+_DPI = 150
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Writes a figure as .png, .pdf or .svg; makes the folder; all or nothing.
+
+    Raises:
+        ValueError: for another suffix, or a folder that can't be written, in one line.
+        NotADirectoryError: if a file stands where the folder should be.
+    """
+    path = Path(path)
+    kinds = (".png", ".pdf", ".svg")
+    rule = f"must be a file {', '.join(kinds)}"
+    require(path.suffix.lower() in kinds, "picture", str(path), rule)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(partial, dpi=_DPI)
+        partial.replace(path)
+    except (FileExistsError, NotADirectoryError):
+        raise NotADirectoryError(f"{path}: its folder is a file") from None
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ValueError(f"{path}: can't be written: {error.strerror}") from None
+    return path
+
+
+def plot_attention_map(
+    maps: Float[np.ndarray, "H T T"],
+    tokens: Sequence[str],
+    *,
+    heads: Sequence[int] = (),
+    title: str = "Attention",
+) -> Figure:
+    """One panel a head: rows are the tokens that attend, columns the tokens attended to.
+
+    Colours are logarithmic, from a hundredth of a uniform share to 1: most weights are small, and
+    what stands out does so by factors.
+
+    Args:
+        maps: weights of one layer, as `attention_maps` returns them; each row sums to 1.
+        tokens: their spelling, for example `[tokenizer.tokens[i] for i in ids]`.
+        heads: numbers of the heads, for the titles; from 0 on by default.
+        title: above all panels.
+
+    Raises:
+        ValueError: if there are not as many tokens as rows, or not as many heads as maps.
+    """
+    num_heads, size = maps.shape[:2]
+    require(len(tokens) == size, "tokens", len(tokens), f"the maps have {size}")
+    heads = tuple(heads) or tuple(range(num_heads))
+    require(len(heads) == num_heads, "heads", len(heads), f"there are {num_heads} maps")
+    columns = min(num_heads, 4)
+    rows = -(-num_heads // columns)
+    side = min(max(2.6, 0.16 * size), 7.0) if num_heads == 1 else 2.9
+    figure = Figure(
+        figsize=(columns * side + 1.2, rows * (side + 0.35) + 0.4), layout="constrained"
+    )
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    lowest = 0.01 / size
+    norm = LogNorm(lowest, 1.0)
+    for axes, head, weights in zip(panels.flat, heads, maps, strict=False):
+        axes.imshow(np.maximum(weights, lowest), norm=norm, cmap="magma")
+        axes.set_title(f"head {head}", fontsize="medium")
+        _name_tokens(axes, tokens, num_heads == 1)
+    for axes in panels.flat[num_heads:]:
+        axes.set_visible(False)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("attending token")
+    for axes in panels[-1]:
+        axes.set_xlabel("attended token")
+    figure.colorbar(panels[0, 0].images[0], ax=panels, label="weight", shrink=0.8)
+    figure.suptitle(title)
+    return figure
+
+
+def _name_tokens(axes: Axes, tokens: Sequence[str], is_single: bool) -> None:
+    """Spells the tokens along the axes of a single map if they are few, else numbers them."""
+    if is_single and len(tokens) <= MAX_NAMED_TOKENS:
+        style: dict[str, Any] = {"fontsize": 7, "family": "monospace"}
+        axes.set_xticks(range(len(tokens)), tokens, rotation=90, **style)
+        axes.set_yticks(range(len(tokens)), tokens, **style)
+        return
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+
+
+def project(
+    embeddings: Float[np.ndarray, "N D"], method: Projection = "pca", *, seed: int = 0
+) -> tuple[Float[np.ndarray, "N 2"], list[str]]:
+    """Two coordinates a row, and the names of the two axes.
+
+    Args:
+        embeddings: a row a sequence. Columns are standardised first: a few wide ones would hide
+            the rest.
+        method: "pca" (scikit-learn) or "umap" (umap-learn, extra `umap`).
+        seed: of UMAP.
+
+    Raises:
+        ValueError: for fewer than 3 rows, values that are not finite, or a library that is not
+            installed.
+    """
+    require(method in get_args(Projection), "method", method, "must be pca or umap")
+    require(len(embeddings) >= 3, "embeddings", len(embeddings), "there must be 3 rows or more")
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    require(bad.size == 0, "embeddings", f"row {bad[:1]}", "must be finite: leave it out")
+    wide = embeddings.astype(np.float64)
+    scaled = (wide - wide.mean(axis=0)) / np.maximum(wide.std(axis=0), 1e-12)
+    if method == "umap":
+        umap = import_extra("umap", "umap", "to plot with UMAP")
+        neighbours = min(15, len(embeddings) - 1)
+        reducer = umap.UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1)
+        return np.asarray(reducer.fit_transform(scaled), np.float64), ["UMAP 1", "UMAP 2"]
+    decomposition = import_extra("sklearn.decomposition", "plots", "to plot with PCA")
+    pca = decomposition.PCA(n_components=2, svd_solver="full")
+    points = np.asarray(pca.fit_transform(scaled), np.float64)
+    shares = pca.explained_variance_ratio_
+    return points, [f"PC {i + 1} ({share:.0%} of variance)" for i, share in enumerate(shares)]
+
+
+def plot_embeddings(
+    embeddings: Float[np.ndarray, "N D"],
+    labels: Sequence[str],
+    *,
+    method: Projection = "pca",
+    other: str = "other",
+    seed: int = 0,
+    title: str = "Embeddings",
+) -> Figure:
+    """A point a sequence, coloured by its label; see `project` for what the axes are.
+
+    Args:
+        embeddings: a row a sequence.
+        labels: what each is, for example from `label_windows`; at most 20 kinds.
+        method: "pca" or "umap".
+        other: the label drawn in grey, below the others.
+        seed: of UMAP, and of the order in which points lie above each other.
+        title: above the picture.
+    """
+    require(len(labels) == len(embeddings), "labels", len(labels), f"{len(embeddings)} embeddings")
+    kinds = sorted(set(labels) - {other}, key=lambda kind: (-list(labels).count(kind), kind))
+    require(len(kinds) <= 20, "labels", len(kinds), "there must be at most 20 kinds")
+    points, names = project(embeddings, method, seed=seed)
+    palette = [f"C{i}" for i in range(10)] if len(kinds) <= 10 else _make_palette(len(kinds))
+    colors = dict(zip(kinds, palette, strict=False)) | {other: OTHER_COLOR}
+    figure = Figure(figsize=(7.5, 5.2), layout="constrained")
+    axes = figure.subplots()
+    size = float(np.clip(3_000 / len(points), 4, 30))
+    order = np.random.default_rng(seed).permutation(len(points))
+    is_other = np.array([labels[i] == other for i in order])
+    for group in (order[is_other], order[~is_other]):
+        face = [colors[labels[i]] for i in group]
+        x, y = points[group].T
+        axes.scatter(x, y, s=size, c=face, alpha=0.75, linewidths=0)
+    for kind in [*kinds, *([other] if is_other.any() else [])]:
+        count = list(labels).count(kind)
+        axes.scatter([], [], s=30, c=[colors[kind]], label=f"{kind} ({count:,})")
+    figure.legend(loc="outside right upper", frameon=False)
+    axes.set(xlabel=names[0], ylabel=names[1], title=title)
+    axes.spines[["top", "right"]].set_visible(False)
+    if method == "umap":
+        axes.set(xticks=[], yticks=[])
+    return figure
+
+
+def _make_palette(count: int) -> list[Any]:
+    """Twenty colours in pairs of dark and light."""
+    from matplotlib import colormaps
+
+    return [colormaps["tab20"](i) for i in range(count)]
+
+
+def plot_nucleotide_logo(
+    probabilities: Float[np.ndarray, "nucleotides 4"],
+    *,
+    sequence: str = "",
+    start: int = 0,
+    scale: Literal["bits", "probability"] = "bits",
+    title: str = "Expected nucleotides",
+) -> Figure:
+    """A sequence logo, 100 nucleotides to a line.
+
+    Args:
+        probabilities: rows as `nucleotide_probabilities` returns them (A, C, G, T).
+        sequence: what really stands there; written below the letters if given.
+        start: coordinate of the first nucleotide, for the axis.
+        scale: "bits": the height of a column is its information, 2 - entropy; "probability": all
+            columns have height 1.
+        title: above the picture.
+
+    Raises:
+        ValueError: for more than 400 nucleotides, a sequence of another length, or a library that
+            is not installed.
+    """
+    count = len(probabilities)
+    rule = f"there must be 1 to {MAX_LOGO_NUCLEOTIDES}: cut out what matters"
+    require(1 <= count <= MAX_LOGO_NUCLEOTIDES, "nucleotides", count, rule)
+    require(len(sequence) in (0, count), "sequence", len(sequence), f"there are {count} rows")
+    logomaker = import_extra("logomaker", "plots", "to plot a logo")
+    pandas = import_extra("pandas", "plots", "to plot a logo")
+    heights = probabilities.astype(np.float64)
+    if scale == "bits":
+        heights = heights * measure_information(heights)[:, None]
+    width = min(count, 100)
+    lines = range(0, count, width)
+    size = (max(3.5, 0.12 * width + 1.2), 1.5 * len(lines) + 0.7)
+    figure = Figure(figsize=size, layout="constrained")
+    top = 1.0 if scale == "probability" else max(0.1, 1.05 * float(heights.sum(axis=1).max()))
+    for axes, first in zip(figure.subplots(len(lines), squeeze=False).flat, lines, strict=True):
+        piece = heights[first : first + width]
+        frame = pandas.DataFrame(piece, columns=list(NUCLEOTIDES))
+        frame.index = frame.index + start + first
+        logomaker.Logo(frame, ax=axes, color_scheme="classic", show_spines=False)
+        axes.set(xlim=(start + first - 0.5, start + first + width - 0.5), ylim=(0, top))
+        axes.set_ylabel(scale)
+        axes.spines[["left", "bottom"]].set_visible(True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=min(10, width)))
+        for place, letter in enumerate(sequence[first : first + width], start=start + first):
+            axes.text(place, -0.04 * top, letter, ha="center", va="top", fontsize=6, color="0.4")
+        if sequence:
+            axes.tick_params(axis="x", pad=9)
+    figure.suptitle(title)
+    return figure
+
+
+def measure_information(
+    probabilities: Float[np.ndarray, "nucleotides 4"],
+) -> Float[np.ndarray, " nucleotides"]:
+    """2 - entropy of each row, in bits: 0 where all four are alike, 2 where one is certain."""
+    wide = probabilities.astype(np.float64)
+    logs = np.log2(wide, out=np.zeros_like(wide), where=wide > 0)
+    return np.maximum(2 + (wide * logs).sum(axis=1), 0.0)

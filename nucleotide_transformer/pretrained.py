@@ -1,0 +1,236 @@
+"""Trained models: loaded from any source, called, and saved in the layouts that others read.
+
+Example:
+    >>> model = load_pretrained("100M_multi_species_v2")
+    >>> tokens = model.tokenizer.encode_batch(["ATTCCGATTCCG", "ATTCCG<mask>"])
+    >>> model(tokens, layers=(20,)).embeddings[20].shape
+    (2, 3, 512)
+"""
+
+import contextlib
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Shaped
+
+from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.model import Outputs, make_forward
+from nucleotide_transformer.tokenizers import KmerTokenizer
+from nucleotide_transformer.types import Array, Int, Params
+from nucleotide_transformer.weights.assembly import ParamsBuilder
+from nucleotide_transformer.weights.compat import get_pretrained_model as get_pretrained_model
+from nucleotide_transformer.weights.folders import (
+    Layout,
+    check_target,
+    find_layout,
+    load_folder,
+    save_folder,
+)
+from nucleotide_transformer.weights.hub import describe_origin
+from nucleotide_transformer.weights.sources import find_folder
+
+__all__ = ["Model", "export_model", "get_pretrained_model", "load_pretrained"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Model:
+    """A trained model: parameters, and all that is needed to use them."""
+
+    params: Params
+    """Haiku's parameters, on the default device."""
+    config: ModelConfig
+    """Architecture."""
+    compute: ComputeConfig = ComputeConfig()
+    """Precision and form of the computation."""
+    tokenizer: KmerTokenizer
+    """Text to token ids."""
+    origin: str = "unknown"
+    """What the parameters were made from, for the model card of an export."""
+    license: str | None = None
+    """Licence of the parameters by its short name on the hub, where it is known."""
+
+    def __call__(
+        self,
+        tokens: Shaped[Array | np.ndarray, "..."] | Sequence[Sequence[int]],
+        layers: Sequence[int] = (),
+        attention: Sequence[int] = (),
+    ) -> Outputs:
+        """Runs the model; compiled once for every shape of tokens and choice of outputs.
+
+        In float32 the products are exact on every platform: GPUs and TPUs would otherwise round
+        their operands.
+
+        Args:
+            tokens: ids [B, T] as `tokenizer.encode_batch` gives them, `<pad>` at the end.
+            layers: layers whose embeddings [B, T, D] to return, 0 (the input of the first block)
+                to num_layers.
+            attention: layers whose attention maps [B, H, T, T] to return, 1 to num_layers.
+
+        Returns:
+            `logits` [B, T, V] (not zeroed at padding), `embeddings` and `attention` by layer.
+
+        Raises:
+            ValueError: for tokens of another shape or type, more than the model has positions, ids
+                outside the vocabulary, or a layer that does not exist.
+        """
+        chosen = {"layers": _sort_numbers(layers), "attention": _sort_numbers(attention)}
+        ids = check_tokens(tokens, self.config)
+        exact = self.compute.compute_dtype == "float32"
+        with jax.default_matmul_precision("highest") if exact else contextlib.nullcontext():
+            return self._apply(self.params, ids, **chosen)
+
+    @functools.cached_property
+    def _apply(self) -> Callable[..., Outputs]:
+        apply = make_forward(self.config, self.compute).apply
+        return jax.jit(apply, static_argnames=("layers", "attention"))
+
+    def save_pretrained(
+        self, folder: str | Path, layout: Layout = "huggingface", *, overwrite: bool = False
+    ) -> None:
+        """Writes a complete folder: weights, config, tokenizer files and model card.
+
+        The folder appears whole or not at all.
+
+        Args:
+            folder: where to; made if it is not there.
+            layout: "huggingface" (`config.json`, `model.safetensors`), which transformers reads, or
+                "jax" (`hyperparams.json`, `pytree_ckpt.joblib`), which the published code reads.
+            overwrite: replace an export that is there already.
+
+        Raises:
+            FileExistsError: if the folder is not empty.
+            NotADirectoryError, PermissionError: if it can't be written.
+            ValueError: for an architecture that the layout has no words for.
+        """
+        save_folder(
+            Path(folder).expanduser(),
+            self.params,
+            self.config,
+            layout=layout,
+            origin=self.origin,
+            license=self.license,
+            overwrite=overwrite,
+        )
+
+
+def load_pretrained(
+    source: str | Path,
+    *,
+    layout: Layout | None = None,
+    compute: ComputeConfig = ComputeConfig(),
+    revision: str | None = None,
+    cache: str | Path | None = None,
+) -> Model:
+    """Loads a model, finding out by itself how it is stored.
+
+    Without a network: run `hf download REPOSITORY --local-dir FOLDER` where there is one, copy the
+    folder, and give its path.
+
+    Args:
+        source: a local folder (of either layout, or a run of `nt pretrain` or one of its
+            checkpoints), a released model's name, or a repository of the Hugging Face hub.
+        layout: which one to read where both are there; the JAX one by default.
+        compute: precision; parameters are cast to its `param_dtype`.
+        revision: of a repository; its main branch by default.
+        cache: folder of the hub's cache; huggingface_hub's own by default.
+
+    Raises:
+        FileNotFoundError: if there is no such folder or no model in it, or neither network nor
+            cache has the model.
+        ValueError: for an unknown name (the nearest is suggested), a file that is damaged or asks
+            for more than arrays, or tensors that don't fit the model: one line lists them all.
+    """
+    place = None if cache is None else Path(cache).expanduser()
+    folder = find_folder(source, layout, revision=revision, cache=place)
+    if layout is None and find_layout(folder) is None and (run := _load_run(folder, compute)):
+        params, config = run
+    else:
+        params, config = load_folder(folder, compute, layout)
+    origin, license = describe_origin(str(source))
+    local = Path(source).expanduser().is_dir()
+    return Model(
+        params=params,
+        config=config,
+        compute=compute,
+        tokenizer=KmerTokenizer(vocabulary=config.vocabulary, k=config.k),
+        origin=folder.resolve().name if local else origin,
+        license=license,
+    )
+
+
+def _load_run(folder: Path, compute: ComputeConfig) -> tuple[Params, ModelConfig] | None:
+    """Loads the checkpoint of a training run; None if the folder is not one."""
+    from nucleotide_transformer.training import checkpoints  # orbax takes seconds to import
+
+    if not checkpoints.is_run(folder):
+        return None
+    tree, config = checkpoints.load_params(folder)
+    builder = ParamsBuilder(config, compute, folder)
+    for module, leaves in tree.items():
+        for name in list(leaves):
+            builder.add(module, name, np.asarray(leaves.pop(name)), f"{module}/{name}")
+    return builder.finish(), config
+
+
+def export_model(
+    source: str | Path,
+    folder: str | Path,
+    *,
+    layout: Layout = "huggingface",
+    overwrite: bool = False,
+    compute: ComputeConfig = ComputeConfig(),
+) -> Model:
+    """Loads a model from any source and saves it in a layout; what `nt export` does.
+
+    Args:
+        source: see `load_pretrained`.
+        folder: where to.
+        layout: "huggingface" or "jax".
+        overwrite: replace an export that is there already.
+        compute: its `param_dtype` is the type of the numbers that are written.
+
+    Raises:
+        FileExistsError: if the folder is not empty; before anything is loaded.
+        FileNotFoundError, NotADirectoryError, ValueError: see `load_pretrained`.
+    """
+    check_target(Path(folder).expanduser(), overwrite)
+    model = load_pretrained(source, compute=compute)
+    model.save_pretrained(folder, layout, overwrite=overwrite)
+    return model
+
+
+def _sort_numbers(numbers: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sorted({operator.index(number) for number in numbers}))
+
+
+def check_tokens(
+    tokens: Shaped[Array | np.ndarray, "..."] | Sequence[Sequence[int]], config: ModelConfig
+) -> Int[Array, "B T"]:
+    """Returns token ids as int32 on the device, or raises a one-line `ValueError`.
+
+    Inside a traced function the values of the ids are not known and not checked.
+    """
+    array = tokens if isinstance(tokens, jax.Array | np.ndarray) else np.asarray(tokens)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"tokens: shape {list(array.shape)}: must be [sequences, tokens]")
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(f"tokens: {array.dtype}: must be integers, as the tokenizer gives them")
+    if array.shape[1] > config.max_positions:
+        raise ValueError(
+            f"tokens: {array.shape[1]} a sequence: the model's positions end at"
+            f" {config.max_positions}"
+        )
+    if not isinstance(array, jax.core.Tracer):
+        values = np.asarray(array)
+        for row, column in np.argwhere((values < 0) | (values >= config.vocabulary_size))[:1]:
+            raise ValueError(
+                f"tokens[{row}, {column}] = {values[row, column]}: must lie between 0 and"
+                f" {config.vocabulary_size - 1}"
+            )
+    return jnp.asarray(array, jnp.int32)

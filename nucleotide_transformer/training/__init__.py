@@ -1,0 +1,1 @@
+"""Pre-training: masks, loss, optimiser, the step, checkpoints and the loop around them."""

@@ -1,0 +1,54 @@
+"""The letters of the shapes, and the array types that the package's signatures use.
+
+Every array argument is annotated with one of these letters, so that a signature reads as a
+specification. `tests/conftest.py` has beartype check them at run time.
+
+| letter | meaning                                                             |
+|--------|---------------------------------------------------------------------|
+| A      | micro-batches accumulated into one update                           |
+| B      | sequences of a (micro-)batch                                        |
+| T      | tokens of a sequence, `<cls>` and padding included                  |
+| M      | slots for masked tokens of a sequence                               |
+| L      | layers                                                              |
+| D      | width of the embedding                                              |
+| H      | attention heads                                                     |
+| K      | width of a head                                                     |
+| F      | width of the feed-forward network                                   |
+| V      | tokens of the vocabulary                                            |
+"""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from jaxtyping import Bool, Float, Int, UInt8, UInt16
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
+    from jaxtyping import PRNGKeyArray as PRNGKey
+
+Params = dict[str, dict[str, Any]]
+"""Haiku's parameters: module name -> parameter name -> array."""
+
+Vocabulary = Literal["v1", "v2"]
+Split = Literal["train", "validation", "test"]
+
+__all__ = [
+    "Array",
+    "Bool",
+    "Float",
+    "Int",
+    "PRNGKey",
+    "Params",
+    "Split",
+    "UInt8",
+    "UInt16",
+    "Vocabulary",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports jax with the types that need it, so that tokenizers and data do without."""
+    import jaxtyping
+
+    if name in ("Array", "PRNGKey"):
+        return getattr(jaxtyping, {"PRNGKey": "PRNGKeyArray"}.get(name, name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,154 @@
+"""What an export has besides the weights: vocabulary, tokenizer files and a model card."""
+
+import json
+from pathlib import Path
+
+from nucleotide_transformer.config import ModelConfig
+from nucleotide_transformer.tokenizers import KmerTokenizer
+from nucleotide_transformer.weights.configs import HUGGINGFACE_CODE, is_plain_esm
+
+VOCABULARY = "vocab.txt"
+TOKENIZER_FILES = (VOCABULARY, "tokenizer_config.json", "special_tokens_map.json")
+CARD = "README.md"
+
+_LATE_SPECIALS = ("<eos>", "<bos>")
+"""The released first generation lists these behind its 4,105 tokens, without ids in the model."""
+
+_PLAIN = """\
+```python
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModelForMaskedLM.from_pretrained("FOLDER")
+```
+
+No part of transformers' `EsmForMaskedLM` is missing here but its contact head, which this model
+never had; transformers says that it makes one up.
+"""
+
+_GATED = f"""\
+The feed-forward networks of this architecture are gated (SwiGLU) and have no biases. The
+`EsmForMaskedLM` of transformers has no such thing: it needs the code of the released models, which
+`auto_map` in `config.json` names and which transformers fetches from `{HUGGINGFACE_CODE}` if it is
+allowed to run code from there:
+
+```python
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModelForMaskedLM.from_pretrained("FOLDER", trust_remote_code=True)
+```
+"""
+
+_JAX = """\
+`hyperparams.json` and `pytree_ckpt.joblib` are laid out as in the `jax_model` folders of the
+released models. A joblib file can run code when it is read: read it with the package above, which
+does not let it, or from a source that you trust.
+"""
+
+_CARD = """\
+---
+{license}library_name: {library}
+pipeline_tag: fill-mask
+tags:
+- DNA
+- biology
+- genomics
+---
+
+# {title}
+
+A Nucleotide Transformer: {num_layers} layers, width {embed_dim}, {num_heads} heads, {position}
+positions up to {max_positions} tokens, {k}-mers, vocabulary {vocabulary} ({size} ids).
+Made from: {origin}.
+
+## Use
+
+```python
+from nucleotide_transformer import load_pretrained
+
+model = load_pretrained("FOLDER")
+tokens = model.tokenizer.encode_batch(["ATTCCGATTCCGATTCCG"])
+logits = model(tokens).logits
+```
+
+{layout}
+## Licence
+
+The licence of weights is that of what they were made from. {terms}
+"""
+
+_TERMS = {
+    True: (
+        "These were made from released weights of the Nucleotide Transformer, which are under"
+        " CC BY-NC-SA 4.0: not for commercial use, with attribution, and shared alike."
+    ),
+    False: (
+        "Weights that were trained from scratch are their maker's, who should state the terms here."
+        " Weights made from released ones stay under the licence of those (CC BY-NC-SA 4.0)."
+    ),
+}
+
+
+def write_tokenizer_files(folder: Path, config: ModelConfig) -> None:
+    """Writes what transformers' `EsmTokenizer` reads, as the released models have it."""
+    tokens = KmerTokenizer(vocabulary=config.vocabulary, k=config.k).tokens
+    (folder / VOCABULARY).write_text("\n".join(tokens), encoding="ascii")
+    contents = {
+        "tokenizer_config.json": {
+            "clean_up_tokenization_spaces": True,
+            "eos_token": None,
+            "model_max_length": config.max_positions,
+            "tokenizer_class": "EsmTokenizer",
+        },
+        "special_tokens_map.json": {
+            f"{name}_token": f"<{name}>" for name in ("cls", "mask", "pad", "unk")
+        },
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def check_vocabulary(file: Path, config: ModelConfig) -> None:
+    """Raises a `ValueError` if a `vocab.txt` lists other tokens than the model has."""
+    expected = KmerTokenizer(vocabulary=config.vocabulary, k=config.k).tokens
+    found = tuple(file.read_text(encoding="utf-8", errors="replace").split("\n"))
+    found = found[: len(found) - (found[-1] == "")]
+    if found in (expected, (*expected, *_LATE_SPECIALS)):
+        return
+    for line, (token, right) in enumerate(zip(found, expected, strict=False), 1):
+        if token != right:
+            raise ValueError(f"{file}: line {line}: {token!r} should be {right!r}")
+    raise ValueError(f"{file}: {len(found)} tokens: the model has {len(expected)}")
+
+
+def write_card(
+    folder: Path, config: ModelConfig, *, layout: str, origin: str, license: str | None
+) -> None:
+    """Writes the model card.
+
+    Args:
+        folder: where to.
+        config: architecture.
+        layout: "huggingface" or "jax".
+        origin: what the weights were made from.
+        license: short name of their licence on the hub, where it is known.
+    """
+    plain = _PLAIN if is_plain_esm(config) else _GATED
+    text = _CARD.format(
+        license=f"license: {license}\n" if license else "",
+        library={"huggingface": "transformers", "jax": "nucleotide-transformer"}[layout],
+        title=Path(origin).name,
+        origin=origin,
+        layout={"huggingface": plain, "jax": _JAX}[layout],
+        terms=_TERMS[license is not None],
+        num_layers=config.num_layers,
+        embed_dim=config.embed_dim,
+        num_heads=config.num_heads,
+        position=config.position,
+        max_positions=config.max_positions,
+        k=config.k,
+        vocabulary=config.vocabulary,
+        size=config.vocabulary_size,
+    )
+    (folder / CARD).write_text(text, encoding="utf-8")

@@ -1,0 +1,93 @@
+"""The layout of the released JAX checkpoints: `hyperparams.json` and `pytree_ckpt.joblib`.
+
+The released files agree on what the parts of a module name mean, not on the names: the first part
+is `esm_transformer`, the name of a run or of a model; attention is `mha` or `self_attention`, the
+head `esm_roberta_lm_head` or `roberta_lm_head`. We write the first of each.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Shaped
+
+from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.types import Params
+from nucleotide_transformer.weights.assembly import ParamsBuilder, expected_shapes
+from nucleotide_transformer.weights.configs import make_hyperparams, read_hyperparams, write_json
+from nucleotide_transformer.weights.unpickle import load_joblib
+
+HYPERPARAMS, CHECKPOINT = "hyperparams.json", "pytree_ckpt.joblib"
+
+_SYNONYMS = {
+    "self_attention": "mha",
+    "self_attention_layer_norm": "mha_layer_norm",
+    "roberta_lm_head": "esm_roberta_lm_head",
+}
+_PICKLE_PROTOCOL = 4
+
+
+def load_released_jax(folder: Path, compute: ComputeConfig) -> tuple[Params, ModelConfig]:
+    """Loads a folder of this layout; the joblib file goes through the allow-list.
+
+    Raises:
+        FileNotFoundError: if one of the two files is not there.
+        ValueError: one line: what the joblib file asks for beyond arrays; or all tensors that are
+            missing, unexpected, misshapen, non-finite or half-written; or what is wrong in the
+            hyperparameters.
+    """
+    config = read_hyperparams(folder / HYPERPARAMS)
+    file = folder / CHECKPOINT
+    tree, half_written = load_joblib(file)
+    if not isinstance(tree, dict):
+        raise ValueError(f"{file}: should hold a dict of modules, not a {type(tree).__name__}")
+    builder = ParamsBuilder(config, compute, file)
+    modules = {simplify_module(module): module for module in expected_shapes(config)}
+    if half_written is not None:
+        place = [simplify_module(half_written.rpartition("/")[0]), half_written.rpartition("/")[2]]
+        builder.note("half-written", "", half_written, modules.get(place[0], place[0]), place[1])
+    for label in list(tree):
+        _add_module(builder, modules, str(label), tree.pop(label))
+    return builder.finish(), config
+
+
+def _add_module(builder: ParamsBuilder, modules: dict[str, str], label: str, leaves: Any) -> None:
+    """Adds the parameters of one module, and drops each from the tree that was read."""
+    if not isinstance(leaves, dict):
+        builder.note("unexpected", f"(a {type(leaves).__name__})", label)
+        return
+    module = modules.get(simplify_module(label), label)
+    for name in list(leaves):
+        array = leaves.pop(name)
+        if isinstance(array, np.ndarray):
+            builder.add(module, str(name), array, f"{label}/{name}")
+        else:
+            builder.note("unexpected", f"(a {type(array).__name__})", f"{label}/{name}")
+
+
+def simplify_module(module: str) -> str:
+    """Returns what all names of a module have in common: without its first part and Haiku's `~`.
+
+    Example:
+        >>> simplify_module("dcnuc_v2_500M_multi_species/attention_layer_3/~/self_attention/key")
+        'attention_layer_3/mha/key'
+    """
+    parts = module.split("/")[1:]
+    return "/".join(_SYNONYMS.get(part, part) for part in parts if part != "~")
+
+
+def save_released_jax(folder: Path, params: Params, config: ModelConfig) -> None:
+    """Writes hyperparameters and checkpoint into a folder; bfloat16 as float32."""
+    import joblib  # only to write, so that reading does without
+
+    write_json(folder / HYPERPARAMS, make_hyperparams(config))
+    tree = {
+        module: {name: _to_numpy(leaf) for name, leaf in leaves.items()}
+        for module, leaves in params.items()
+    }
+    joblib.dump(tree, folder / CHECKPOINT, protocol=_PICKLE_PROTOCOL)
+
+
+def _to_numpy(leaf: Any) -> Shaped[np.ndarray, "..."]:
+    return np.asarray(leaf, np.float32 if leaf.dtype == jnp.bfloat16 else None)

@@ -1,0 +1,77 @@
+"""From what a user writes to a folder: a local one, a released model's name, a hub repository."""
+
+import re
+from pathlib import Path
+
+from nucleotide_transformer.weights.folders import (
+    PATTERNS,
+    PYTORCH_PATTERNS,
+    Layout,
+    find_layout,
+)
+from nucleotide_transformer.weights.hub import RELEASED, download, find_released
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def find_folder(
+    source: str | Path,
+    layout: Layout | None = None,
+    *,
+    revision: str | None = None,
+    cache: Path | None = None,
+) -> Path:
+    """Returns the folder that a source stands for, fetched from the hub if it must be.
+
+    Args:
+        source: a local folder (first of all), a released model's name, or `owner/name` on the hub.
+        layout: the layout to fetch; the JAX one where there is one by default.
+        revision: of a repository; its main branch by default.
+        cache: folder of the hub's cache; huggingface_hub's own by default.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or neither network nor cache has it.
+        NotADirectoryError: for a file.
+        ValueError: for a name that is no released model's (the nearest is suggested), or a
+            repository that the hub does not have.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise NotADirectoryError(f"{path}: is a file: give the folder that it is in")
+    name = str(source)
+    if name in RELEASED:
+        return fetch(RELEASED[name].repository, layout, revision=revision, cache=cache)
+    if isinstance(source, str) and _REPOSITORY.fullmatch(name):
+        return fetch(name, layout, revision=revision, cache=cache)
+    if isinstance(source, Path) or "/" in name or name.startswith((".", "~")):
+        raise FileNotFoundError(f"{path}: no such folder")
+    find_released(name)
+    raise AssertionError(name)
+
+
+def fetch(
+    repository: str,
+    layout: Layout | None = None,
+    *,
+    revision: str | None = None,
+    cache: Path | None = None,
+) -> Path:
+    """Fetches the files of one layout of a repository, and no others, into the hub's cache.
+
+    Tries the JAX layout first, then safetensors, then PyTorch weights: all released models have
+    the first, and what torch must read is the last resort.
+
+    Raises:
+        FileNotFoundError, ValueError: see `download`; and if no layout is there.
+    """
+    wanted = ("jax", "huggingface") if layout is None else (layout,)
+    choices = [PATTERNS[name] for name in ("jax", "huggingface") if name in wanted]
+    choices += [PYTORCH_PATTERNS] if "huggingface" in wanted else []
+    for patterns in choices:
+        folder = download(repository, patterns, revision=revision, cache=cache)
+        if find_layout(folder, layout):
+            return folder
+    files = ", ".join(dict.fromkeys(name for patterns in choices for name in patterns))
+    raise FileNotFoundError(f"{repository}: no model in the hub or the cache: none of {files}")

@@ -1,0 +1,76 @@
+"""Installs the package `nucleotide_transformer` and the command `nt`."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$',
+    (ROOT / "nucleotide_transformer" / "__init__.py").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
+assert VERSION, "nucleotide_transformer/__init__.py holds the version"
+
+# Every lower bound is one that the tests ran with: constraints-minimum.txt holds the same numbers.
+REQUIREMENTS = [
+    "array_record>=0.8.1",
+    "dacite>=1.8.1",
+    "dm-haiku>=0.0.16",
+    "grain>=0.2.16",
+    "huggingface_hub>=1.3",
+    "jax>=0.10.0",
+    "jaxtyping>=0.3.3",
+    "matplotlib>=3.9",
+    "ml_dtypes>=0.5",
+    "numpy>=2.1",
+    "optax>=0.2.6",
+    "orbax-checkpoint>=0.11.33",
+    "rich>=13.9",
+    "tensorboardX>=2.6.4",
+    "tyro>=1.0",
+]
+
+# Embeddings and sequences as HDF5 and Parquet files.
+IO = ["h5py>=3.12.1", "pyarrow>=18.0"]
+
+EXTRAS = {
+    # jax's own choice for NVIDIA GPUs; `cuda12` is for drivers too old for CUDA 13.
+    "cuda": ["jax[cuda13]"],
+    "cuda12": ["jax[cuda12]"],
+    "tpu": ["jax[tpu]"],
+    "io": IO,
+    "dev": [
+        *IO,
+        "beartype>=0.21",
+        "chex>=0.1.91",
+        "hypothesis>=6.130",
+        "joblib>=1.4.2",
+        "mypy>=1.18.1",
+        "pre-commit>=4.0",
+        "pysam>=0.23",
+        "pytest>=8.3",
+        "pytest-xdist>=3.6.1",
+        "ruff>=0.14",
+    ],
+    "notebooks": ["ipykernel>=6.29", "nbmake>=1.5.5"],
+}
+
+setup(
+    name="nucleotide-transformer-jax",
+    version=VERSION.group(1),
+    description="The Nucleotide Transformer in JAX and Haiku: pre-training and inference",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["nucleotide_transformer", "nucleotide_transformer.*"]),
+    package_data={
+        "nucleotide_transformer": ["py.typed"],
+        "nucleotide_transformer.data": ["genomes/*.fa.gz", "genomes/*.tsv", "genomes/*.md"],
+    },
+    install_requires=REQUIREMENTS,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["nt = nucleotide_transformer.cli:main"]},
+)

@@ -1,0 +1,61 @@
+"""What every test runs under: eight virtual CPU devices, and shapes checked at run time.
+
+The environment is set before anything imports jax, and the import hook before anything imports the
+package: both must stay above the fixtures, and no plugin may import the package earlier.
+"""
+
+import os
+from pathlib import Path
+
+import jaxtyping
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests compile much and compute little: the compiler's optimisations would double their time.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+jaxtyping.install_import_hook("nucleotide_transformer", "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference data next to the repository; the test is skipped without it."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"the reference data are absent: no folder {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of two species of 30,000 nt each, in chunks of 200 nt; both with held-out blocks."""
+    import numpy as np
+
+    from nucleotide_transformer.data.corpus import build_corpus
+    from nucleotide_transformer.data.corpus_config import CorpusConfig
+
+    folder = tmp_path_factory.mktemp("small")
+    rng = np.random.default_rng(0)
+    for species, shares in (("rich", (0.1, 0.4, 0.4, 0.1)), ("poor", (0.4, 0.1, 0.1, 0.4))):
+        letters = "".join(rng.choice(list("ACGT"), 30_000, p=shares))
+        (folder / f"{species}.fa").write_text(f">chr1\n{letters}\n")
+    config = CorpusConfig(
+        inputs=(folder / "rich.fa", folder / "poor.fa"),
+        output=folder / "corpus",
+        chunk_length=200,
+        overlap=20,
+        block_length=1_000,
+        validation_fraction=0.1,
+        test_fraction=0.1,
+        workers=1,
+    )
+    build_corpus(config)
+    return config.output

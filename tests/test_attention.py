@@ -1,0 +1,71 @@
+"""Attention: every form computes the same numbers, forwards and backwards."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nucleotide_transformer.attention import attend, attention_weights
+
+FORMS = ("einsum", "heads", "xla")
+
+
+def make_inputs(num_tokens=24, seed=0, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    arrays = [jax.random.normal(key, (2, num_tokens, 3, 8), dtype) for key in keys]
+    keep = jnp.arange(num_tokens) < jnp.array([[num_tokens], [num_tokens - 7]])
+    return *arrays, keep
+
+
+def reference(query, key, value, keep):
+    """Softmax attention, one query at a time, in float64."""
+    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+    out = np.zeros_like(value)
+    for b, t, h in np.ndindex(query.shape[:3]):
+        kept = np.asarray(keep)[b]
+        scores = key[b, kept, h] @ query[b, t, h] / np.sqrt(query.shape[-1])
+        weights = np.exp(scores - scores.max())
+        out[b, t, h] = weights / weights.sum() @ value[b, kept, h]
+    return out
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_equals_float64_reference(form):
+    inputs = make_inputs()
+    # Sums of 24 products of unit normals in float32: a few units of 1e-7.
+    np.testing.assert_allclose(attend(*inputs, form), reference(*inputs), atol=2e-6)
+
+
+@pytest.mark.parametrize("form", FORMS[1:])
+def test_gradients_equal_einsum(form):
+    *arrays, keep = make_inputs()
+
+    def loss(form, *arrays):
+        return jnp.sum(jnp.sin(attend(*arrays, keep, form)))
+
+    expected = jax.grad(lambda *x: loss("einsum", *x), argnums=(0, 1, 2))(*arrays)
+    found = jax.grad(lambda *x: loss(form, *x), argnums=(0, 1, 2))(*arrays)
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_allclose(one, other, atol=5e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_finite_without_any_kept_key(form, dtype):
+    *arrays, keep = make_inputs(dtype=dtype)
+    assert jnp.isfinite(attend(*arrays, keep & False, form)).all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_hidden_keys_do_not_matter(form):
+    query, key, value, keep = make_inputs()
+    noise = jnp.where(keep[..., None, None], 0.0, 100.0)
+    expected = attend(query, key, value, keep, form)
+    np.testing.assert_array_equal(attend(query, key + noise, value + noise, keep, form), expected)
+
+
+def test_weights_are_distributions_over_kept_keys():
+    query, key, _, keep = make_inputs()
+    weights = attention_weights(query, key, keep)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-6)
+    assert (np.asarray(weights)[1, :, :, ~np.asarray(keep)[1]] == 0).all()

@@ -1,0 +1,60 @@
+"""The configs of the published runs: complete, and what they say they are."""
+
+import dataclasses
+import re
+import tomllib
+from pathlib import Path
+
+import jax
+import pytest
+
+from nucleotide_transformer.config import PretrainConfig
+from nucleotide_transformer.configfile import load_config
+from nucleotide_transformer.model import init_params
+
+FOLDER = Path(__file__).parent.parent / "experiments"
+SIZES = {
+    "v2_50m": 54_855_179,
+    "v2_100m": 96_839_179,
+    "v2_250m": 233_545_995,
+    "v2_500m": 496_245_771,
+}
+# What TOML says by leaving it out, and what no v2 model uses.
+OMITTED = {"clip_norm", "masking_ratio", "masking_probability"}
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.toml")), ids=lambda path: path.stem)
+def test_config_is_valid(path: Path) -> None:
+    assert load_config(path).total_steps > 0
+
+
+@pytest.mark.parametrize(("name", "num_parameters"), SIZES.items())
+def test_published_run(name: str, num_parameters: int) -> None:
+    config = load_config(FOLDER / f"{name}.toml")
+    assert config.num_devices == 8
+    assert config.total_steps == 300_000
+    assert config.sequences_per_update == 1_000
+    assert config.accumulation_steps(8) * config.sequences_per_device * 8 == 1_000
+    assert config.compute.compute_dtype == "bfloat16"
+    params = jax.eval_shape(lambda: init_params(jax.random.key(0), config.model, config.compute))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == num_parameters
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_published_run_leaves_nothing_to_defaults(name: str) -> None:
+    text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+    written = tomllib.loads(text)
+    for field in dataclasses.fields(PretrainConfig):
+        assert field.name in written
+        if dataclasses.is_dataclass(field.default):
+            names = {inner.name for inner in dataclasses.fields(field.default)}
+            assert names - set(written[field.name]) <= OMITTED
+    assert f"{SIZES[name]:,} parameters" in re.sub(r"\s+", " ", text)
+
+
+def test_published_100m_is_the_default_but_for_devices_and_precision() -> None:
+    config = load_config(FOLDER / "v2_100m.toml")
+    compute = dataclasses.replace(config.compute, compute_dtype="float32")
+    assert PretrainConfig() == dataclasses.replace(
+        config, output=PretrainConfig().output, num_devices=None, compute=compute
+    )

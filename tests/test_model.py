@@ -1,0 +1,176 @@
+"""The model: released names and sizes, and that how it is computed does not change what it is."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.layers import make_rotary_angles, rotate
+from nucleotide_transformer.model import count_parameters, init_params, make_forward
+
+SMALL = ModelConfig(num_layers=3, embed_dim=32, num_heads=4, ffn_dim=48, max_positions=64)
+SMALL_V1 = dataclasses.replace(
+    SMALL,
+    vocabulary="v1",
+    position="learned",
+    ffn_activation="gelu",
+    ffn_gated=False,
+    ffn_bias=True,
+    token_dropout=True,
+)
+
+
+def make_tokens(config, num_tokens=20, seed=0):
+    """Two sequences, with masks, an N and padding."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(config.first_kmer_id, config.vocabulary_size, (2, num_tokens))
+    tokens[:, 0] = config.cls_token_id
+    tokens[:, 3:5] = config.mask_token_id
+    tokens[1, -6:] = config.pad_token_id
+    return jnp.asarray(tokens, jnp.int32)
+
+
+def apply(config, params, tokens, *args, compute=ComputeConfig(), **taps):
+    forward = make_forward(config, compute)
+    return jax.jit(lambda *args: forward.apply(*args, **taps))(params, tokens, *args)
+
+
+@pytest.fixture(scope="module", params=[SMALL, SMALL_V1], ids=["v2", "v1"])
+def config(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def params(config):
+    return init_params(jax.random.key(1), config)
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "hidden", "expected"),
+    [
+        (12, 512, 2048, 54_855_179),
+        (22, 512, 2048, 96_839_179),
+        (24, 768, 3072, 233_545_995),
+        (29, 1024, 4096, 496_245_771),
+    ],
+)
+def test_parameter_counts_of_released_v2_models(layers, width, hidden, expected):
+    config = ModelConfig(num_layers=layers, embed_dim=width, ffn_dim=hidden)
+    assert count_parameters(config) == expected
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        ComputeConfig(stack="loop"),
+        ComputeConfig(attention="heads"),
+        ComputeConfig(attention="xla"),
+        ComputeConfig(remat="block"),
+        ComputeConfig(remat="dots", stack="loop"),
+    ],
+    ids=lambda compute: f"{compute.stack}-{compute.attention}-{compute.remat}",
+)
+def test_loss_and_gradients_do_not_depend_on_how_they_are_computed(config, params, compute):
+    tokens = make_tokens(config)
+
+    def loss(params, compute):
+        return jnp.sum(jnp.sin(make_forward(config, compute).apply(params, tokens).logits))
+
+    differentiate = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    expected = differentiate(params, ComputeConfig(attention="einsum"))
+    found = differentiate(params, compute)
+    # Gradients sum over 40 tokens and 4,107 logits: float32 rounding of about 1e-5.
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, atol=5e-4, rtol=1e-3),
+        expected,
+        found,
+    )
+
+
+def test_head_at_positions_equals_all_logits_gathered(config, params):
+    tokens = make_tokens(config)
+    positions = jnp.array([[3, 4, 9], [4, 0, 1]], jnp.int32)
+    everywhere = apply(config, params, tokens).logits
+    expected = np.take_along_axis(np.asarray(everywhere), np.asarray(positions)[..., None], axis=1)
+    found = apply(config, params, tokens, positions).logits
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_padding_does_not_change_real_tokens(config, params):
+    tokens = make_tokens(config)
+    longer = jnp.pad(tokens, ((0, 0), (0, 9)), constant_values=config.pad_token_id)
+    expected, found = (apply(config, params, t).logits for t in (tokens, longer))
+    real = np.asarray(tokens != config.pad_token_id)
+    # The softmax sums over more zeros: same terms, another order of sums.
+    np.testing.assert_allclose(np.asarray(found)[:, :20][real], expected[real], atol=1e-5)
+
+
+def test_taps_are_those_of_the_blocks_one_by_one(config, params):
+    tokens = make_tokens(config)
+    everything = apply(config, params, tokens, layers=(0, 1, 2, 3), attention=(1, 2, 3))
+    assert sorted(everything.embeddings) == [0, 1, 2, 3]
+    assert sorted(everything.attention) == [1, 2, 3]
+    assert everything.attention[2].shape == (2, 4, 20, 20)
+    one = apply(config, params, tokens, layers=(2,))
+    np.testing.assert_allclose(one.embeddings[2], everything.embeddings[2], atol=1e-6)
+    np.testing.assert_allclose(one.logits, everything.logits, atol=1e-5)
+    shorter = dataclasses.replace(config, num_layers=2)
+    cut = apply(shorter, params, tokens, layers=(0,))
+    np.testing.assert_allclose(cut.embeddings[0], everything.embeddings[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_finite_and_close(config, params, dtype):
+    tokens = make_tokens(config)
+    exact = apply(config, params, tokens).logits
+    compute = ComputeConfig(compute_dtype=dtype)
+    rough = apply(config, params, tokens, compute=compute).logits
+    assert np.isfinite(rough).all()
+    assert rough.dtype == jnp.float32
+    # About 20 roundings of relative size 2^-8 (bfloat16) or 2^-11 (float16), on logits near 1;
+    # they add up like a random walk, so 5 of them, and 4 standard deviations.
+    unit = {"bfloat16": 2**-8, "float16": 2**-11}[dtype]
+    assert np.abs(rough - exact).max() < 20 * unit * np.abs(exact).max()
+
+
+def test_parameter_type_is_an_argument():
+    params = init_params(jax.random.key(0), SMALL, ComputeConfig(param_dtype="bfloat16"))
+    blocks = {n: p for n, p in params.items() if "attention_layer" in n or "head" in n}
+    assert {leaf.dtype for leaf in jax.tree.leaves(blocks)} == {jnp.dtype("bfloat16")}
+
+
+@pytest.mark.parametrize(
+    ("taps", "message"),
+    [
+        ({"layers": (4,)}, "there is no layer 4; the model's are numbered 0 to 3"),
+        ({"attention": (0,)}, "there is no layer 0; the model's are numbered 1 to 3"),
+    ],
+)
+def test_layers_that_do_not_exist_are_named(config, params, taps, message):
+    with pytest.raises(ValueError, match=message):
+        make_forward(config).apply(params, make_tokens(config), **taps)
+
+
+def test_learned_positions_have_an_end():
+    params = init_params(jax.random.key(1), SMALL_V1)
+    with pytest.raises(ValueError, match="65 a sequence; the model's learned positions end at 64"):
+        make_forward(SMALL_V1).apply(params, make_tokens(SMALL_V1, 65))
+
+
+def test_rotary_angles_are_exact_to_float32_at_2048_tokens():
+    angles = make_rotary_angles(2048, 32)
+    exact = np.arange(2048)[:, None] / 10_000 ** (np.arange(0, 32, 2) / 32)
+    # An angle near 2,048 has a float32 spacing of 1.2e-4; its frequency is rounded once.
+    np.testing.assert_allclose(angles.cos, np.cos(exact), atol=3e-4)
+    np.testing.assert_allclose(angles.sin, np.sin(exact), atol=3e-4)
+
+
+def test_rotation_depends_on_distance_alone():
+    query, key = (jax.random.normal(jax.random.key(i), (1, 1, 1, 16)) for i in (0, 1))
+    turned = make_rotary_angles(40, 16)
+    queries, keys = (rotate(jnp.tile(x, (1, 40, 1, 1)), turned)[0, :, 0] for x in (query, key))
+    scores = np.asarray(queries @ keys.T)
+    np.testing.assert_allclose(np.diag(scores, 5), scores[0, 5], atol=1e-5)
