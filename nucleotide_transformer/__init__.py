@@ -10,17 +10,46 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nucleotide_transformer.config import ModelConfig as ModelConfig
     from nucleotide_transformer.config import PretrainConfig as PretrainConfig
+    from nucleotide_transformer.configfile import load_config as load_config
+    from nucleotide_transformer.data.corpus import build_corpus as build_corpus
+    from nucleotide_transformer.data.corpus_config import CorpusConfig as CorpusConfig
+    from nucleotide_transformer.data.dataset import make_dataset as make_dataset
+    from nucleotide_transformer.data.manifest import load_manifest as load_manifest
+    from nucleotide_transformer.model import init_params as init_params
+    from nucleotide_transformer.model import make_forward as make_forward
     from nucleotide_transformer.tokenizers import KmerTokenizer as KmerTokenizer
+    from nucleotide_transformer.training.loop import pretrain as pretrain
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "CorpusConfig": "data.corpus_config",
     "KmerTokenizer": "tokenizers",
     "ModelConfig": "config",
     "PretrainConfig": "config",
+    "build_corpus": "data.corpus",
+    "init_params": "model",
+    "load_config": "configfile",
+    "load_manifest": "data.manifest",
+    "make_dataset": "data.dataset",
+    "make_forward": "model",
+    "pretrain": "training.loop",
 }
 
-__all__ = ["KmerTokenizer", "ModelConfig", "PretrainConfig", "__version__"]
+__all__ = [
+    "CorpusConfig",
+    "KmerTokenizer",
+    "ModelConfig",
+    "PretrainConfig",
+    "__version__",
+    "build_corpus",
+    "init_params",
+    "load_config",
+    "load_manifest",
+    "make_dataset",
+    "make_forward",
+    "pretrain",
+]
 
 
 def __getattr__(name: str) -> object:

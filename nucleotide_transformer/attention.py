@@ -1,6 +1,7 @@
 """Scaled dot-product attention in the forms that suit each platform: same numbers, other speed."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -60,31 +61,102 @@ def fastest_implementation(dtype: jnp.dtype) -> Implementation:
     return "heads" if platform == "cpu" else "einsum"
 
 
+SCORES_IN_CACHE = 2**19
+"""Scores computed at once by the "heads" form: 2 MiB of float32, or one head if that has more."""
+
+
 def _attend_by_heads(
     query: Float[Array, "B T H K"],
     key: Float[Array, "B T H K"],
     value: Float[Array, "B T H K"],
     keep: Bool[Array, "B T"],
 ) -> Float[Array, "B T H K"]:
-    """One (sequence, head) at a time, its scores recomputed in the backward pass.
+    """A few heads at a time, so that their scores stay in the processor's cache.
 
-    The [T, T] scores of one head stay in the processor's cache, while those of all heads together
-    go through memory several times over.
+    The scores of all heads together would go through memory several times over. They are not
+    kept for the backward pass, but computed again from the maximum and the sum of each row of the
+    softmax, as FlashAttention does (Dao et al. 2022).
     """
-    num_heads = query.shape[2]
+    num_heads, num_tokens = query.shape[2], query.shape[1]
 
-    @jax.checkpoint
-    def attend_head(
-        head: tuple[
-            Float[Array, "T K"], Float[Array, "T K"], Float[Array, "T K"], Bool[Array, " T"]
-        ],
-    ) -> Float[Array, "T K"]:
-        query, key, value = (x[None, :, None, :] for x in head[:3])
-        return attend(query, key, value, head[3][None], "einsum")[0, :, 0]
+    def split(x: Float[Array, "B T H K"]) -> Float[Array, "G T K"]:
+        return x.swapaxes(1, 2).reshape(-1, num_tokens, x.shape[3])
 
-    def split(x: Float[Array, "B T H K"]) -> Float[Array, "BH T K"]:
-        return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])
-
-    rows = jnp.repeat(keep, num_heads, axis=0)
-    mixed = jax.lax.map(attend_head, (split(query), split(key), split(value), rows))
+    query = query * (1 / math.sqrt(query.shape[-1]))
+    keeps = jnp.repeat(keep, num_heads, axis=0)
+    mixed = _attend_heads(split(query), split(key), split(value), keeps)
     return mixed.reshape(-1, num_heads, *mixed.shape[1:]).swapaxes(1, 2)
+
+
+@jax.custom_vjp
+def _attend_heads(
+    query: Float[Array, "G T K"],
+    key: Float[Array, "G T K"],
+    value: Float[Array, "G T K"],
+    keep: Bool[Array, "G T"],
+) -> Float[Array, "G T K"]:
+    """Attention of G heads by themselves; the queries are scaled already."""
+    return _attend_heads_forward(query, key, value, keep)[0]
+
+
+def _attend_heads_forward(
+    query: Float[Array, "G T K"],
+    key: Float[Array, "G T K"],
+    value: Float[Array, "G T K"],
+    keep: Bool[Array, "G T"],
+) -> tuple[Float[Array, "G T K"], tuple[Array, ...]]:
+    def attend_head(head: tuple[Array, ...]) -> tuple[Array, ...]:
+        query, key, value, keep = head
+        scores = _score(query, key, keep)
+        top = jnp.max(scores, axis=-1)
+        exponentials = jnp.exp(scores - top[:, None])
+        factor = 1 / jnp.sum(exponentials, axis=-1)
+        mixed = _multiply(exponentials.astype(value.dtype), value) * factor[:, None]
+        return mixed.astype(value.dtype), top, factor
+
+    mixed, top, factor = _map_heads(attend_head, (query, key, value, keep))
+    return mixed, (query, key, value, keep, mixed, top, factor)
+
+
+def _attend_heads_backward(
+    saved: tuple[Array, ...], gradient: Float[Array, "G T K"]
+) -> tuple[Array, Array, Array, None]:
+    def differentiate_head(head: tuple[Array, ...]) -> tuple[Array, ...]:
+        query, key, value, keep, mixed, top, factor, gradient = head
+        dtype = query.dtype
+        weights = jnp.exp(_score(query, key, keep) - top[:, None]) * factor[:, None]
+        # The softmax's share: sum over keys of weight * its gradient, found from [T, K] alone.
+        common = jnp.sum(mixed.astype(jnp.float32) * gradient, axis=-1)
+        of_scores = weights * (_multiply(gradient, value.T) - common[:, None])
+        of_scores, weights = of_scores.astype(dtype), weights.astype(dtype)
+        of_query = _multiply(of_scores, key)
+        of_key, of_value = _multiply(of_scores.T, query), _multiply(weights.T, gradient)
+        return of_query.astype(dtype), of_key.astype(dtype), of_value.astype(dtype)
+
+    of_query, of_key, of_value = _map_heads(differentiate_head, (*saved, gradient))
+    return of_query, of_key, of_value, None
+
+
+_attend_heads.defvjp(_attend_heads_forward, _attend_heads_backward)
+
+
+def _score(
+    query: Float[Array, "T K"], key: Float[Array, "T K"], keep: Bool[Array, " T"]
+) -> Float[Array, "T T"]:
+    """Scores of one head in float32, hidden keys at its finite minimum."""
+    return jnp.where(keep[None, :], _multiply(query, key.T), jnp.finfo(jnp.float32).min)
+
+
+def _multiply(left: Float[Array, "M K"], right: Float[Array, "K N"]) -> Float[Array, "M N"]:
+    """Matrix product with a float32 result."""
+    return jnp.matmul(left, right, preferred_element_type=jnp.float32)
+
+
+def _map_heads(
+    function: Callable[[tuple[Array, ...]], tuple[Array, ...]], heads: tuple[Array, ...]
+) -> tuple[Array, ...]:
+    """Applies a function of one head to all, as many at once as SCORES_IN_CACHE allows."""
+    num_heads, num_tokens = heads[0].shape[:2]
+    most = SCORES_IN_CACHE // num_tokens**2
+    at_once = max((n for n in range(1, most + 1) if num_heads % n == 0), default=1)
+    return jax.lax.map(function, heads, batch_size=at_once if at_once > 1 else None)

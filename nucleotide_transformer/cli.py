@@ -156,6 +156,18 @@ def _pretrain(args: list[str]) -> int:
     return INTERRUPTED
 
 
+def _benchmark(args: list[str]) -> int:
+    from nucleotide_transformer.benchmark.config import BenchmarkConfig
+
+    config = parse(BenchmarkConfig, args, "nt benchmark")
+
+    from nucleotide_transformer.benchmark.run import run_benchmark
+    from nucleotide_transformer.benchmark.tables import print_report
+
+    print_report(run_benchmark(config, progress=True), _console())
+    return 0
+
+
 def _take_option(args: list[str], name: str) -> tuple[str | None, list[str]]:
     """Takes `name VALUE` or `name=VALUE` out of the arguments."""
     for index, word in enumerate(args):
@@ -176,6 +188,7 @@ COMMANDS: dict[str, Command] = {
     "corpus build": Command("FASTA files to a corpus of shuffled-access chunks", _build_corpus),
     "corpus info": Command("the genomes and splits of a corpus", _describe_corpus),
     "pretrain": Command("pre-train a model on a corpus, or go on with a run", _pretrain),
+    "benchmark": Command("speed and memory of training and inference on this machine", _benchmark),
 }
 
 

@@ -254,6 +254,8 @@ class PretrainConfig:
     """Sequences of one micro-batch on one device: the largest that fits its memory."""
     total_tokens: int = 300_000_000_000
     """Tokens of the whole run; rounded up to whole updates."""
+    shard_optimizer: bool = False
+    """Each device holds and updates a slice of Adam's moments: less memory, the same result."""
     log_every_steps: int = 10
     """Updates between lines of metrics."""
     model: ModelConfig = ModelConfig()

@@ -61,8 +61,8 @@ def plot_attention_map(
 ) -> Figure:
     """One panel a head: rows are the tokens that attend, columns the tokens attended to.
 
-    Colours are logarithmic, from a hundredth of a uniform share to 1: most weights are small, and
-    what stands out does so by factors.
+    Colours are logarithmic, and the same in all panels: most weights are small, and what stands out
+    does so by factors. They end at a hundredth of a uniform share; what is less is drawn as that.
 
     Args:
         maps: weights of one layer, as `attention_maps` returns them; each row sums to 1.
@@ -81,11 +81,13 @@ def plot_attention_map(
     rows = -(-num_heads // columns)
     side = min(max(2.6, 0.16 * size), 7.0) if num_heads == 1 else 2.9
     figure = Figure(
-        figsize=(columns * side + 1.2, rows * (side + 0.35) + 0.4), layout="constrained"
+        figsize=(columns * side + (2.0 if num_heads == 1 else 1.4), rows * (side + 0.3) + 0.4),
+        layout="constrained",
     )
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    lowest = 0.01 / size
-    norm = LogNorm(lowest, 1.0)
+    highest = float(maps.max())
+    lowest = min(max(0.01 / size, float(maps.min())), highest / 2)
+    norm = LogNorm(lowest, highest)
     for axes, head, weights in zip(panels.flat, heads, maps, strict=False):
         axes.imshow(np.maximum(weights, lowest), norm=norm, cmap="magma")
         axes.set_title(f"head {head}", fontsize="medium")
@@ -130,7 +132,7 @@ def project(
     require(method in get_args(Projection), "method", method, "must be pca or umap")
     require(len(embeddings) >= 3, "embeddings", len(embeddings), "there must be 3 rows or more")
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    require(bad.size == 0, "embeddings", f"row {bad[:1]}", "must be finite: leave it out")
+    require(bad.size == 0, "embeddings, row", bad[:1].tolist(), "must be finite: leave it out")
     wide = embeddings.astype(np.float64)
     scaled = (wide - wide.mean(axis=0)) / np.maximum(wide.std(axis=0), 1e-12)
     if method == "umap":
@@ -161,10 +163,11 @@ def plot_embeddings(
         labels: what each is, for example from `label_windows`; at most 20 kinds.
         method: "pca" or "umap".
         other: the label drawn in grey, below the others.
-        seed: of UMAP, and of the order in which points lie above each other.
+        seed: of UMAP.
         title: above the picture.
     """
-    require(len(labels) == len(embeddings), "labels", len(labels), f"{len(embeddings)} embeddings")
+    rule = f"there must be one for each of {len(embeddings)} embeddings"
+    require(len(labels) == len(embeddings), "labels", len(labels), rule)
     kinds = sorted(set(labels) - {other}, key=lambda kind: (-list(labels).count(kind), kind))
     require(len(kinds) <= 20, "labels", len(kinds), "there must be at most 20 kinds")
     points, names = project(embeddings, method, seed=seed)
@@ -172,16 +175,14 @@ def plot_embeddings(
     colors = dict(zip(kinds, palette, strict=False)) | {other: OTHER_COLOR}
     figure = Figure(figsize=(7.5, 5.2), layout="constrained")
     axes = figure.subplots()
-    size = float(np.clip(3_000 / len(points), 4, 30))
-    order = np.random.default_rng(seed).permutation(len(points))
-    is_other = np.array([labels[i] == other for i in order])
-    for group in (order[is_other], order[~is_other]):
-        face = [colors[labels[i]] for i in group]
-        x, y = points[group].T
-        axes.scatter(x, y, s=size, c=face, alpha=0.75, linewidths=0)
-    for kind in [*kinds, *([other] if is_other.any() else [])]:
-        count = list(labels).count(kind)
-        axes.scatter([], [], s=30, c=[colors[kind]], label=f"{kind} ({count:,})")
+    size = float(np.clip(12_000 / len(points), 6, 40))
+    names_of_points = np.array(labels, dtype=object)
+    shown = [*kinds, *([other] if other in labels else [])]
+    for height, kind in enumerate([other, *kinds]):  # the rarest on top
+        x, y = points[names_of_points == kind].T
+        axes.scatter(x, y, s=size, c=[colors[kind]], alpha=0.8, linewidths=0, zorder=2 + height)
+    for kind in shown:
+        axes.scatter([], [], s=30, c=[colors[kind]], label=f"{kind} ({list(labels).count(kind):,})")
     figure.legend(loc="outside right upper", frameon=False)
     axes.set(xlabel=names[0], ylabel=names[1], title=title)
     axes.spines[["top", "right"]].set_visible(False)
@@ -232,7 +233,8 @@ def plot_nucleotide_logo(
     lines = range(0, count, width)
     size = (max(3.5, 0.12 * width + 1.2), 1.5 * len(lines) + 0.7)
     figure = Figure(figsize=size, layout="constrained")
-    top = 1.0 if scale == "probability" else max(0.1, 1.05 * float(heights.sum(axis=1).max()))
+    top = 1.0 if scale == "probability" else max(1e-6, 1.05 * float(heights.sum(axis=1).max()))
+    step = 10 if width > 50 else 5 if width > 15 else 1
     for axes, first in zip(figure.subplots(len(lines), squeeze=False).flat, lines, strict=True):
         piece = heights[first : first + width]
         frame = pandas.DataFrame(piece, columns=list(NUCLEOTIDES))
@@ -241,7 +243,7 @@ def plot_nucleotide_logo(
         axes.set(xlim=(start + first - 0.5, start + first + width - 0.5), ylim=(0, top))
         axes.set_ylabel(scale)
         axes.spines[["left", "bottom"]].set_visible(True)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=min(10, width)))
+        axes.set_xticks([i for i in frame.index if i % step == 0])
         for place, letter in enumerate(sequence[first : first + width], start=start + first):
             axes.text(place, -0.04 * top, letter, ha="center", va="top", fontsize=6, color="0.4")
         if sequence:

@@ -79,7 +79,11 @@ class Model:
             ValueError: for tokens of another shape or type, more than the model has positions, ids
                 outside the vocabulary, or a layer that does not exist.
         """
-        chosen = {"layers": _sort_numbers(layers), "attention": _sort_numbers(attention)}
+        last = self.config.num_layers
+        chosen = {
+            "layers": _sort_layers("layers", layers, 0, last),
+            "attention": _sort_layers("attention", attention, 1, last),
+        }
         ids = check_tokens(tokens, self.config)
         exact = self.compute.compute_dtype == "float32"
         with jax.default_matmul_precision("highest") if exact else contextlib.nullcontext():
@@ -205,8 +209,14 @@ def export_model(
     return model
 
 
-def _sort_numbers(numbers: Sequence[int]) -> tuple[int, ...]:
-    return tuple(sorted({operator.index(number) for number in numbers}))
+def _sort_layers(name: str, asked: Sequence[int], first: int, last: int) -> tuple[int, ...]:
+    """Layers in one order, so that equal choices are compiled once; a `ValueError` for others."""
+    layers = sorted({operator.index(layer) for layer in asked})
+    for layer in layers:
+        if not first <= layer <= last:
+            rule = f"the model's are numbered {first} to {last}"
+            raise ValueError(f"{name}: there is no layer {layer}; {rule}")
+    return tuple(layers)
 
 
 def check_tokens(

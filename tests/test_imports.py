@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import nucleotide_transformer
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = "nucleotide_transformer"
 
@@ -154,6 +156,13 @@ def test_tokenizer_and_configs_do_not_wait_for_jax(name: str) -> None:
     code = f"import sys; from {PACKAGE} import {name}; print('jax' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (run.stdout, run.stderr) == ("False\n", "")
+
+
+def test_every_public_name_is_where_the_package_says() -> None:
+    for name in nucleotide_transformer.__all__:
+        assert getattr(nucleotide_transformer, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'make_coffee'"):
+        nucleotide_transformer.make_coffee  # noqa: B018
 
 
 def test_only_the_step_names_collectives() -> None:

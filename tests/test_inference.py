@@ -138,25 +138,20 @@ def test_all_devices_agree_with_one(model: Model) -> None:
 
 
 @pytest.mark.parametrize("first", ["ACGTAC" * 25, "ACG"])
-def test_memory_is_bounded_for_endless_input(
-    model: Model, first: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_is_bounded_for_endless_input(model: Model, first: str) -> None:
     """Also where one sequence is of another length than the thousands behind it."""
-    monkeypatch.setattr(batching, "BATCHES_HELD", 4)
-    most_ahead = 0
-    read = itertools.count()
+    num_read = 0
 
     def endless() -> Iterator[str]:
-        yield first
-        for number in read:
-            yield ("ACGTACA" if number % 2 else "ACGTTCAGG")
+        nonlocal num_read
+        for sequence in itertools.chain([first], itertools.cycle(["ACGTACA", "ACGTTCAGG"])):
+            num_read += 1
+            yield sequence
 
-    stream = embed(model, endless(), batching=FOUR)
-    for given, _ in enumerate(itertools.islice(stream, 400)):
-        num_read = int(repr(read)[6:-1])
-        most_ahead = max(most_ahead, num_read - given)
-    # 4 batches of 128 tokens, in rows of at least 4 tokens, and those on the device.
-    assert most_ahead <= (4 + 3) * 128 / 4
+    stream = itertools.islice(embed(model, endless(), batching=FOUR), 1_500)
+    most_ahead = max(num_read - given for given, _ in enumerate(stream))
+    # 16 batches of 128 tokens, in rows of 4 tokens, and the three that run or are about to.
+    assert most_ahead <= (16 + 3) * 128 / 4
 
 
 def test_a_sequence_that_fits_is_not_changed_by_windows(model: Model) -> None:
@@ -354,13 +349,19 @@ def test_hidden_states_and_attention_maps_are_those_of_the_model(model: Model) -
     np.testing.assert_allclose(maps[1].sum(-1), 1, atol=1e-5)
 
 
-def test_lengths_of_batches_are_few_and_close(model: Model) -> None:
-    lengths = {batching.round_length(n, 2048) for n in range(1, 2049)}
-    assert len(lengths) == 20
-    for n in range(1, 2049):
-        length = batching.round_length(n, 2048)
-        assert n <= length < n + max(32, n / 4)
-    assert batching.round_length(990, 1000) == 1000
+@pytest.mark.parametrize(("sizes", "count", "slack"), [
+    (batching.SIZES_ON_CPU, 32, 1 / 8), (batching.SIZES_ELSEWHERE, 12, 1 / 4),
+])  # fmt: skip
+def test_lengths_of_batches_are_few_and_close(
+    sizes: batching.BatchSizes, count: int, slack: float
+) -> None:
+    lengths = [sizes.round_length(n, 2048) for n in range(1, 2049)]
+    assert len(set(lengths)) == count
+    for n, length in enumerate(lengths, start=1):
+        assert n <= length < n + max(sizes.shortest_step, n * slack)
+    assert sizes.round_length(990, 1000) == 1000
+    rows = {sizes.round_rows(n, 16) for n in range(1, 17)}
+    assert rows == ({1, 4, 8, 12, 16} if sizes.shares == 4 else {1, 16})
 
 
 @pytest.mark.parametrize(("call", "message"), [

@@ -18,6 +18,8 @@ from nucleotide_transformer.training.step import (
     init_state,
     lay_out_batch,
     make_train_step,
+    make_unshard,
+    shard_state,
 )
 
 NUM_TOKENS, NUM_SEQUENCES = 24, 16
@@ -42,7 +44,11 @@ def make_batch(seed=0):
 
 def run(num_devices, sequences_per_device, num_steps=3, config=CONFIG):
     config = dataclasses.replace(config, sequences_per_device=sequences_per_device)
-    state, step = init_state(config), make_train_step(config, find_devices(num_devices))
+    devices = find_devices(num_devices)
+    state, step = (
+        shard_state(init_state(config), config, num_devices),
+        make_train_step(config, devices),
+    )
     metrics = []
     for seed in range(num_steps):
         batch = lay_out_batch(
@@ -50,7 +56,7 @@ def run(num_devices, sequences_per_device, num_steps=3, config=CONFIG):
         )
         state, one = step(state, batch)
         metrics.append(jax.device_get(one))
-    return state, metrics
+    return make_unshard(config, devices)(state), metrics
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +64,15 @@ def reference():
     return run(1, NUM_SEQUENCES)
 
 
-@pytest.mark.parametrize(("num_devices", "at_once"), [(1, 4), (2, 8), (8, 1), (8, 2)])
-def test_devices_and_accumulation_do_not_change_an_update(reference, num_devices, at_once):
-    state, metrics = run(num_devices, at_once)
+@pytest.mark.parametrize(
+    ("num_devices", "at_once", "sharded"),
+    [(1, 4, False), (2, 8, False), (8, 1, False), (8, 2, False), (8, 2, True)],
+)
+def test_devices_accumulation_and_sharding_do_not_change_an_update(
+    reference, num_devices, at_once, sharded
+):
+    config = dataclasses.replace(CONFIG, shard_optimizer=sharded)
+    state, metrics = run(num_devices, at_once, config=config)
     expected_state, expected = reference
     for one, other in zip(expected, metrics, strict=True):
         assert one.masked_tokens == other.masked_tokens
@@ -130,3 +142,24 @@ def test_more_devices_than_there_are_is_an_error():
 def test_an_update_that_does_not_divide_is_an_error():
     with pytest.raises(ValueError, match="16 sequences must be a multiple of 8 devices x 4"):
         dataclasses.replace(CONFIG, sequences_per_device=4).accumulation_steps(8)
+
+
+def test_sharded_moments_take_an_eighth_of_the_memory():
+    config = dataclasses.replace(CONFIG, shard_optimizer=True)
+    whole = init_state(config)
+    state = shard_state(whole, config, 8)
+    batch = lay_out_batch(*make_batch(), num_devices=8, sequences_per_device=2)
+    state, _ = make_train_step(config, find_devices(8))(state, batch)
+    moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
+    size = -(-sum(leaf.size for leaf in jax.tree.leaves(whole.params)) // 8)
+    assert [leaf.addressable_shards[0].data.size for leaf in moments] == [size, size]
+
+
+def test_clipping_bounds_the_update_and_not_the_reported_norm():
+    optimizer = OptimizerConfig(clip_norm=1e-3, beta1=0.0)
+    config = dataclasses.replace(CONFIG, optimizer=optimizer)
+    state, metrics = run(1, NUM_SEQUENCES, num_steps=1, config=config)
+    assert metrics[0].gradient_norm > 0.1
+    second = next(part.nu for part in state.opt_state if hasattr(part, "nu"))
+    # Adam's second moment is 0.001 times the square of the clipped gradient.
+    assert float(jax.numpy.sqrt(second.sum() / 1e-3)) == pytest.approx(1e-3, rel=1e-4)

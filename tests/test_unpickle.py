@@ -42,6 +42,7 @@ def extension_codes() -> Any:
     registry.update(saved)
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_file_is_refused_by_name_before_it_runs(

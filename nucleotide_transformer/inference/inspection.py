@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from nucleotide_transformer.config import require
-from nucleotide_transformer.inference.batching import round_length
+from nucleotide_transformer.inference.batching import SIZES_ON_CPU
 from nucleotide_transformer.inference.likelihoods import encode_whole
 from nucleotide_transformer.model import Outputs
 from nucleotide_transformer.pretrained import Model
@@ -75,7 +75,7 @@ def _run_one(
     attention: tuple[int, ...] = (),
 ) -> Outputs:
     """The outputs of one sequence, in a batch of one that may be padded at the end."""
-    length = round_length(tokens.size, model.config.max_positions)
+    length = SIZES_ON_CPU.round_length(tokens.size, model.config.max_positions)
     padded = np.full((1, length), model.config.pad_token_id)
     padded[0, : tokens.size] = tokens
     return jax.device_get(model(padded, layers, attention))

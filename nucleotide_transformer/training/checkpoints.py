@@ -21,6 +21,7 @@ FREE_FIELDS = (
     "num_devices",
     "sequences_per_device",
     "total_tokens",
+    "shard_optimizer",
     "log_every_steps",
     "checkpoint",
     "evaluation.every_steps",

@@ -36,6 +36,8 @@ from nucleotide_transformer.training.step import (
     lay_out_batch,
     make_evaluation_step,
     make_train_step,
+    make_unshard,
+    shard_state,
 )
 
 METRICS_LAG = 2
@@ -104,11 +106,13 @@ class Run:
         check_output(config.output)
 
         self._checkpointer = Checkpointer(config.output, keep=config.checkpoint.keep)
-        self._state = init_state(config)
+        state = init_state(config)
         if self._checkpointer.latest_step is not None:
-            self._state, position = self._checkpointer.restore(self._state, config)
+            state, position = self._checkpointer.restore(state, config)
             self._input.set_state(position)
-        self.step = int(self._state.step)
+        self.step = int(state.step)
+        self._state = shard_state(state, config, num_devices)
+        self._unshard = make_unshard(config, self._devices)
         show = show and jax.process_index() == 0
         self.progress = RunProgress(config, first_step=self.step, show=show)
         self.progress.announce(manifest, num_devices=num_devices, accumulation=accumulation)
@@ -206,7 +210,8 @@ class Run:
 
     def _save(self, metrics: dict[str, int | float] | None = None) -> None:
         position = self._input.get_state()
-        self._checkpointer.save(self._state, position, self._config, metrics=metrics)
+        state = self._unshard(self._state)
+        self._checkpointer.save(state, position, self._config, metrics=metrics)
 
 
 def make_input(config: PretrainConfig, manifest: Manifest, tokenizer: KmerTokenizer) -> Any:

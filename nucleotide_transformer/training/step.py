@@ -1,30 +1,37 @@
 """The training step and the evaluation step. Only this file knows of devices."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 from jax.experimental import multihost_utils
+from jax.flatten_util import ravel_pytree
 
 from nucleotide_transformer.config import PretrainConfig, require
 from nucleotide_transformer.model import init_params, make_forward
 from nucleotide_transformer.training.losses import TokenCounts, masked_cross_entropy
 from nucleotide_transformer.training.masking import MaskedTokens, mask_tokens
-from nucleotide_transformer.training.optimizer import make_optimizer, make_schedule
+from nucleotide_transformer.training.optimizer import (
+    apply_updates,
+    clip_gradient,
+    make_optimizer,
+    make_schedule,
+)
 from nucleotide_transformer.types import Array, Float, Int, Params
 
 AXIS = "device"
 
 
 class TrainState(NamedTuple):
-    """All that an update changes. No array has a device axis outside the step."""
+    """All that an update changes. No array has a device axis, but for sharded Adam moments."""
 
     params: Params
     opt_state: Any
+    """Adam's moments as vectors [P] over all parameters; if sharded [N, P / N], padded."""
     step: Int[Array, ""]
     """Updates applied so far."""
 
@@ -58,7 +65,8 @@ TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, StepMetrics]]
 def init_state(config: PretrainConfig) -> TrainState:
     """The state before the first update; a function of the seed alone."""
     params = init_params(jax.random.key(config.seed), config.model, config.compute)
-    return TrainState(params, make_optimizer(config.optimizer).init(params), jnp.int32(0))
+    vector, _ = ravel_pytree(params)
+    return TrainState(params, make_optimizer(config.optimizer).init(vector), jnp.int32(0))
 
 
 def find_devices(num_devices: int | None) -> list[jax.Device]:
@@ -93,7 +101,7 @@ def make_train_step(config: PretrainConfig, devices: list[jax.Device]) -> TrainS
 
     Returns:
         A function of the state (donated) and this process's batch. The state comes back on
-        every device, bitwise the same, and without a device axis.
+        every device, bitwise the same.
     """
     forward = make_forward(config.model, config.compute)
     optimizer = make_optimizer(config.optimizer)
@@ -109,38 +117,108 @@ def make_train_step(config: PretrainConfig, devices: list[jax.Device]) -> TrainS
         return masked_cross_entropy(logits, masked.targets, masked.valid)
 
     def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, StepMetrics]:
-        gradient = jax.value_and_grad(masked_loss, has_aux=True)
+        differentiate = jax.value_and_grad(masked_loss, has_aux=True)
 
         def accumulate(sums: Any, micro: DeviceBatch) -> tuple[Any, None]:
-            (loss, counts), grads = gradient(state.params, micro, state.step)
+            (loss, counts), grads = differentiate(state.params, micro, state.step)
             return jax.tree.map(jnp.add, sums, (loss, counts, grads)), None
 
         zeros = (jnp.float32(0), TokenCounts(jnp.float32(0), jnp.float32(0)))
         zero_grads = jax.tree.map(jnp.zeros_like, state.params)
-        sums, _ = lax.scan(accumulate, (*zeros, zero_grads), batch)
-        loss, counts, grads = lax.psum(sums, AXIS)  # the one all-reduce of an update
-        num_masked = jnp.maximum(counts.masked, 1.0)
-        grads = jax.tree.map(lambda grad: grad / num_masked, grads)
+        (loss, counts, grads), _ = lax.scan(accumulate, (*zeros, zero_grads), batch)
 
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = StepMetrics(
-            loss=loss / num_masked,
-            accuracy=counts.correct / num_masked,
-            masked_tokens=counts.masked,
-            gradient_norm=optax.tree.norm(grads),
-            learning_rate=schedule(state.step),
-        )
+        vector, unravel = ravel_pytree(grads)  # [P]
+        loss, counts = lax.psum((loss, counts), AXIS)
+        num_masked = jnp.maximum(counts.masked, 1.0)
+        gradient = reduce_gradient(vector, sharded=config.shard_optimizer) / num_masked
+        norm = measure_norm(gradient, sharded=config.shard_optimizer)
+        gradient = clip_gradient(gradient, norm, config.optimizer)
+        update, opt_state = optimizer.update(gradient, state.opt_state)
+        updates = unravel(gather_update(update, vector.size, sharded=config.shard_optimizer))
+
+        learning_rate = schedule(state.step)
+        params = apply_updates(state.params, updates, learning_rate, config.optimizer)
+        accuracy = counts.correct / num_masked
+        metrics = StepMetrics(loss / num_masked, accuracy, counts.masked, norm, learning_rate)
         return TrainState(params, opt_state, state.step + 1), metrics
 
+    axes = find_state_axes(config)
     return jax.pmap(
         train_step,
         AXIS,
-        in_axes=(None, 0),
-        out_axes=(None, None),
+        in_axes=(axes, 0),
+        out_axes=(axes, None),
         donate_argnums=0,
         devices=devices,
     )
+
+
+def reduce_gradient(
+    vector: Float[Array, " P"], *, sharded: bool
+) -> Float[Array, " Q"]:
+    """Adds up a vector over devices; sharded, each device gets its slice [P / N] of the sum."""
+    if not sharded:
+        return lax.psum(vector, AXIS)
+    padded = jnp.pad(vector, (0, -vector.size % lax.axis_size(AXIS)))
+    return lax.psum_scatter(padded, AXIS, tiled=True)
+
+
+def measure_norm(gradient: Float[Array, " P"], *, sharded: bool) -> Float[Array, ""]:
+    """Euclidean norm of a gradient, of which each device may hold a slice."""
+    square = jnp.vdot(gradient, gradient)
+    return jnp.sqrt(lax.psum(square, AXIS) if sharded else square)
+
+
+def gather_update(
+    update: Float[Array, " Q"], num_parameters: int, *, sharded: bool
+) -> Float[Array, " P"]:
+    """The whole update on every device, from the slices that the devices made."""
+    return lax.all_gather(update, AXIS, tiled=True)[:num_parameters] if sharded else update
+
+
+def find_state_axes(config: PretrainConfig) -> Any:
+    """The pmap axes of a `TrainState`: none, but the first of sharded Adam moments."""
+    if not config.shard_optimizer:
+        return None
+    shapes = jax.eval_shape(lambda: make_optimizer(config.optimizer).init(jnp.zeros(1)))
+    axes: Any = (None, jax.tree.map(lambda leaf: 0 if leaf.ndim else None, shapes), None)
+    return TrainState(*axes)
+
+
+def shard_state(state: TrainState, config: PretrainConfig, num_devices: int) -> TrainState:
+    """A whole state as the step takes it: with `shard_optimizer`, moments in slices [N, P / N].
+
+    `num_devices` counts those of all processes; each process keeps the slices of its own.
+    """
+    if not config.shard_optimizer:
+        return state
+    local = num_devices // jax.process_count()
+    first = jax.process_index() * local
+
+    def shard(leaf: Array) -> Array:
+        if leaf.ndim == 0:
+            return leaf
+        slices = jnp.pad(leaf, (0, -leaf.size % num_devices)).reshape(num_devices, -1)
+        return slices[first : first + local]
+
+    return state._replace(opt_state=jax.tree.map(shard, state.opt_state))
+
+
+def make_unshard(
+    config: PretrainConfig, devices: list[jax.Device]
+) -> Callable[[TrainState], TrainState]:
+    """The reverse of `shard_state`: what is saved does not depend on the devices."""
+    if not config.shard_optimizer:
+        return lambda state: state
+    axes = find_state_axes(config)
+
+    def unshard(state: TrainState) -> TrainState:
+        size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        gather = functools.partial(gather_update, num_parameters=size, sharded=True)
+        moments = jax.tree.map(lambda x: gather(x) if x.ndim else x, state.opt_state)
+        return state._replace(opt_state=moments)
+
+    return jax.pmap(unshard, AXIS, in_axes=(axes,), out_axes=None, devices=devices)
 
 
 def lay_out_batch(

@@ -76,8 +76,11 @@ class ByteStream:
         return array
 
     def is_exhausted(self) -> bool:
-        """Whether no byte is left; takes one if there is."""
-        return not self.read(1)
+        """Whether no byte is left, or none that can be decompressed; takes one if there is."""
+        try:
+            return not self.read(1)
+        except HalfWrittenError:
+            return True
 
     def _read_once(self, size: int) -> bytes:
         with self._named_damage():
@@ -120,8 +123,9 @@ def _open_lz4(raw: io.BufferedIOBase) -> io.BufferedIOBase:
     try:
         frames = importlib.import_module("lz4.frame")
     except ImportError as error:
+        file = getattr(raw, "name", "the file")
         raise ValueError(
-            f"{getattr(raw, 'name', 'file')}: compressed with lz4, which is not installed (pip install lz4)"
+            f"{file}: compressed with lz4, which is not installed (pip install lz4)"
         ) from error
     return frames.open(raw)
 

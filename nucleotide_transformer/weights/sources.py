@@ -66,12 +66,12 @@ def fetch(
     Raises:
         FileNotFoundError, ValueError: see `download`; and if no layout is there.
     """
-    wanted = ("jax", "huggingface") if layout is None else (layout,)
-    choices = [PATTERNS[name] for name in ("jax", "huggingface") if name in wanted]
-    choices += [PYTORCH_PATTERNS] if "huggingface" in wanted else []
-    for patterns in choices:
+    wanted: tuple[Layout, ...] = ("jax", "huggingface") if layout is None else (layout,)
+    choices = [(name, PATTERNS[name]) for name in wanted]
+    choices += [("huggingface", PYTORCH_PATTERNS)] if "huggingface" in wanted else []
+    for name, patterns in choices:
         folder = download(repository, patterns, revision=revision, cache=cache)
-        if find_layout(folder, layout):
+        if find_layout(folder, name):
             return folder
-    files = ", ".join(dict.fromkeys(name for patterns in choices for name in patterns))
+    files = ", ".join(dict.fromkeys(file for _, patterns in choices for file in patterns))
     raise FileNotFoundError(f"{repository}: no model in the hub or the cache: none of {files}")

@@ -75,7 +75,7 @@ class _Machine:
                 self._position = position or 0
                 if opcode.name == "STOP":
                     tree = _complete(self._pop())
-                    self._stream.is_exhausted()  # a compressed file ends with a checksum
+                    self._stream.read(1)  # a compressed file ends with a checksum
                     return Unpickled(tree, None)
                 self._step(opcode.name, argument)
         except RefusedPickleError:

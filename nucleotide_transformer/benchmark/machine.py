@@ -1,0 +1,110 @@
+"""What a figure was measured with: processors, driver, versions, settings, commit."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from nucleotide_transformer import __version__
+
+PACKAGES = ("jax", "jaxlib", "dm-haiku", "optax", "numpy", "torch", "transformers")
+SETTINGS = (
+    "XLA_FLAGS",
+    "LIBTPU_INIT_ARGS",
+    "XLA_PYTHON_CLIENT_PREALLOCATE",
+    "XLA_PYTHON_CLIENT_MEM_FRACTION",
+    "JAX_DEFAULT_MATMUL_PRECISION",
+    "JAX_ENABLE_X64",
+    "OMP_NUM_THREADS",
+)
+"""Environment variables that change a figure."""
+
+
+def describe_machine(devices: list[jax.Device]) -> dict[str, Any]:
+    """Hardware and versions as JSON has them; what can't be found out is None."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "platform": devices[0].platform,
+        "device_kind": devices[0].device_kind,
+        "num_local_devices": len(devices),
+        "device_memory_bytes": (devices[0].memory_stats() or {}).get("bytes_limit"),
+        "runtime": devices[0].client.platform_version.splitlines()[0],
+        "gpus": query_gpus(),
+        "processor": find_processor(),
+        "num_cores": count_cores(),
+        "host_memory_bytes": find_host_memory(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {"nucleotide_transformer": __version__} | find_versions(),
+        "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
+        "commit": find_commit(),
+    }
+
+
+def find_versions() -> dict[str, str]:
+    """Of the packages that are installed."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def find_processor() -> str | None:
+    """The processor's name, on Linux as in /proc/cpuinfo."""
+    path = Path("/proc/cpuinfo")
+    if path.exists():
+        for line in path.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or None
+
+
+def find_host_memory() -> int | None:
+    """Bytes of the machine's memory."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def query_gpus() -> list[str] | None:
+    """Name, driver, memory and power limit of every NVIDIA GPU, if the driver's tool is there."""
+    fields = "name,driver_version,memory.total,power.limit"
+    text = _run("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader")
+    return text.splitlines() if text else None
+
+
+def find_commit() -> str | None:
+    """The commit of the package's repository; "+" at its end if files differ from it."""
+    folder = str(Path(__file__).parent)
+    commit = _run("git", "-C", folder, "rev-parse", "HEAD")
+    if not commit:
+        return None
+    changed = _run(
+        "git", "-C", folder, "status", "--porcelain", "--untracked-files=no", "--", folder
+    )
+    return commit + ("+" if changed else "")
+
+
+def _run(*command: str) -> str | None:
+    """What a program prints; None if there is no such program, or it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,203 @@
+"""The benchmark: every case compiled, timed in turn with its peer, and written down."""
+
+import datetime
+import itertools
+from pathlib import Path
+from types import TracebackType
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nucleotide_transformer.benchmark.compilation import (
+    compile_step,
+    find_device_peak,
+    find_memory,
+)
+from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, find_model, list_cases
+from nucleotide_transformer.benchmark.machine import describe_machine
+from nucleotide_transformer.benchmark.operations import profile_workload
+from nucleotide_transformer.benchmark.peak import Peak, count_units, find_peak
+from nucleotide_transformer.benchmark.pictures import plot_results
+from nucleotide_transformer.benchmark.results import (
+    CaseResult,
+    FailedCase,
+    PeerResult,
+    Report,
+    write_json,
+)
+from nucleotide_transformer.benchmark.timing import (
+    Workload,
+    compare_rates,
+    summarize,
+    time_in_turns,
+)
+from nucleotide_transformer.benchmark.torch_peer import TorchPeer, explain_absence
+from nucleotide_transformer.benchmark.workloads import make_workload
+from nucleotide_transformer.config import require
+from nucleotide_transformer.model import count_parameters
+from nucleotide_transformer.plots import save_figure
+
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+
+
+def run_benchmark(config: BenchmarkConfig, *, progress: bool = False) -> Report:
+    """Measures every case; after each, all so far are on disk.
+
+    Args:
+        config: the cases, and how often to run them.
+        progress: show a bar.
+
+    Raises:
+        ValueError, NotADirectoryError: one line, before anything is measured, for cases that
+            can't be, several processes, or an output folder that can't be.
+    """
+    processes = jax.process_count()
+    require(processes == 1, "processes", processes, "the benchmark runs in one")
+    devices = jax.local_devices()
+    platform = devices[0].platform
+    cases = list_cases(config, num_local_devices=len(devices), platform=platform)
+    json_file, picture = name_files(config.output)
+    machine = describe_machine(devices)
+    results: list[CaseResult | FailedCase] = []
+    with BenchmarkProgress(config, cases, show=progress) as bar:
+        bar.say("matrix product")
+        peak = find_peak(devices[0], config.compute.compute_dtype)
+        for case in cases:
+            results.append(run_case(case, config, peak, bar))
+            write_json(json_file, config, machine, results)
+    report = Report(
+        config=config, machine=machine, results=results, json_file=json_file, picture=picture
+    )
+    if report.measured:
+        save_figure(plot_results(report), picture)
+    return report
+
+
+def name_files(folder: Path) -> tuple[Path, Path]:
+    """Makes the output folder; the JSON file and the picture in it have the time in their names."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise NotADirectoryError(f"{folder}: is a file; the output must be a folder") from None
+    stem = f"benchmark_{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H-%M-%S}"
+    taken = len(list(folder.glob(f"{stem}*.json")))
+    stem += f"_{taken}" if taken else ""
+    return folder / f"{stem}.json", folder / f"{stem}.png"
+
+
+def run_case(
+    case: Case, config: BenchmarkConfig, peak: Peak, bar: "BenchmarkProgress"
+) -> CaseResult | FailedCase:
+    """Measures one case; one that the memory is too small for says so and ends nothing."""
+    done = bar.num_done
+    try:
+        return measure_case(case, config, peak, bar)
+    except jax.errors.JaxRuntimeError as error:
+        if OUT_OF_MEMORY not in str(error):
+            raise
+        bar.skip_to(done + count_steps(config))
+        return FailedCase(case=case, error="out of memory")
+
+
+def measure_case(
+    case: Case, config: BenchmarkConfig, peak: Peak, bar: "BenchmarkProgress"
+) -> CaseResult:
+    """Compiles, warms up, times and, if asked for, profiles one case."""
+    devices = jax.local_devices()[: case.num_devices]
+    bar.say(f"{case.label}: compiling")
+    workload = make_workload(case, config, devices)
+    compile_seconds, compiled = compile_step(workload, cache=config.cache)
+    bar.advance()
+    no_peer = explain_absence(case, devices[0].platform) if config.peer else "not asked for"
+    peer = None if no_peer else TorchPeer(case, config, devices[0].platform)
+    workloads: list[Workload] = [workload, peer] if peer else [workload]
+    for _ in range(config.warmup_steps):
+        bar.say(f"{case.label}: warming up")
+        for each in workloads:
+            each.wait(each.start())
+        bar.advance()
+    bar.say(case.label)
+    seconds = time_in_turns(
+        workloads,
+        rounds=config.rounds,
+        round_steps=config.round_steps,
+        advance=lambda: bar.advance(config.round_steps / len(workloads)),
+    )
+    spread = summarize(list(itertools.chain(*seconds[0])))
+    return CaseResult(
+        case=case,
+        num_parameters=count_parameters(find_model(case.model, config.model)),
+        step_seconds=spread,
+        flops_per_step=workload.flops_per_step,
+        peak=peak,
+        num_peaks=count_units(devices[0], case.num_devices),
+        compile_seconds=compile_seconds,
+        memory=find_memory(compiled),
+        device_peak_bytes=find_device_peak(devices[0]),
+        evidence=workload.describe(),
+        peer=describe_peer(peer, seconds, case) if peer else None,
+        no_peer=no_peer,
+        profile=profile_workload(workload, compiled) if config.profile else None,
+    )
+
+
+def describe_peer(peer: TorchPeer, seconds: list[list[list[float]]], case: Case) -> PeerResult:
+    """The peer's figures, and ours over them."""
+    ours, theirs = seconds
+    spread = summarize(list(itertools.chain(*theirs)))
+    return PeerResult(
+        name=peer.name,
+        step_seconds=spread,
+        tokens_per_second=case.tokens_per_step / spread.median,
+        ratio=compare_rates(ours, theirs),
+    )
+
+
+def count_steps(config: BenchmarkConfig) -> int:
+    """Steps of a case, of which the first one compiles."""
+    return 1 + config.warmup_steps + config.rounds * config.round_steps
+
+
+class BenchmarkProgress:
+    """The bar of a benchmark; says nothing if `show` is False."""
+
+    def __init__(self, config: BenchmarkConfig, cases: list[Case], *, show: bool):
+        self._bar = Progress(
+            TextColumn("steps"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=Console(stderr=True),
+            disable=not show,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=len(cases) * count_steps(config))
+        self.num_done = 0.0
+
+    def __enter__(self) -> "BenchmarkProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, what: str) -> None:
+        """Shows what is going on."""
+        self._bar.update(self._task, description=what)
+
+    def advance(self, num_steps: float = 1) -> None:
+        """Counts steps."""
+        self.skip_to(self.num_done + num_steps)
+
+    def skip_to(self, num_steps: float) -> None:
+        """Says how many steps are behind us."""
+        self.num_done = num_steps
+        self._bar.update(self._task, completed=round(num_steps))

@@ -1,0 +1,161 @@
+"""A benchmark as text."""
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+
+from nucleotide_transformer.benchmark.results import CaseResult, FailedCase, Report
+from nucleotide_transformer.benchmark.timing import Spread
+
+GIB = 2**30
+MIN_WIDTH = 140
+"""Columns where the output is no terminal."""
+
+MFU_FORMULA = (
+    "MFU = model FLOPs of a step / (median seconds x peak FLOP/s of all devices); model FLOPs: 2"
+    " for each multiply-add of the matrix products of the forward pass, three times that in training,"
+    " recomputation left out."
+)
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Prints the machine, a table of all cases, and the profiles."""
+    if not console.is_terminal:
+        console = Console(file=console.file, width=MIN_WIDTH, highlight=False)
+    for line in describe_setting(report):
+        console.print(line, soft_wrap=True)
+    console.print(make_table(report))
+    for line in describe_notes(report):
+        console.print(line, soft_wrap=True)
+    for result in report.measured:
+        if result.profile:
+            console.print(make_kind_table(result), make_operation_table(result, report))
+    console.print(f"written: {report.json_file}, {report.picture.name}", soft_wrap=True)
+
+
+def describe_setting(report: Report) -> Iterator[str]:
+    """The devices, the versions, the precision and the peaks."""
+    machine, compute = report.machine, report.config.compute
+    device = machine["gpus"][0] if machine["gpus"] else machine["device_kind"]
+    if machine["platform"] == "cpu":
+        device = f"{machine['processor']}, {machine['num_cores']} cores"
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    yield f"{machine['num_local_devices']} x {device}; {versions}"
+    yield (
+        f"{compute.compute_dtype}, parameters {compute.param_dtype}, attention {compute.attention},"
+        f" stack {compute.stack}, remat {compute.remat}"
+    )
+    if report.measured:
+        peak = report.measured[0].peak
+        sheet = f"{peak.data_sheet / 1e12:,.0f}" if peak.data_sheet else "unknown"
+        yield (
+            f"peak of {'the machine' if machine['platform'] == 'cpu' else 'a device'}: matrix"
+            f" product {peak.measured / 1e12:,.3g} TFLOP/s, data sheet (bfloat16) {sheet}"
+        )
+
+
+def make_table(report: Report) -> Table:
+    """A row for each case."""
+    table = Table(title="median of steps [quartiles]", title_justify="left")
+    table.add_column("case")
+    columns = ("tokens/s", "ms a step", "MFU", "of matrix product", "GiB a device", "compile s")
+    for name in (*columns, "peer tokens/s", "ratio"):
+        table.add_column(name, justify="right")
+    for result in report.results:
+        if isinstance(result, FailedCase):
+            table.add_row(result.case.label, result.error)
+        else:
+            table.add_row(result.case.label, *describe_result(result))
+    return table
+
+
+def describe_result(result: CaseResult) -> Iterator[str]:
+    """The cells of a case."""
+    yield f"{result.tokens_per_second:,.0f}"
+    yield show_spread(result.step_seconds, 1e3, ",.4g")
+    yield "" if result.mfu is None else f"{result.mfu:.1%}"
+    yield f"{result.mfu_of_measured_peak:.1%}"
+    yield "" if result.memory is None else f"{result.memory.total / GIB:.2f}"
+    times = result.compile_seconds
+    again = "" if times.second_start is None else f" ({times.second_start:.1f})"
+    yield f"{times.lower + times.compile:.1f}{again}"
+    if result.peer:
+        yield f"{result.peer.tokens_per_second:,.0f}"
+        yield show_spread(result.peer.ratio, 1, ".2f")
+
+
+def show_spread(spread: Spread, factor: float, form: str) -> str:
+    """`median [first quartile-third quartile]`."""
+    low, middle, high = (
+        format(factor * value, form)
+        for value in (spread.first_quartile, spread.median, spread.third_quartile)
+    )
+    return f"{middle} [{low}-{high}]"
+
+
+def describe_notes(report: Report) -> Iterator[str]:
+    """What the table needs to be understood: formulas, the peer, scaling."""
+    yield MFU_FORMULA
+    if report.config.cache:
+        yield "compile s: in brackets, the second start with a persistent compilation cache"
+    peers = [result.peer for result in report.measured if result.peer]
+    if peers:
+        yield f"peer: ESM of {peers[0].name}, the same FLOPs; ratio: our rate over its, by rounds"
+    reasons = dict.fromkeys(result.no_peer for result in report.measured if result.no_peer)
+    if report.config.peer and reasons:
+        yield f"no peer: {'; '.join(filter(None, reasons))}"
+    for result in report.measured:
+        base = find_base(result, report)
+        if base and base is not result:
+            speedup = result.tokens_per_second / base.tokens_per_second
+            efficiency = speedup * base.num_peaks / result.num_peaks
+            yield f"{result.case.label}: {speedup:.2f} x one device, efficiency {efficiency:.0%}"
+
+
+def find_base(result: CaseResult, report: Report) -> CaseResult | None:
+    """The case on one device that this one scales: equal batches (weak) or equal work (strong)."""
+    case = result.case
+    for other in report.measured:
+        same = (other.case.task, other.case.model, other.case.sequence_tokens, other.case.scaling)
+        if same != (case.task, case.model, case.sequence_tokens, case.scaling):
+            continue
+        if other.case.num_devices != 1:
+            continue
+        factor = case.num_devices if case.scaling == "strong" else 1
+        if other.case.sequences_per_device == factor * case.sequences_per_device:
+            return other
+    return None
+
+
+def make_kind_table(result: CaseResult) -> Table:
+    """The shares of kinds of operations."""
+    assert result.profile
+    table = Table(title=f"where the time goes: {result.case.label}", title_justify="left")
+    table.add_column("kind")
+    table.add_column("share", justify="right")
+    for kind, share in result.profile.sum_kinds().items():
+        table.add_row(kind, f"{share:.1%}")
+    return table
+
+
+def make_operation_table(result: CaseResult, report: Report) -> Table:
+    """The costliest operations."""
+    assert result.profile
+    profile = result.profile
+    counted = ", ".join(f"{name} {value:.3g}" for name, value in profile.cost.items())
+    caption = (
+        f"{1e3 * profile.total_seconds:,.4g} ms in operations, added up over threads, streams and"
+        f" devices; {1e3 * profile.step_seconds:,.4g} ms a traced step."
+        f" XLA counts, the body of a loop once: {counted}"
+    )
+    table = Table(caption=caption, caption_justify="left")
+    for name in ("operation", "from", "kind"):
+        table.add_column(name, overflow="fold")
+    for name in ("times a step", "ms a step", "share"):
+        table.add_column(name, justify="right")
+    for row in profile.operations[: report.config.profile_rows]:
+        share = row.seconds / profile.total_seconds
+        cells = (f"{row.calls:,.0f}", f"{1e3 * row.seconds:,.3g}", f"{share:.1%}")
+        table.add_row(row.name, row.part, row.kind, *cells)
+    return table

@@ -1,0 +1,87 @@
+"""Seconds of steps, taken in turns, and their spread."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+
+class Workload(Protocol):
+    """Something that runs step by step."""
+
+    tokens_per_step: int
+
+    def start(self) -> Any:
+        """Starts a step; may return before it ends."""
+
+    def wait(self, started: Any) -> None:
+        """Waits for the end of a step, given what `start` returned."""
+
+
+class Spread(NamedTuple):
+    """Five numbers that say how a sample lies."""
+
+    minimum: float
+    first_quartile: float
+    median: float
+    third_quartile: float
+    maximum: float
+
+
+def summarize(values: Sequence[float]) -> Spread:
+    """The spread of a sample; quartiles are interpolated linearly."""
+    return Spread(*(float(value) for value in np.quantile(values, (0, 0.25, 0.5, 0.75, 1))))
+
+
+def time_steps(workload: Workload, num_steps: int) -> list[float]:
+    """Seconds of each of some steps in a row.
+
+    The host waits for a step only after it has started the next one, as the training loop does:
+    a step's seconds run from the end of the step before it to its own.
+    """
+    marks = [time.perf_counter()]
+    before = workload.start()
+    for _ in range(num_steps - 1):
+        started = workload.start()
+        workload.wait(before)
+        marks.append(time.perf_counter())
+        before = started
+    workload.wait(before)
+    marks.append(time.perf_counter())
+    return np.diff(marks).tolist()
+
+
+def time_in_turns(
+    workloads: Sequence[Workload],
+    *,
+    rounds: int,
+    round_steps: int,
+    advance: Callable[[], object] = lambda: None,
+) -> list[list[list[float]]]:
+    """Seconds of steps [workload][round][step]: in every round each workload has its turn.
+
+    Whatever else the machine does for a while meets all of them alike. `advance` is called after
+    every turn.
+    """
+    seconds: list[list[list[float]]] = [[] for _ in workloads]
+    for _ in range(rounds):
+        for workload, own in zip(workloads, seconds, strict=True):
+            own.append(time_steps(workload, round_steps))
+            advance()
+    return seconds
+
+
+def compare_rates(
+    ours: list[list[float]], theirs: list[list[float]], tokens: tuple[int, int] = (1, 1)
+) -> Spread:
+    """Our rate over theirs, round by round: above 1 we are the faster.
+
+    Args:
+        ours: seconds [round][step].
+        theirs: the same of the other one.
+        tokens: tokens of a step, ours and theirs.
+    """
+    pairs = zip(ours, theirs, strict=True)
+    factor = tokens[0] / tokens[1]
+    return summarize([float(factor * np.mean(their) / np.mean(our)) for our, their in pairs])

@@ -1,0 +1,188 @@
+"""The steps that are measured: a whole update, and the forward passes of inference."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, find_model
+from nucleotide_transformer.config import DataConfig, ModelConfig, PretrainConfig
+from nucleotide_transformer.inference.batching import exact_products
+from nucleotide_transformer.inference.embedding import PoolTask
+from nucleotide_transformer.model import init_params, make_forward
+from nucleotide_transformer.training.metrics import count_forward_flops, count_step_flops
+from nucleotide_transformer.training.step import (
+    AXIS,
+    DeviceBatch,
+    StepMetrics,
+    TrainState,
+    TrainStep,
+    init_state,
+    lay_out_batch,
+    make_train_step,
+    shard_state,
+)
+from nucleotide_transformer.types import Int
+
+NUM_BATCHES = 2
+"""Different inputs that the steps take in turn."""
+
+
+def make_workload(
+    case: Case, config: BenchmarkConfig, devices: list[jax.Device]
+) -> "TrainWorkload | InferenceWorkload":
+    """The steps of a case on its devices, with random parameters."""
+    kind = TrainWorkload if case.task == "train" else InferenceWorkload
+    return kind(case, config, devices)
+
+
+def draw_tokens(
+    num_sequences: int, num_tokens: int, model: ModelConfig, seed: int
+) -> Int[np.ndarray, "B T"]:
+    """Sequences of random k-mers after `<cls>`, without padding."""
+    random = np.random.default_rng(seed)
+    first, last = model.first_kmer_id, model.first_kmer_id + 4**model.k
+    tokens = random.integers(first, last, (num_sequences, num_tokens), dtype=np.int32)
+    tokens[:, 0] = model.cls_token_id
+    return tokens
+
+
+def make_pretrain_config(case: Case, config: BenchmarkConfig) -> PretrainConfig:
+    """The run whose updates a case measures."""
+    return PretrainConfig(
+        seed=config.seed,
+        num_devices=case.num_devices,
+        tokens_per_update=case.tokens_per_step,
+        sequences_per_device=case.sequences_per_device,
+        shard_optimizer=config.shard_optimizer,
+        model=find_model(case.model, config.model),
+        compute=config.compute,
+        data=DataConfig(sequence_tokens=case.sequence_tokens),
+    )
+
+
+def place_state(state: TrainState, mesh: Mesh) -> TrainState:
+    """A state where an update leaves it, so that the second update needs no other program."""
+    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
+    # Moments are vectors [P], and matrices [N, P / N] if every device holds a slice.
+    places = jax.tree.map(lambda leaf: split if leaf.ndim == 2 else whole, state.opt_state)
+    return jax.device_put(state, TrainState(whole, places, whole))  # type: ignore[arg-type]
+
+
+class TrainWorkload:
+    """Updates of `training.step`: masks, forward, backward, all-reduce, Adam."""
+
+    def __init__(self, case: Case, config: BenchmarkConfig, devices: list[jax.Device]):
+        self._config, self._devices = make_pretrain_config(case, config), devices
+        self.tokens_per_step = case.tokens_per_step
+        self.flops_per_step = count_step_flops(self._config)
+        self._batches = [self._make_batch(case, config.seed + i) for i in range(NUM_BATCHES)]
+        state = shard_state(init_state(self._config), self._config, len(devices))
+        self._state = place_state(state, Mesh(np.array(devices), (AXIS,)))
+        self._step: TrainStep | None = None
+        self._num_started = 0
+        self.metrics: StepMetrics | None = None
+
+    def _make_batch(self, case: Case, seed: int) -> DeviceBatch:
+        size = (case.sequences_per_step, case.sequence_tokens)
+        return lay_out_batch(
+            draw_tokens(*size, self._config.model, seed),
+            np.arange(size[0], dtype=np.int32),
+            num_devices=case.num_devices,
+            sequences_per_device=case.sequences_per_device,
+        )
+
+    def lower(self) -> Any:
+        """Traces a new step, which `start` then runs."""
+        self._step = make_train_step(self._config, self._devices)
+        return self._step.lower(self._state, self._batches[0])  # type: ignore[attr-defined]
+
+    def start(self) -> StepMetrics:
+        """Starts an update."""
+        assert self._step is not None
+        batch = self._batches[self._num_started % NUM_BATCHES]
+        self._state, metrics = self._step(self._state, batch)
+        self._num_started += 1
+        return metrics
+
+    def wait(self, started: StepMetrics) -> None:
+        """Fetches the metrics of an update."""
+        self.metrics = jax.device_get(started)
+
+    def describe(self) -> dict[str, int | float]:
+        """Updates applied, and the loss of the last one in nats: what was run was training."""
+        assert self.metrics is not None
+        return {"updates": int(self._state.step), "loss": float(self.metrics.loss)}
+
+
+def compute_logits(forward: Any, params: Any, tokens: Any, numbers: Any) -> Any:
+    """Logits of every token; has the arguments of a task of inference.batching."""
+    del numbers
+    return forward.apply(params, tokens).logits
+
+
+class InferenceWorkload:
+    """Forward passes of batches of equal length, each device with its share."""
+
+    def __init__(self, case: Case, config: BenchmarkConfig, devices: list[jax.Device]):
+        model, self._compute = find_model(case.model, config.model), config.compute
+        self.tokens_per_step = case.tokens_per_step
+        self.flops_per_step = case.sequences_per_step * count_forward_flops(
+            model,
+            num_tokens=case.sequence_tokens,
+            num_head_tokens=case.sequence_tokens if case.task == "logits" else 0,
+        )
+        mesh = Mesh(np.array(devices), (AXIS,))
+        self._mesh, self._split = mesh, NamedSharding(mesh, P(AXIS))
+        params = init_params(jax.random.key(config.seed), model, config.compute)
+        self._params = jax.device_put(params, NamedSharding(mesh, P()))
+        size = (case.sequences_per_step, case.sequence_tokens)
+        seeds = range(config.seed, config.seed + NUM_BATCHES)
+        self._batches = [draw_tokens(*size, model, seed) for seed in seeds]
+        self._spans = np.tile(np.array([[0, case.sequence_tokens]], np.int32), (size[0], 1))
+        self._task: Callable[..., Any] = functools.partial(
+            compute_logits, make_forward(model, config.compute)
+        )
+        if case.task == "embed":
+            self._task = PoolTask(model, config.compute, (model.num_layers,), "mean")
+        self._run: Any = None
+        self._num_started = 0
+        self._last: Any = None
+
+    def lower(self) -> Any:
+        """Traces a new forward pass, which `start` then runs."""
+        rows, whole = P(AXIS), P()
+        task = functools.partial(self._task)  # a new function: nothing of it is compiled yet
+        split = jax.shard_map(
+            task,
+            mesh=self._mesh,
+            in_specs=(whole, rows, rows),
+            out_specs=rows,
+            check_vma=False,
+        )
+        self._run = jax.jit(split)
+        with exact_products(self._compute):
+            return self._run.lower(self._params, *self._place(self._batches[0]))
+
+    def _place(self, tokens: Int[np.ndarray, "B T"]) -> Any:
+        return jax.device_put((tokens, self._spans), self._split)
+
+    def start(self) -> Any:
+        """Puts a batch on the devices and starts it."""
+        batch = self._place(self._batches[self._num_started % NUM_BATCHES])
+        self._num_started += 1
+        with exact_products(self._compute):
+            return self._run(self._params, *batch)
+
+    def wait(self, started: Any) -> None:
+        """Waits for the results, which stay on the devices."""
+        self._last = jax.block_until_ready(started)
+
+    def describe(self) -> dict[str, int | float]:
+        """Batches run, and the mean of the last results: what was run gave numbers."""
+        mean = np.mean([np.mean(leaf) for leaf in jax.tree.leaves(self._last)])
+        return {"batches": self._num_started, "mean_result": float(mean)}

@@ -1,0 +1,236 @@
+"""Weight files that are damaged or say what this package can't do: one line with all of it."""
+
+import dataclasses
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import joblib
+import numpy as np
+import pytest
+from small_models import V1, V2, random_params, save_model
+
+from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.weights.assembly import expected_shapes
+from nucleotide_transformer.weights.folders import load_folder
+from nucleotide_transformer.weights.huggingface import (
+    load_huggingface,
+    save_huggingface,
+    tensor_places,
+)
+from nucleotide_transformer.weights.released_jax import load_released_jax
+from nucleotide_transformer.weights.safetensors_file import read_header, write_tensors
+
+FLOAT32 = ComputeConfig()
+
+
+def damage(tree: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Breaks five tensors of a saved model, each in its own way."""
+    block = "esm_transformer/attention_layer_1/~"
+    tree[f"{block}/fc1"]["w"] = tree[f"{block}/fc1"]["w"][:, :5]
+    del tree[f"{block}/fc2"]["w"]
+    scale = np.array(tree[f"{block}/final_layer_norm"]["scale"])
+    scale[3:5] = np.inf, np.nan
+    tree[f"{block}/final_layer_norm"]["scale"] = scale
+    tree["esm_transformer/~/other"] = {"w": np.zeros(3, np.float32)}
+    embed = tree["esm_transformer/~/embed"]
+    embed["embeddings"] = np.asarray(embed["embeddings"]).astype(np.int32)
+    return tree
+
+
+def test_all_damaged_tensors_of_a_joblib_file_are_in_one_line(tmp_path: Path) -> None:
+    save_model(tmp_path / "m", V2, "jax")
+    file = tmp_path / "m" / "pytree_ckpt.joblib"
+    joblib.dump(damage(joblib.load(file)), file)
+    with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
+        load_folder(tmp_path / "m", FLOAT32)
+    block = "esm_transformer/attention_layer_1/~"
+    assert str(caught.value) == (
+        f"{file}: 5 tensors wrong; misshapen: {block}/fc1/w [16, 5], not [16, 48]; non-finite:"
+        f" {block}/final_layer_norm/scale (2 values); not of floating point:"
+        " esm_transformer/~/embed/embeddings (int32); unexpected: esm_transformer/~/other/w;"
+        f" missing: {block}/fc2/w"
+    )
+
+
+def test_all_damaged_tensors_of_a_safetensors_file_are_in_one_line(tmp_path: Path) -> None:
+    save_model(tmp_path / "m", V2, "huggingface")
+    file = tmp_path / "m" / "model.safetensors"
+    places, params = tensor_places(V2), random_params(V2)
+    arrays = {name: np.array(params[place.module][place.name]) for name, place in places.items()}
+    arrays = {
+        name: arrays[name].T if places[name].is_transposed else arrays[name] for name in arrays
+    }
+    layer = "esm.encoder.layer.1"
+    arrays[f"{layer}.LayerNorm.weight"][2] = np.inf
+    arrays[f"{layer}.intermediate.dense.weight"] = np.ones((48, 15), np.float32)
+    del arrays[f"{layer}.output.dense.weight"]
+    arrays["esm.other"] = arrays.pop("lm_head.bias")
+    write_tensors(file, arrays)
+    file.write_bytes(file.read_bytes()[: -4 * 75 - 400])
+    with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
+        load_folder(tmp_path / "m", FLOAT32)
+    assert str(caught.value) == (
+        f"{file}: 6 tensors wrong; non-finite: {layer}.LayerNorm.weight (1 values); misshapen:"
+        f" {layer}.intermediate.dense.weight [48, 15], not [48, 16]; half-written:"
+        " lm_head.decoder.weight (400 bytes short); unexpected: esm.other; missing:"
+        f" {layer}.output.dense.weight, lm_head.bias"
+    )
+
+
+def test_a_half_written_joblib_file_lists_what_is_lost(tmp_path: Path) -> None:
+    save_model(tmp_path / "m", V2, "jax")
+    file = tmp_path / "m" / "pytree_ckpt.joblib"
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 3])
+    with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
+        load_folder(tmp_path / "m", FLOAT32)
+    found = re.search(r": (\d+) tensors wrong; half-written: (\S+); missing: ", str(caught.value))
+    assert found
+    lost = int(found[1])
+    assert found[2].removeprefix("esm_transformer/") in str(golden_names(V2))
+    assert str(caught.value).count("esm_transformer/") == 20  # no more are named
+    assert str(caught.value).endswith(f", {lost - 20} more")
+
+
+def golden_names(config: ModelConfig) -> list[str]:
+    shapes = expected_shapes(config)
+    return [f"{module}/{name}" for module, leaves in shapes.items() for name in leaves]
+
+
+@pytest.mark.parametrize("cut", [0, 5, 100, 2000])
+def test_a_safetensors_file_cut_in_its_header(cut: int, tmp_path: Path) -> None:
+    save_model(tmp_path / "m", V2, "huggingface")
+    file = tmp_path / "m" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(ValueError, match=r"^[^\n]*model\.safetensors: half-written[^\n]*$"):
+        load_folder(tmp_path / "m", FLOAT32)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1]},
+        ["F32"],
+    ],
+)
+def test_a_damaged_safetensors_header(entry: Any, tmp_path: Path) -> None:
+    header, file = json.dumps({"w": entry}).encode(), tmp_path / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(ValueError, match=r"^[^\n]*model\.safetensors: its header is damaged"):
+        read_header(file)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "..", "", 3])
+def test_an_index_names_files_of_its_own_folder_only(name: Any, tmp_path: Path) -> None:
+    save_huggingface(tmp_path, random_params(V2), V2)
+    (tmp_path / "model.safetensors").unlink()
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"w": name}}))
+    with pytest.raises(ValueError, match=r"weight_map must give each tensor a file name"):
+        load_huggingface(tmp_path, FLOAT32)
+
+
+def test_a_number_that_float16_does_not_reach(tmp_path: Path) -> None:
+    params = random_params(V2)
+    head = "esm_transformer/~/esm_roberta_lm_head/~/lm_final_fc"
+    params[head]["b"] = params[head]["b"].at[0].set(1e5)
+    save_model(tmp_path / "m", V2, "jax", params)
+    with pytest.raises(
+        ValueError, match=r"1 tensor wrong; too large for float16: .*lm_final_fc/b$"
+    ):
+        load_folder(tmp_path / "m", ComputeConfig(param_dtype="float16"))
+    found, _ = load_folder(tmp_path / "m", ComputeConfig(param_dtype="bfloat16"))
+    assert found[head]["b"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [
+        ("add_bias_kv", True, "only False can be computed"),
+        ("ffn_activation_name", "relu", "only 'swish' or 'silu' or 'gelu-no-approx'"),
+        ("key_size", 7, "only 4 can be computed"),
+        ("alphabet_size", 4106, r"must be 4\*\*k \+ 9"),
+        ("k_for_kmers", 6, "only 3 can be computed"),
+        ("num_layers", "2", "must be a int"),
+        ("embed_dim", None, "is missing"),
+        ("embed_dim", 18, "must be a multiple of num_heads"),
+        ("positional_embedding", "learned", "only 'rotary' can be computed"),
+    ],
+)
+def test_options_of_hyperparams_that_are_not_computed(
+    option: str, value: Any, rule: str, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "m", V2, "jax")
+    file = tmp_path / "m" / "hyperparams.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {option: value}))
+    with pytest.raises(ValueError, match=rf"^[^\n]*hyperparams\.json: [^\n]*{rule}[^\n]*$"):
+        load_released_jax(tmp_path / "m", FLOAT32)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [
+        ("model_type", "bert", "only 'esm' can be computed"),
+        ("position_embedding_type", "relative_key", "only 'rotary' or 'absolute'"),
+        ("tie_word_embeddings", True, "only False can be computed"),
+        ("vocab_size", 33, "must be"),
+        ("layer_norm_eps", "small", "must be a float"),
+    ],
+)
+def test_options_of_config_json_that_are_not_computed(
+    option: str, value: Any, rule: str, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "m", V2, "huggingface")
+    file = tmp_path / "m" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {option: value}))
+    with pytest.raises(ValueError, match=rf"^[^\n]*config\.json: [^\n]*{rule}[^\n]*$"):
+        load_huggingface(tmp_path / "m", FLOAT32)
+
+
+@pytest.mark.parametrize(
+    "change", [{"embed_scale": 2.0}, {"ffn_activation": "gelu"}, {"masking_ratio": 0.2}]
+)
+def test_what_the_huggingface_layout_has_no_words_for(change: Any, tmp_path: Path) -> None:
+    config = dataclasses.replace(V2, token_dropout=True, **change)
+    with pytest.raises(ValueError, match=f"^{next(iter(change))} = .*use layout jax$"):
+        save_model(tmp_path / "m", config, "huggingface")
+    assert list(tmp_path.iterdir()) == []
+    save_model(tmp_path / "m", config, "jax")
+    assert load_folder(tmp_path / "m", FLOAT32)[1] == config
+
+
+def test_a_vocabulary_that_is_not_the_models(tmp_path: Path) -> None:
+    save_model(tmp_path / "m", V1, "huggingface")
+    file = tmp_path / "m" / "vocab.txt"
+    file.write_text(
+        file.read_text() + "\n<eos>\n<bos>\n"
+    )  # as the released first generation has it
+    load_folder(tmp_path / "m", FLOAT32)
+    file.write_text(file.read_text().replace("ACG", "ACX"))
+    with pytest.raises(ValueError, match=r"vocab\.txt: line \d+: 'ACX' should be 'ACG'$"):
+        load_folder(tmp_path / "m", FLOAT32)
+
+
+def test_a_folder_without_a_model_and_one_without_a_config(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no model: should hold .*hyperparams\.json"):
+        load_folder(tmp_path, FLOAT32)
+    for layout, config in (("jax", "hyperparams.json"), ("huggingface", "config.json")):
+        save_model(tmp_path / layout, V2, layout)  # type: ignore[arg-type]
+        (tmp_path / layout / config).unlink()
+        with pytest.raises(FileNotFoundError, match=f"{config}: no such file"):
+            load_folder(tmp_path / layout, FLOAT32)
+
+
+def test_pytorch_weights_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(tmp_path / "m", V2, "huggingface")
+    (tmp_path / "m" / "model.safetensors").rename(tmp_path / "m" / "pytorch_model.bin")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin: .*needs torch"):
+        load_folder(tmp_path / "m", FLOAT32)
