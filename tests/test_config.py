@@ -40,9 +40,7 @@ def test_the_published_run_divides_over_eight_devices():
         (lambda: DataConfig(temperature=0.5), "temperature = 0.5: must be 1 or above"),
         (lambda: PretrainConfig(tokens_per_update=1_500), "must be a multiple of data.sequence_"),
         (
-            lambda: PretrainConfig(
-                data=DataConfig(sequence_tokens=4_000), tokens_per_update=4_000
-            ),
+            lambda: PretrainConfig(data=DataConfig(sequence_tokens=4_000), tokens_per_update=4_000),
             "must be at most model.max_positions = 2048",
         ),
     ],

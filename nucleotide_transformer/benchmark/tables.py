@@ -13,9 +13,9 @@ MIN_WIDTH = 140
 """Columns where the output is no terminal."""
 
 MFU_FORMULA = (
-    "MFU = model FLOPs of a step / (median seconds x peak FLOP/s of all devices); model FLOPs: 2"
-    " for each multiply-add of the matrix products of the forward pass, three times that in training,"
-    " recomputation left out."
+    "MFU = model FLOPs of a step / (median seconds x peak FLOP/s of all devices). Model FLOPs: 2 for"
+    " each multiply-add of the matrix products of the forward pass, three times that in training;"
+    " recomputation is left out."
 )
 
 
@@ -57,9 +57,9 @@ def describe_setting(report: Report) -> Iterator[str]:
 
 def make_table(report: Report) -> Table:
     """A row for each case."""
-    table = Table(title="median of steps [quartiles]", title_justify="left")
-    table.add_column("case")
-    columns = ("tokens/s", "ms a step", "MFU", "of matrix product", "GiB a device", "compile s")
+    table = Table(title="medians [quartiles]", title_justify="left")
+    table.add_column("case", no_wrap=True)
+    columns = ("tokens/s", "ms a step", "MFU", "of product", "GiB", "compile s")
     for name in (*columns, "peer tokens/s", "ratio"):
         table.add_column(name, justify="right")
     for result in report.results:
@@ -97,6 +97,7 @@ def show_spread(spread: Spread, factor: float, form: str) -> str:
 def describe_notes(report: Report) -> Iterator[str]:
     """What the table needs to be understood: formulas, the peer, scaling."""
     yield MFU_FORMULA
+    yield "of product: the same, of the matrix product measured here; GiB: of one device"
     if report.config.cache:
         yield "compile s: in brackets, the second start with a persistent compilation cache"
     peers = [result.peer for result in report.measured if result.peer]
@@ -132,7 +133,7 @@ def make_kind_table(result: CaseResult) -> Table:
     """The shares of kinds of operations."""
     assert result.profile
     table = Table(title=f"where the time goes: {result.case.label}", title_justify="left")
-    table.add_column("kind")
+    table.add_column("kind", min_width=len(result.case.label) + 12)
     table.add_column("share", justify="right")
     for kind, share in result.profile.sum_kinds().items():
         table.add_row(kind, f"{share:.1%}")

@@ -65,8 +65,13 @@ def count_step_flops(config: PretrainConfig) -> int:
 
 def find_peak_flops(device: jax.Device) -> float:
     """FLOP/s that the device can do: of the data sheet, else of a matrix product measured now."""
-    names = [name for name in PEAK_FLOPS if name in device.device_kind]
-    return PEAK_FLOPS[max(names, key=len)] if names else measure_peak_flops(device)
+    return look_up_peak_flops(device.device_kind) or measure_peak_flops(device)
+
+
+def look_up_peak_flops(device_kind: str) -> float | None:
+    """FLOP/s by the maker's data sheet, of a name as `jax.Device.device_kind` gives it."""
+    names = [name for name in PEAK_FLOPS if name in device_kind]
+    return PEAK_FLOPS[max(names, key=len)] if names else None
 
 
 def measure_peak_flops(device: jax.Device, *, size: int = 1024, repeats: int = 8) -> float:

@@ -153,9 +153,7 @@ def make_train_step(config: PretrainConfig, devices: list[jax.Device]) -> TrainS
     )
 
 
-def reduce_gradient(
-    vector: Float[Array, " P"], *, sharded: bool
-) -> Float[Array, " Q"]:
+def reduce_gradient(vector: Float[Array, " P"], *, sharded: bool) -> Float[Array, " Q"]:
     """Adds up a vector over devices; sharded, each device gets its slice [P / N] of the sum."""
     if not sharded:
         return lax.psum(vector, AXIS)
