@@ -21,6 +21,7 @@ REQUIREMENTS = [
     "grain>=0.2.16",
     "huggingface_hub>=1.3",
     "jax>=0.10.0",
+    "joblib>=1.4.2",
     "jaxtyping>=0.3.3",
     "matplotlib>=3.9",
     "ml_dtypes>=0.5",
@@ -46,14 +47,16 @@ EXTRAS = {
         "beartype>=0.21",
         "chex>=0.1.91",
         "hypothesis>=6.130",
-        "joblib>=1.4.2",
         "mypy>=1.18.1",
         "pre-commit>=4.0",
         "pysam>=0.23",
         "pytest>=8.3",
         "pytest-xdist>=3.6.1",
         "ruff>=0.14",
+        "safetensors>=0.8",
     ],
+    # The bound above keeps pip on one torch; PyTorch's own index has the small CPU builds.
+    "interop": ["torch>=2.13,<2.14", "transformers>=5.23"],
     "notebooks": ["ipykernel>=6.29", "nbmake>=1.5.5"],
 }
 

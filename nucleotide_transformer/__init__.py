@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nucleotide_transformer.config import ComputeConfig as ComputeConfig
     from nucleotide_transformer.config import ModelConfig as ModelConfig
     from nucleotide_transformer.config import PretrainConfig as PretrainConfig
     from nucleotide_transformer.configfile import load_config as load_config
@@ -15,39 +16,58 @@ if TYPE_CHECKING:
     from nucleotide_transformer.data.corpus_config import CorpusConfig as CorpusConfig
     from nucleotide_transformer.data.dataset import make_dataset as make_dataset
     from nucleotide_transformer.data.manifest import load_manifest as load_manifest
+    from nucleotide_transformer.inference.embedding import embed as embed
+    from nucleotide_transformer.inference.likelihoods import fill_mask as fill_mask
+    from nucleotide_transformer.inference.nucleotides import (
+        nucleotide_probabilities as nucleotide_probabilities,
+    )
     from nucleotide_transformer.model import init_params as init_params
     from nucleotide_transformer.model import make_forward as make_forward
+    from nucleotide_transformer.pretrained import load_pretrained as load_pretrained
     from nucleotide_transformer.tokenizers import KmerTokenizer as KmerTokenizer
     from nucleotide_transformer.training.loop import pretrain as pretrain
+    from nucleotide_transformer.weights.compat import get_pretrained_model as get_pretrained_model
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "ComputeConfig": "config",
     "CorpusConfig": "data.corpus_config",
     "KmerTokenizer": "tokenizers",
     "ModelConfig": "config",
     "PretrainConfig": "config",
     "build_corpus": "data.corpus",
+    "embed": "inference.embedding",
+    "fill_mask": "inference.likelihoods",
+    "get_pretrained_model": "weights.compat",
     "init_params": "model",
     "load_config": "configfile",
     "load_manifest": "data.manifest",
+    "load_pretrained": "pretrained",
     "make_dataset": "data.dataset",
     "make_forward": "model",
+    "nucleotide_probabilities": "inference.nucleotides",
     "pretrain": "training.loop",
 }
 
 __all__ = [
+    "ComputeConfig",
     "CorpusConfig",
     "KmerTokenizer",
     "ModelConfig",
     "PretrainConfig",
     "__version__",
     "build_corpus",
+    "embed",
+    "fill_mask",
+    "get_pretrained_model",
     "init_params",
     "load_config",
     "load_manifest",
+    "load_pretrained",
     "make_dataset",
     "make_forward",
+    "nucleotide_probabilities",
     "pretrain",
 ]
 

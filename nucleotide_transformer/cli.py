@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run_command(command: Command, args: list[str]) -> int:
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax remarks on what is as it should be
     try:
         return command.run(args)
     except (ValueError, OSError, RuntimeError) as error:
@@ -168,6 +170,42 @@ def _benchmark(args: list[str]) -> int:
     return 0
 
 
+def _export(args: list[str]) -> int:
+    from nucleotide_transformer.pretrained import ExportConfig, export_model
+
+    config = parse(ExportConfig, args, "nt export")
+    export_model(config.source, config.folder, layout=config.layout, overwrite=config.overwrite)
+    _console().print(f"wrote {config.folder} in the {config.layout} layout")
+    return 0
+
+
+def _embed(args: list[str]) -> int:
+    from nucleotide_transformer.inference.embedding_files import EmbedConfig, embed_file
+
+    config = parse(EmbedConfig, args, "nt embed")
+
+    from nucleotide_transformer.pretrained import load_pretrained
+
+    model = load_pretrained(config.model, compute=config.compute)
+    _console().print(f"wrote {embed_file(model, config, progress=True)}")
+    return 0
+
+
+def _fill_mask(args: list[str]) -> int:
+    from nucleotide_transformer.inference.likelihoods import FillMaskConfig, fill_mask
+
+    config = parse(FillMaskConfig, args, "nt fill-mask")
+
+    from nucleotide_transformer.pretrained import load_pretrained
+
+    model = load_pretrained(config.model, compute=config.compute)
+    for number, tokens in enumerate(fill_mask(model, config.sequence, top_k=config.top_k), start=1):
+        _console().print(f"<mask> {number}")
+        for token, probability in tokens:
+            _console().print(f"  {token:10} {probability:.4f}")
+    return 0
+
+
 def _take_option(args: list[str], name: str) -> tuple[str | None, list[str]]:
     """Takes `name VALUE` or `name=VALUE` out of the arguments."""
     for index, word in enumerate(args):
@@ -188,6 +226,9 @@ COMMANDS: dict[str, Command] = {
     "corpus build": Command("FASTA files to a corpus of shuffled-access chunks", _build_corpus),
     "corpus info": Command("the genomes and splits of a corpus", _describe_corpus),
     "pretrain": Command("pre-train a model on a corpus, or go on with a run", _pretrain),
+    "export": Command("a run or released weights to a folder that others can load", _export),
+    "embed": Command("embeddings of the sequences of a file", _embed),
+    "fill-mask": Command("the likeliest tokens behind each <mask> of a sequence", _fill_mask),
     "benchmark": Command("speed and memory of training and inference on this machine", _benchmark),
 }
 

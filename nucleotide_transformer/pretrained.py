@@ -182,6 +182,20 @@ def _load_run(folder: Path, compute: ComputeConfig) -> tuple[Params, ModelConfig
     return builder.finish(), config
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """What `nt export` does."""
+
+    source: str
+    """Name of a released model, hub repository, or folder: what `load_pretrained` takes."""
+    folder: Path
+    """Where to; a new or empty folder."""
+    layout: Layout = "huggingface"
+    """Whose files to write: those of transformers, or those of the published JAX code."""
+    overwrite: bool = False
+    """Replace an export that is there already."""
+
+
 def export_model(
     source: str | Path,
     folder: str | Path,

@@ -87,6 +87,7 @@ class Case:
     accumulation: int
     num_devices: int
     scaling: Scaling
+    """weak on one device."""
 
     @property
     def tokens_per_step(self) -> int:
@@ -142,7 +143,7 @@ def list_cases(config: BenchmarkConfig, *, num_local_devices: int, platform: str
         require(tokens <= limit, "sequence_tokens", tokens, rule)
     scalings = config.scaling or ("weak",)
     choices = (config.tasks, config.models, config.sequence_tokens, at_once, scalings, counts)
-    return [
+    cases = [
         Case(
             task=task,
             model=name,
@@ -150,10 +151,11 @@ def list_cases(config: BenchmarkConfig, *, num_local_devices: int, platform: str
             sequences_per_device=divide(sequences, count, scaling),
             accumulation=config.accumulation if task == "train" else 1,
             num_devices=count,
-            scaling=scaling,
+            scaling=scaling if count > 1 else "weak",
         )
         for task, name, tokens, sequences, scaling, count in itertools.product(*choices)
     ]
+    return list(dict.fromkeys(cases))  # one device is where both kinds of scaling begin
 
 
 def list_device_counts(

@@ -3,7 +3,7 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nucleotide_transformer.benchmark.results import CaseResult, Report
+from nucleotide_transformer.benchmark.results import CaseResult, Report, find_base
 
 OURS, PEER = "tab:blue", "0.65"
 
@@ -44,7 +44,7 @@ def plot_rates(axes: Axes, rows: list[CaseResult]) -> None:
         names = {result.peer.name for result in rows if result.peer}
         for label, color in (("this package", OURS), (names.pop(), PEER)):
             axes.barh([0], [0], color=color, label=label)
-        axes.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, 1.3))
+        add_legend(axes)
     clear_frame(axes)
 
 
@@ -71,29 +71,35 @@ def plot_shares(axes: Axes, rows: list[CaseResult]) -> None:
         axes.plot([], [], "D", color="tab:red", label="of the data sheet (MFU)")
     axes.set_xlim(0, 100)
     axes.set_xlabel("Model FLOP/s as a share of the peak (%)")
-    axes.legend(frameon=False, fontsize="small")
+    add_legend(axes)
     clear_frame(axes)
 
 
 def plot_scaling(axes: Axes, report: Report) -> None:
-    """Speed-up over one device, by task, model, length and kind of scaling."""
+    """Rate over that of one device, by task, model, batch and kind of scaling."""
     series: dict[str, list[tuple[int, float]]] = {}
     for result in report.measured:
-        case = result.case
-        name = f"{case.task} {case.model}, {case.sequence_tokens:,}, {case.scaling}"
-        series.setdefault(name, []).append((case.num_devices, result.tokens_per_second))
+        base, case = find_base(result, report), result.case
+        if base and base is not result:
+            points = series.setdefault(f"{base.case.label}, {case.scaling}", [(1, 1.0)])
+            speedup = result.tokens_per_second / base.tokens_per_second
+            points.append((case.num_devices, speedup))
     for name, points in series.items():
-        points.sort()
-        first = points[0][1] / points[0][0]
-        axes.plot([n for n, _ in points], [rate / first for _, rate in points], "o-", label=name)
-    most = max(result.case.num_devices for result in report.measured)
-    axes.plot([1, most], [1, most], ":", color="0.5", label="as many times as devices")
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log", base=2)
+        axes.plot(*zip(*sorted(points), strict=True), "o-", label=name)
+    counts = sorted({result.case.num_devices for result in report.measured})
+    axes.plot([1, counts[-1]], [1, counts[-1]], ":", color="0.5", label="as many times as devices")
+    axes.set_xticks(counts)
     axes.set_xlabel("Devices (on a CPU they share the cores)")
     axes.set_ylabel("Times the rate of one")
-    axes.legend(frameon=False, fontsize="small")
+    axes.set_ylim(bottom=0)
+    add_legend(axes)
     clear_frame(axes)
+
+
+def add_legend(axes: Axes) -> None:
+    """A legend above the panel, where no bar can be."""
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "borderaxespad": 0.2}
+    axes.legend(frameon=False, fontsize="small", **place)
 
 
 def clear_frame(axes: Axes) -> None:

@@ -135,6 +135,16 @@ class Report:
         return [result for result in self.results if isinstance(result, CaseResult)]
 
 
+def find_base(result: CaseResult, report: Report) -> CaseResult | None:
+    """The case on one device that this one scales: equal batches (weak) or equal work (strong)."""
+    case = result.case
+    strong = case.scaling == "strong"
+    sequences = case.sequences_per_device * (case.num_devices if strong else 1)
+    same = {"num_devices": 1, "sequences_per_device": sequences, "scaling": "weak"}
+    base = dataclasses.replace(case, **same)  # type: ignore[arg-type]
+    return next((other for other in report.measured if other.case == base), None)
+
+
 def profile_to_dict(profile: Profile) -> dict[str, Any]:
     """A profile in types that JSON has; of the operations, the costliest."""
     return {

@@ -5,17 +5,22 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
-from nucleotide_transformer.benchmark.results import CaseResult, FailedCase, Report
+from nucleotide_transformer.benchmark.results import (
+    CaseResult,
+    FailedCase,
+    Report,
+    find_base,
+)
 from nucleotide_transformer.benchmark.timing import Spread
 
 GIB = 2**30
-MIN_WIDTH = 140
+MIN_WIDTH = 160
 """Columns where the output is no terminal."""
 
 MFU_FORMULA = (
-    "MFU = model FLOPs of a step / (median seconds x peak FLOP/s of all devices). Model FLOPs: 2 for"
-    " each multiply-add of the matrix products of the forward pass, three times that in training;"
-    " recomputation is left out."
+    "MFU = model FLOPs of a step / (median seconds x peak FLOP/s of all devices). Model FLOPs: 2"
+    " for each multiply-add of the matrix products of the forward pass, three times that in"
+    " training; recomputation is left out."
 )
 
 
@@ -56,33 +61,36 @@ def describe_setting(report: Report) -> Iterator[str]:
 
 
 def make_table(report: Report) -> Table:
-    """A row for each case."""
+    """A row for each case, and the columns that any of them fills."""
     table = Table(title="medians [quartiles]", title_justify="left")
     table.add_column("case", no_wrap=True)
-    columns = ("tokens/s", "ms a step", "MFU", "of product", "GiB", "compile s")
-    for name in (*columns, "peer tokens/s", "ratio"):
-        table.add_column(name, justify="right")
-    for result in report.results:
-        if isinstance(result, FailedCase):
-            table.add_row(result.case.label, result.error)
-        else:
-            table.add_row(result.case.label, *describe_result(result))
+    rows = [
+        {"tokens/s": result.error} if isinstance(result, FailedCase) else describe_result(result)
+        for result in report.results
+    ]
+    filled = max(rows, key=lambda row: sum(map(bool, row.values())))
+    names = [name for name in filled if any(row.get(name) for row in rows)]
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for result, row in zip(report.results, rows, strict=True):
+        table.add_row(result.case.label, *(row.get(name, "") for name in names))
     return table
 
 
-def describe_result(result: CaseResult) -> Iterator[str]:
-    """The cells of a case."""
-    yield f"{result.tokens_per_second:,.0f}"
-    yield show_spread(result.step_seconds, 1e3, ",.4g")
-    yield "" if result.mfu is None else f"{result.mfu:.1%}"
-    yield f"{result.mfu_of_measured_peak:.1%}"
-    yield "" if result.memory is None else f"{result.memory.total / GIB:.2f}"
-    times = result.compile_seconds
+def describe_result(result: CaseResult) -> dict[str, str]:
+    """The cells of a case by the names of their columns; empty where there is no figure."""
+    times, peer = result.compile_seconds, result.peer
     again = "" if times.second_start is None else f" ({times.second_start:.1f})"
-    yield f"{times.lower + times.compile:.1f}{again}"
-    if result.peer:
-        yield f"{result.peer.tokens_per_second:,.0f}"
-        yield show_spread(result.peer.ratio, 1, ".2f")
+    return {
+        "tokens/s": f"{result.tokens_per_second:,.0f}",
+        "ms a step": show_spread(result.step_seconds, 1e3, ",.4g"),
+        "MFU": "" if result.mfu is None else f"{result.mfu:.1%}",
+        "of product": f"{result.mfu_of_measured_peak:.1%}",
+        "GiB": "" if result.memory is None else f"{result.memory.total / GIB:.2f}",
+        "compile s": f"{times.lower + times.compile:.1f}{again}",
+        "peer": f"{peer.tokens_per_second:,.0f}" if peer else "",
+        "ratio": show_spread(peer.ratio, 1, ".2f") if peer else "",
+    }
 
 
 def show_spread(spread: Spread, factor: float, form: str) -> str:
@@ -102,9 +110,12 @@ def describe_notes(report: Report) -> Iterator[str]:
         yield "compile s: in brackets, the second start with a persistent compilation cache"
     peers = [result.peer for result in report.measured if result.peer]
     if peers:
-        yield f"peer: ESM of {peers[0].name}, the same FLOPs; ratio: our rate over its, by rounds"
+        yield (
+            f"peer: tokens/s of ESM of {peers[0].name}, with the same FLOPs; ratio: our rate over"
+            " its, round by round"
+        )
     reasons = dict.fromkeys(result.no_peer for result in report.measured if result.no_peer)
-    if report.config.peer and reasons:
+    if report.config.peer and not peers:
         yield f"no peer: {'; '.join(filter(None, reasons))}"
     for result in report.measured:
         base = find_base(result, report)
@@ -112,21 +123,6 @@ def describe_notes(report: Report) -> Iterator[str]:
             speedup = result.tokens_per_second / base.tokens_per_second
             efficiency = speedup * base.num_peaks / result.num_peaks
             yield f"{result.case.label}: {speedup:.2f} x one device, efficiency {efficiency:.0%}"
-
-
-def find_base(result: CaseResult, report: Report) -> CaseResult | None:
-    """The case on one device that this one scales: equal batches (weak) or equal work (strong)."""
-    case = result.case
-    for other in report.measured:
-        same = (other.case.task, other.case.model, other.case.sequence_tokens, other.case.scaling)
-        if same != (case.task, case.model, case.sequence_tokens, case.scaling):
-            continue
-        if other.case.num_devices != 1:
-            continue
-        factor = case.num_devices if case.scaling == "strong" else 1
-        if other.case.sequences_per_device == factor * case.sequences_per_device:
-            return other
-    return None
 
 
 def make_kind_table(result: CaseResult) -> Table:
