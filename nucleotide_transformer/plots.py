@@ -247,7 +247,7 @@ def plot_nucleotide_logo(
         for place, letter in enumerate(sequence[first : first + width], start=start + first):
             axes.text(place, -0.04 * top, letter, ha="center", va="top", fontsize=6, color="0.4")
         if sequence:
-            axes.tick_params(axis="x", pad=9)
+            axes.tick_params(axis="x", length=0, pad=11)
     figure.suptitle(title)
     return figure
 

@@ -87,7 +87,7 @@ def test_from_fasta_to_a_trained_model(capfd, tmp_path):
 def test_an_interrupted_run_says_how_to_go_on(capfd, small_corpus, tmp_path, monkeypatch):
     from nucleotide_transformer.training import loop
 
-    monkeypatch.setattr(loop, "agree_to_stop", lambda stop: True)
+    monkeypatch.setattr(loop, "agree_to_stop", lambda _: True)
     command = f"pretrain --data.corpus {small_corpus} --output {tmp_path / 'run'} {RUN}"
     code, out, _ = run(capfd, command)
     assert code == 130

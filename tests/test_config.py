@@ -72,7 +72,7 @@ def test_a_bad_config_file_is_one_line_with_file_and_field(tmp_path, text, messa
 
 
 def test_a_missing_config_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none.toml: no such config file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.toml: no such config file"):
         load_config(tmp_path / "none.toml")
 
 

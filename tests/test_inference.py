@@ -210,6 +210,40 @@ def test_embedding_does_not_compute_logits(model: Model, task: PoolTask) -> None
     assert (",75]" in text) == (not isinstance(task, PoolTask))
 
 
+def test_bfloat16_is_used_where_the_model_asks_for_it(model: Model) -> None:
+    """Sums of 16 products of bfloat16 numbers, 8 bits each: values of order 1 are off by 1 %."""
+    tokens, numbers = jnp.ones((2, 32), jnp.int32), jnp.zeros((2, 2), jnp.int32)
+    half = dataclasses.replace(model, compute=ComputeConfig(compute_dtype="bfloat16"))
+    for each, used in ((model, False), (half, True)):
+        task = PoolTask(CONFIG, each.compute, (2,), "mean")
+        text = jax.jit(task).lower(each.params, tokens, numbers).as_text()
+        assert ("bf16" in text) == used
+    sequences = random_sequences([60, 80])
+    rough, exact = (embed_array(each, sequences, batching=ONE) for each in (half, model))
+    assert rough.dtype == np.float32
+    assert 1e-5 < abs(rough - exact).max() < 0.1
+
+
+def test_learned_positions_are_used_to_the_last(model: Model) -> None:
+    """A v1 model of 37 positions, which is no length of a batch: windows of 37 tokens fit it."""
+    config = dataclasses.replace(
+        CONFIG,
+        vocabulary="v1",
+        position="learned",
+        max_positions=37,
+        token_dropout=True,
+        ffn_activation="gelu",
+        ffn_gated=False,
+    )
+    params = jax.jit(init_params, static_argnums=1)(jax.random.key(1), config)
+    tokenizer = KmerTokenizer(vocabulary="v1", k=3)
+    old = dataclasses.replace(model, params=params, config=config, tokenizer=tokenizer)
+    fits, longer = random_sequences([3 * 36, 3 * 50])
+    found, _ = embed(old, [fits, longer], pooling="tokens", batching=ONE)
+    wanted = old(tokenizer.encode_batch([fits]), layers=(2,)).embeddings[2][0]
+    np.testing.assert_allclose(found[2], wanted, atol=TOLERANCE)
+
+
 def test_fill_mask_is_the_softmax_at_each_mask(model: Model) -> None:
     sequence = "ACCTGA<mask>TTCTG<mask>AGTC"
     found = fill_mask(model, sequence, top_k=75)

@@ -88,7 +88,7 @@ def test_lines_beyond_the_step_are_dropped_when_a_run_goes_on(tmp_path):
 def test_an_interval_averages_over_masked_tokens_and_counts_time(monkeypatch):
     clock = iter(np.arange(0, 100, 0.5))
     monkeypatch.setattr(metrics.time, "perf_counter", lambda: float(next(clock)))
-    monkeypatch.setattr(metrics, "find_total_peak_flops", lambda devices: 1e12)
+    monkeypatch.setattr(metrics, "find_total_peak_flops", lambda _: 1e12)
     log = IntervalLog(dataclasses.replace(CONFIG, log_every_steps=3), find_devices(1))
     assert log.add(1, make_step_metrics(4.0, 30)) is None
     assert log.add(2, make_step_metrics(1.0, 10)) is None
@@ -103,7 +103,7 @@ def test_an_interval_averages_over_masked_tokens_and_counts_time(monkeypatch):
 def test_time_inside_a_pause_does_not_count(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(metrics, "find_total_peak_flops", lambda devices: 1e12)
+    monkeypatch.setattr(metrics, "find_total_peak_flops", lambda _: 1e12)
     log = IntervalLog(dataclasses.replace(CONFIG, log_every_steps=1), find_devices(1))
     log.add(1, make_step_metrics(1.0, 10))
     now[0] = 2.0

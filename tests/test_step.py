@@ -19,7 +19,7 @@ from nucleotide_transformer.training.step import (
     lay_out_batch,
     make_train_step,
     make_unshard,
-    shard_state,
+    place_state,
 )
 
 NUM_TOKENS, NUM_SEQUENCES = 24, 16
@@ -46,7 +46,7 @@ def run(num_devices, sequences_per_device, num_steps=3, config=CONFIG):
     config = dataclasses.replace(config, sequences_per_device=sequences_per_device)
     devices = find_devices(num_devices)
     state, step = (
-        shard_state(init_state(config), config, num_devices),
+        place_state(init_state(config), config, devices),
         make_train_step(config, devices),
     )
     metrics = []
@@ -147,7 +147,7 @@ def test_an_update_that_does_not_divide_is_an_error():
 def test_sharded_moments_take_an_eighth_of_the_memory():
     config = dataclasses.replace(CONFIG, shard_optimizer=True)
     whole = init_state(config)
-    state = shard_state(whole, config, 8)
+    state = place_state(whole, config, find_devices(8))
     batch = lay_out_batch(*make_batch(), num_devices=8, sequences_per_device=2)
     state, _ = make_train_step(config, find_devices(8))(state, batch)
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
@@ -163,3 +163,21 @@ def test_clipping_bounds_the_update_and_not_the_reported_norm():
     second = next(part.nu for part in state.opt_state if hasattr(part, "nu"))
     # Adam's second moment is 0.001 times the square of the clipped gradient.
     assert float(jax.numpy.sqrt(second.sum() / 1e-3)) == pytest.approx(1e-3, rel=1e-4)
+
+
+def test_a_step_is_compiled_once():
+    """The state lies on the devices before the first update as it does after it."""
+    compiled = []
+
+    def listen(event, _seconds, **_):
+        compiled.append(event) if "backend_compile" in event else None
+
+    devices = find_devices(2)
+    state, step = place_state(init_state(CONFIG), CONFIG, devices), make_train_step(CONFIG, devices)
+    batch = lay_out_batch(*make_batch(), num_devices=2, sequences_per_device=2)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    state, _ = step(state, batch)
+    assert len(compiled) >= 1
+    compiled.clear()
+    step(state, batch)
+    assert compiled == []

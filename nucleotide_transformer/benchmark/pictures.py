@@ -98,8 +98,13 @@ def plot_scaling(axes: Axes, report: Report) -> None:
 
 def add_legend(axes: Axes) -> None:
     """A legend above the panel, where no bar can be."""
-    place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "borderaxespad": 0.2}
-    axes.legend(frameon=False, fontsize="small", **place)
+    axes.legend(
+        frameon=False,
+        fontsize="small",
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        borderaxespad=0.2,
+    )
 
 
 def clear_frame(axes: Axes) -> None:

@@ -1,5 +1,7 @@
 """Seconds of steps, taken in turns, and their spread."""
 
+import collections
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -11,6 +13,8 @@ class Workload(Protocol):
     """Something that runs step by step."""
 
     tokens_per_step: int
+    overlaps: bool
+    """Whether the device goes on with a step while the host starts the next one."""
 
     def start(self) -> Any:
         """Starts a step; may return before it ends."""
@@ -37,19 +41,21 @@ def summarize(values: Sequence[float]) -> Spread:
 def time_steps(workload: Workload, num_steps: int) -> list[float]:
     """Seconds of each of some steps in a row.
 
-    The host waits for a step only after it has started the next one, as the training loop does:
-    a step's seconds run from the end of the step before it to its own.
+    Where steps overlap, the host waits for one only after it has started the next, as the training
+    loop does: a step's seconds run from the end of the step before it to its own. The steps at
+    both ends, which lack a neighbour, run beside the timed ones.
     """
+    running = collections.deque(workload.start() for _ in range(2 if workload.overlaps else 0))
+    if running:
+        workload.wait(running.popleft())
     marks = [time.perf_counter()]
-    before = workload.start()
-    for _ in range(num_steps - 1):
-        started = workload.start()
-        workload.wait(before)
+    for _ in range(num_steps):
+        running.append(workload.start())
+        workload.wait(running.popleft())
         marks.append(time.perf_counter())
-        before = started
-    workload.wait(before)
-    marks.append(time.perf_counter())
-    return np.diff(marks).tolist()
+    for started in running:
+        workload.wait(started)
+    return [end - start for start, end in itertools.pairwise(marks)]
 
 
 def time_in_turns(

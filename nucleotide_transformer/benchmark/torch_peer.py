@@ -69,6 +69,7 @@ class TorchPeer:
         self._device = "cuda" if platform == "gpu" else "cpu"
         self._case, self._model_config = case, find_model(case.model, config.model)
         self.tokens_per_step = case.tokens_per_step
+        self.overlaps = platform != "cpu"
         torch.manual_seed(config.seed)
         esm = transformers.EsmConfig(**make_esm_config(self._model_config))
         self._dtype = getattr(torch, config.compute.compute_dtype)

@@ -19,12 +19,11 @@ from nucleotide_transformer.training.step import (
     AXIS,
     DeviceBatch,
     StepMetrics,
-    TrainState,
     TrainStep,
     init_state,
     lay_out_batch,
     make_train_step,
-    shard_state,
+    place_state,
 )
 from nucleotide_transformer.types import Int
 
@@ -65,24 +64,16 @@ def make_pretrain_config(case: Case, config: BenchmarkConfig) -> PretrainConfig:
     )
 
 
-def place_state(state: TrainState, mesh: Mesh) -> TrainState:
-    """A state where an update leaves it, so that the second update needs no other program."""
-    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
-    # Moments are vectors [P], and matrices [N, P / N] if every device holds a slice.
-    places = jax.tree.map(lambda leaf: split if leaf.ndim == 2 else whole, state.opt_state)
-    return jax.device_put(state, TrainState(whole, places, whole))  # type: ignore[arg-type]
-
-
 class TrainWorkload:
     """Updates of `training.step`: masks, forward, backward, all-reduce, Adam."""
 
     def __init__(self, case: Case, config: BenchmarkConfig, devices: list[jax.Device]):
         self._config, self._devices = make_pretrain_config(case, config), devices
         self.tokens_per_step = case.tokens_per_step
+        self.overlaps = devices[0].platform != "cpu"
         self.flops_per_step = count_step_flops(self._config)
         self._batches = [self._make_batch(case, config.seed + i) for i in range(NUM_BATCHES)]
-        state = shard_state(init_state(self._config), self._config, len(devices))
-        self._state = place_state(state, Mesh(np.array(devices), (AXIS,)))
+        self._state = place_state(init_state(self._config), self._config, devices)
         self._step: TrainStep | None = None
         self._num_started = 0
         self.metrics: StepMetrics | None = None
@@ -131,6 +122,7 @@ class InferenceWorkload:
     def __init__(self, case: Case, config: BenchmarkConfig, devices: list[jax.Device]):
         model, self._compute = find_model(case.model, config.model), config.compute
         self.tokens_per_step = case.tokens_per_step
+        self.overlaps = devices[0].platform != "cpu"
         self.flops_per_step = case.sequences_per_step * count_forward_flops(
             model,
             num_tokens=case.sequence_tokens,

@@ -13,7 +13,8 @@ The frames: in frame f, every run of A, C, G and T gives its first f letters one
 follow, and what is left at the end of the run is one token a letter again. These single letters are
 context for the other tokens. Their own distributions are used only in runs shorter than k, where
 no frame has a k-mer: in all other runs every nucleotide lies in a k-mer in at least one frame, and
-the mean goes over the frames in which it does.
+the mean goes over the frames in which it does. The first and the last k - 1 nucleotides of a run
+have fewer such frames.
 """
 
 import collections

@@ -37,7 +37,7 @@ from nucleotide_transformer.training.step import (
     make_evaluation_step,
     make_train_step,
     make_unshard,
-    shard_state,
+    place_state,
 )
 
 METRICS_LAG = 2
@@ -111,7 +111,7 @@ class Run:
             state, position = self._checkpointer.restore(state, config)
             self._input.set_state(position)
         self.step = int(state.step)
-        self._state = shard_state(state, config, num_devices)
+        self._state = place_state(state, config, self._devices)
         self._unshard = make_unshard(config, self._devices)
         show = show and jax.process_index() == 0
         self.progress = RunProgress(config, first_step=self.step, show=show)

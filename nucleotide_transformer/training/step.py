@@ -183,29 +183,33 @@ def find_state_axes(config: PretrainConfig) -> Any:
     return TrainState(*axes)
 
 
-def shard_state(state: TrainState, config: PretrainConfig, num_devices: int) -> TrainState:
-    """A whole state as the step takes it: with `shard_optimizer`, moments in slices [N, P / N].
+def place_state(state: TrainState, config: PretrainConfig, devices: list[jax.Device]) -> TrainState:
+    """A whole state on this process's devices, as the step takes and returns it.
 
-    `num_devices` counts those of all processes; each process keeps the slices of its own.
+    With `shard_optimizer`, moments become slices [N, P / N], of which each process keeps those of
+    its own devices. What lies on the devices in another way would be compiled for once more.
     """
-    if not config.shard_optimizer:
-        return state
-    local = num_devices // jax.process_count()
-    first = jax.process_index() * local
+    axes = find_state_axes(config)
+    if config.shard_optimizer:
+        total = len(devices) * jax.process_count()
+        first = jax.process_index() * len(devices)
 
-    def shard(leaf: Array) -> Array:
-        if leaf.ndim == 0:
-            return leaf
-        slices = jnp.pad(leaf, (0, -leaf.size % num_devices)).reshape(num_devices, -1)
-        return slices[first : first + local]
+        def shard(leaf: Array) -> Array:
+            slices = jnp.pad(leaf, (0, -leaf.size % total)).reshape(total, -1)
+            return slices[first : first + len(devices)]
 
-    return state._replace(opt_state=jax.tree.map(shard, state.opt_state))
+        moments = jax.tree.map(lambda leaf: shard(leaf) if leaf.ndim else leaf, state.opt_state)
+        state = state._replace(opt_state=moments)
+    place = jax.pmap(
+        lambda state, _: state, AXIS, in_axes=(axes, 0), out_axes=axes, devices=devices
+    )
+    return place(state, jnp.zeros(len(devices)))  # pmap asks for one argument with a device axis
 
 
 def make_unshard(
     config: PretrainConfig, devices: list[jax.Device]
 ) -> Callable[[TrainState], TrainState]:
-    """The reverse of `shard_state`: what is saved does not depend on the devices."""
+    """The reverse of `place_state`: what is saved does not depend on the devices."""
     if not config.shard_optimizer:
         return lambda state: state
     axes = find_state_axes(config)

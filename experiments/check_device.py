@@ -1,0 +1,174 @@
+"""Whether this device computes what it should, in every precision and form of the computation.
+
+    python experiments/check_device.py
+
+Attention: each form, forwards and backwards, against the einsum form in exact float32, with a
+sequence that is partly padding. Model: loss and gradient in bfloat16, with each form, and with each
+kind of recomputation, against float32. Errors are relative to the root mean square of what is
+right. Exits with 1 if one is above its tolerance; a form that a device lacks is only reported.
+"""
+
+import argparse
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nucleotide_transformer.attention import attend, fastest_implementation
+from nucleotide_transformer.benchmark.workloads import draw_tokens
+from nucleotide_transformer.config import (
+    ComputeConfig,
+    Implementation,
+    MaskingConfig,
+    ModelConfig,
+)
+from nucleotide_transformer.model import init_params, make_forward
+from nucleotide_transformer.training.losses import masked_cross_entropy
+from nucleotide_transformer.training.masking import mask_tokens
+
+MAY_BE_ABSENT = ("cudnn",)
+"""Forms that not every device has; any other must run."""
+FORMS = [form for form in get_args(Implementation) if form != "auto"]
+TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2}
+"""Relative error of attention: float32 has 2^-24 a rounding, bfloat16 2^-9 and some in a row."""
+LOSS_TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2}
+GRADIENT_TOLERANCES = {"float32": 1e-3, "bfloat16": 1e-1}
+"""Of the whole gradient, through all layers."""
+
+
+class Check(NamedTuple):
+    """One number that must be small."""
+
+    name: str
+    error: float
+    tolerance: float
+
+    @property
+    def passes(self) -> bool:
+        """Whether it is; NaN is not."""
+        return self.error <= self.tolerance
+
+
+def measure_error(found: Any, expected: Any) -> float:
+    """Root mean square of the difference over that of what is expected, over all leaves."""
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    arrays = [(np.asarray(one, np.float64), np.asarray(other, np.float64)) for one, other in pairs]
+    difference = sum(float(np.square(one - other).sum()) for one, other in arrays)
+    return math.sqrt(difference / sum(float(np.square(other).sum()) for _, other in arrays))
+
+
+def run_attention(form: Implementation, dtype: str, num_tokens: int, model: ModelConfig) -> Any:
+    """Output and gradients [query, key, value] of random inputs; a third of one row is padding."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    shape = (2, num_tokens, model.num_heads, model.key_dim)
+    *inputs, weight = (jax.random.normal(key, shape, jnp.float32) for key in keys)
+    keep = jnp.arange(num_tokens) < jnp.array([[num_tokens], [2 * num_tokens // 3]])
+    weight = weight * keep[:, :, None, None]  # what padding attends to is nobody's business
+
+    def total(*inputs: Any) -> tuple[Any, Any]:
+        cast = [x.astype(dtype) for x in inputs]
+        mixed = attend(*cast, keep, form).astype(jnp.float32)
+        return (mixed * weight).sum(), mixed * keep[:, :, None, None]
+
+    step = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))
+    precision = "highest" if dtype == "float32" else "default"
+    with jax.default_matmul_precision(precision):
+        gradients, mixed = step(*inputs)
+    return jax.device_get((mixed, gradients))
+
+
+def check_attention(num_tokens: int, model: ModelConfig) -> Iterator[Check | str]:
+    """Every form in every precision."""
+    expected = run_attention("einsum", "float32", num_tokens, model)
+    for dtype, tolerance in TOLERANCES.items():
+        for form in FORMS:
+            name = f"attention {form}, {dtype}"
+            found = try_form(form, lambda f=form, d=dtype: run_attention(f, d, num_tokens, model))
+            if isinstance(found, str):
+                yield f"{name}: {found}"
+                continue
+            yield Check(f"{name}, output", measure_error(found[0], expected[0]), tolerance)
+            yield Check(f"{name}, gradient", measure_error(found[1], expected[1]), tolerance)
+
+
+def try_form(form: str, run: Callable[[], Any]) -> Any:
+    """The result, or why this device does not have the form."""
+    try:
+        return run()
+    except (NotImplementedError, ValueError, RuntimeError) as error:
+        if form not in MAY_BE_ABSENT:
+            raise
+        return f"not on this device ({str(error).splitlines()[0][:100]})"
+
+
+def run_model(compute: ComputeConfig, num_tokens: int, model: ModelConfig) -> Any:
+    """Loss in nats, and its gradient, of random sequences of which one is partly padding."""
+    tokens = draw_tokens(2, num_tokens, model, seed=0)
+    tokens[1, 2 * num_tokens // 3 :] = model.pad_token_id
+    rows = jnp.arange(2, dtype=jnp.int32)
+    masked = mask_tokens(jnp.asarray(tokens), rows, jax.random.key(1), MaskingConfig(), model)
+    forward = make_forward(model, compute)
+
+    def loss(params: Any) -> Any:
+        logits = forward.apply(params, masked.inputs, masked.positions).logits
+        nats, counts = masked_cross_entropy(logits, masked.targets, masked.valid)
+        return nats / counts.masked
+
+    params = init_params(jax.random.key(0), model, compute)
+    precision = "highest" if compute.compute_dtype == "float32" else "default"
+    with jax.default_matmul_precision(precision):
+        return jax.device_get(jax.jit(jax.value_and_grad(loss))(params))
+
+
+def check_model(num_tokens: int, model: ModelConfig) -> Iterator[Check | str]:
+    """Every form, recomputation and stack in every precision, against float32 without any."""
+    plain = ComputeConfig(attention="einsum")
+    expected = run_model(plain, num_tokens, model)
+    choices = [("attention", form) for form in ("auto", *FORMS)]
+    choices += [("remat", "block"), ("remat", "dots"), ("stack", "loop")]
+    for dtype in LOSS_TOLERANCES:
+        for field, value in choices:
+            name = f"model {field}={value}, {dtype}"
+            compute = dataclasses.replace(plain, compute_dtype=dtype, **{field: value})
+            found = try_form(value, lambda c=compute: run_model(c, num_tokens, model))
+            if isinstance(found, str):
+                yield f"{name}: {found}"
+                continue
+            loss, gradient = (measure_error(*pair) for pair in zip(found, expected, strict=True))
+            yield Check(f"{name}, loss", loss, LOSS_TOLERANCES[dtype])
+            yield Check(f"{name}, gradient", gradient, GRADIENT_TOLERANCES[dtype])
+
+
+def main() -> int:
+    """Prints a line for each check."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=1_000, help="of a sequence")
+    parser.add_argument("--layers", type=int, default=22)
+    parser.add_argument("--width", type=int, default=512)
+    arguments = parser.parse_args()
+    width, layers = arguments.width, arguments.layers
+    model = ModelConfig(num_layers=layers, embed_dim=width, ffn_dim=4 * width)
+    device = jax.devices()[0]
+    fastest = {dtype: fastest_implementation(jnp.dtype(dtype)) for dtype in TOLERANCES}
+    print(f"{device.device_kind}, jax {jax.__version__}; auto is {fastest}")
+    failed = 0
+    for generate in (check_attention, check_model):
+        for check in generate(arguments.tokens, model):
+            if isinstance(check, str):
+                print(f"-     {check}", flush=True)
+                continue
+            failed += not check.passes
+            word = "ok   " if check.passes else "WRONG"
+            print(f"{word} {check.name}: {check.error:.1e} (at most {check.tolerance:.0e})")
+            sys.stdout.flush()
+    print(f"{failed} wrong")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
