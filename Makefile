@@ -16,7 +16,7 @@ SOURCES := nucleotide_transformer tests experiments setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install pretrain test check format notebooks clean
+.PHONY: help install pretrain test check format notebooks test-interop clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -42,6 +42,9 @@ format: install ## format the code and apply the fixes that are safe
 
 notebooks: $(call STAMP,dev+notebooks) ## execute the notebooks in place
 	$(BIN)/python -m pytest --nbmake --overwrite notebooks
+
+test-interop: $(call STAMP,dev+interop) ## compare exports with transformers and torch
+	$(BIN)/python -m pytest $(PYTEST) tests/interop
 
 clean: ## remove .venv, caches and build files; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

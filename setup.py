@@ -36,14 +36,20 @@ REQUIREMENTS = [
 # Embeddings and sequences as HDF5 and Parquet files.
 IO = ["h5py>=3.12.1", "pyarrow>=18.0"]
 
+# Pictures of embeddings and sequence logos.
+PLOTS = ["logomaker>=0.8.6", "pandas>=2.2.3", "scikit-learn>=1.6"]
+
 EXTRAS = {
     # jax's own choice for NVIDIA GPUs; `cuda12` is for drivers too old for CUDA 13.
     "cuda": ["jax[cuda13]"],
     "cuda12": ["jax[cuda12]"],
     "tpu": ["jax[tpu]"],
     "io": IO,
+    "plots": PLOTS,
+    "umap": ["umap-learn>=0.5.8"],
     "dev": [
         *IO,
+        *PLOTS,
         "beartype>=0.21",
         "chex>=0.1.91",
         "hypothesis>=6.130",

@@ -147,18 +147,23 @@ def main() -> None:
         model=tiny,
     )
     machine = describe_machine(jax.local_devices())
-    results = []
+    date = machine["date"].replace(":", "-").partition("+")[0]
+    content: dict[str, Any] = {"machine": machine, "command": sys.argv[1:], "results": []}
     for case in list_cases(config, num_local_devices=1, platform=jax.default_backend()):
         figures = measure_case(case, config, arguments.peers)
         print_case(case, figures)
-        results.append({"case": case.label, "contenders": figures})
-    if arguments.output:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        date = machine["date"].replace(":", "-").partition("+")[0]
-        path = arguments.output / f"peers_{date}.json"
-        content = {"machine": machine, "command": sys.argv[1:], "results": results}
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        print(f"written: {path}")
+        content["results"].append({"case": case.label, "contenders": figures})
+        if arguments.output:
+            path = write_whole(arguments.output / f"peers_{date}.json", content)
+            print(f"written: {path}")
+
+
+def write_whole(path: Path, content: dict[str, Any]) -> Path:
+    """Writes a JSON file, or replaces it; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return partial.replace(path)
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ FORMS = [form for form in get_args(Implementation) if form != "auto"]
 TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2}
 """Relative error of attention: float32 has 2^-24 a rounding, bfloat16 2^-9 and some in a row."""
 LOSS_TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2}
-GRADIENT_TOLERANCES = {"float32": 1e-3, "bfloat16": 1e-1}
-"""Of the whole gradient, through all layers."""
+GRADIENT_TOLERANCES = {"float32": 1e-4, "bfloat16": 1e-1}
+"""Of the whole gradient, through all layers: 22 of them, bfloat16, gave 2e-2 on a CPU."""
 
 
 class Check(NamedTuple):

@@ -30,6 +30,7 @@ ORDER = (
     {"pretrained"},
     {"inference"},
     {"variants", "finetuning", "plots"},
+    {"benchmark"},
     {"cli"},
 )
 """A module imports what stands above it, and a folder of modules also its own parts."""

@@ -38,7 +38,7 @@ from nucleotide_transformer.tokenizers import KmerTokenizer
 
 CONFIG = ModelConfig(k=3, num_layers=1, embed_dim=16, num_heads=2, ffn_dim=32, max_positions=32)
 ONE = BatchConfig(num_devices=1, batch_tokens=32)
-"""One row of 32 tokens a batch: one program to compile."""
+"""One row of 32 tokens, all that the model has, a batch: one program to compile."""
 FASTA = ">one first\nACGTACGTAC\nGGN\n>two\nttgacaRu\n>three\nCCCGGGAAATTT\n"
 BED = """#x
 track name=a

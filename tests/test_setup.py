@@ -23,6 +23,7 @@ def lower_bounds() -> dict[str, Version]:
         canonicalize_name(requirement.name): Version(specifier.version)
         for requirement in requirements
         for specifier in requirement.specifier
+        if specifier.operator == ">="
     }
 
 

@@ -42,7 +42,7 @@ class BenchmarkConfig:
     shard_optimizer: bool = False
     """Each device holds and updates a slice of Adam's moments."""
     warmup_steps: int = 2
-    """Steps before the clock runs; the first one compiles."""
+    """Steps between the first one, which compiles, and those that are timed."""
     rounds: int = 5
     """Rounds of timed steps; the peer has its turn after each, so that noise meets both."""
     round_steps: int = 4

@@ -37,6 +37,7 @@ def describe_machine(devices: list[jax.Device]) -> dict[str, Any]:
         "gpus": query_gpus(),
         "processor": find_processor(),
         "num_cores": count_cores(),
+        "load_before": find_load(),
         "host_memory_bytes": find_host_memory(),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -62,6 +63,14 @@ def count_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def find_load() -> float | None:
+    """Programs that wanted to run over the last minute, on average: near 0 on a quiet machine."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):
+        return None
 
 
 def find_processor() -> str | None:

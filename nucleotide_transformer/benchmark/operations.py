@@ -104,13 +104,20 @@ class Event(NamedTuple):
 
 
 def read_events(profile: ProfileData) -> Iterator[Event]:
-    """Executions of operations: host threads of a CPU, streams of a GPU, "XLA Ops" of a TPU."""
-    for plane in profile.planes:
-        on_device = plane.name.startswith("/device:")
+    """Executions of operations: streams of a GPU, "XLA Ops" of a TPU, else threads of the host.
+
+    A kernel that the trace does not trace back to an operation goes by its own name.
+    """
+    planes = list(profile.planes)
+    devices = [plane for plane in planes if plane.name.startswith("/device:")]
+    for plane in devices or planes:
         for line in plane.lines:
+            on_device = bool(devices) and line.name.startswith(("Stream", "XLA Ops"))
+            if devices and not on_device:
+                continue
             for event in line.events:
                 name = next((value for key, value in event.stats if key == "hlo_op"), None)
-                if name is None and on_device and line.name == "XLA Ops":
+                if name is None and on_device:
                     name = event.name.partition(" = ")[0].removeprefix("%")
                 if name is not None and not event.name.startswith("end: "):
                     yield Event(str(name), event.duration_ns * 1e-9)

@@ -10,6 +10,10 @@ from nucleotide_transformer.config import Dtype
 from nucleotide_transformer.training.metrics import PEAK_FLOPS
 from nucleotide_transformer.types import Array, Float
 
+SIZES = {"cpu": (1_024, 2_048)}
+"""Rows of the matrices that are multiplied, by platform."""
+LARGE_SIZES = (4_096, 8_192, 16_384)
+
 
 class Peak(NamedTuple):
     """FLOP/s of one device; on a CPU, whose virtual devices share the cores, of the machine."""
@@ -17,7 +21,7 @@ class Peak(NamedTuple):
     data_sheet: float | None
     """Dense bfloat16, see `training.metrics.PEAK_FLOPS`; None for a device that it lacks."""
     measured: float
-    """Of the best matrix product in the type and precision of the computation."""
+    """Of the best matrix product in the type of the computation, at JAX's default precision."""
 
 
 def find_peak(device: jax.Device, dtype: Dtype) -> Peak:
@@ -33,10 +37,9 @@ def measure_product(device: jax.Device, dtype: Dtype, *, repeats: int = 8) -> fl
     The numbers are random: a processor that multiplies ones or zeros draws less power, and may
     run at a clock that no real product sees.
     """
-    sizes = (1_024, 2_048) if device.platform == "cpu" else (4_096, 8_192, 16_384)
     product = jax.jit(jnp.matmul)
     best = 0.0
-    for size in sizes:
+    for size in SIZES.get(device.platform, LARGE_SIZES):
         keys = jax.random.split(jax.random.key(0))
         left, right = (jax.device_put(draw_matrix(key, size, dtype), device) for key in keys)
         product(left, right).block_until_ready()

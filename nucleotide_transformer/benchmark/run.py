@@ -110,8 +110,7 @@ def measure_case(
     workload = make_workload(case, config, devices)
     compile_seconds, compiled = compile_step(workload, cache=config.cache)
     bar.advance()
-    no_peer = explain_absence(case, devices[0].platform) if config.peer else "not asked for"
-    peer = None if no_peer else TorchPeer(case, config, devices[0].platform)
+    peer, no_peer = start_peer(case, config, devices[0].platform)
     workloads: list[Workload] = [workload, peer] if peer else [workload]
     for _ in range(config.warmup_steps):
         bar.say(f"{case.label}: warming up")
@@ -141,6 +140,24 @@ def measure_case(
         no_peer=no_peer,
         profile=profile_workload(workload, compiled) if config.profile else None,
     )
+
+
+def start_peer(
+    case: Case, config: BenchmarkConfig, platform: str
+) -> tuple[TorchPeer | None, str | None]:
+    """The peer after its first step, or why there is none."""
+    absence = explain_absence(case, platform) if config.peer else "not asked for"
+    if absence:
+        return None, absence
+    try:
+        peer = TorchPeer(case, config, platform)
+        peer.wait(peer.start())
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        hint = "XLA_PYTHON_CLIENT_PREALLOCATE=false leaves it more"
+        return None, f"the peer is out of memory; {hint}"
+    return peer, None
 
 
 def describe_peer(peer: TorchPeer, seconds: list[list[list[float]]], case: Case) -> PeerResult:

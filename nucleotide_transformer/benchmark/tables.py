@@ -17,6 +17,9 @@ GIB = 2**30
 MIN_WIDTH = 160
 """Columns where the output is no terminal."""
 
+BUSY_LOAD = 0.3
+"""Load of a core from which on figures can't be trusted."""
+
 MFU_FORMULA = (
     "MFU = model FLOPs of a step / (median seconds x peak FLOP/s of all devices). Model FLOPs: 2"
     " for each multiply-add of the matrix products of the forward pass, three times that in"
@@ -51,9 +54,12 @@ def describe_setting(report: Report) -> Iterator[str]:
         f"{compute.compute_dtype}, parameters {compute.param_dtype}, attention {compute.attention},"
         f" stack {compute.stack}, remat {compute.remat}"
     )
+    load, cores = machine["load_before"], machine["num_cores"]
+    if load is not None and load > BUSY_LOAD * cores:
+        yield f"note: the machine was busy before the start: load {load} on {cores} cores"
     if report.measured:
         peak = report.measured[0].peak
-        sheet = f"{peak.data_sheet / 1e12:,.0f}" if peak.data_sheet else "unknown"
+        sheet = f"{peak.data_sheet / 1e12:,.4g}" if peak.data_sheet else "unknown"
         yield (
             f"peak of {'the machine' if machine['platform'] == 'cpu' else 'a device'}: matrix"
             f" product {peak.measured / 1e12:,.3g} TFLOP/s, data sheet (bfloat16) {sheet}"

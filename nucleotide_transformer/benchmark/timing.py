@@ -4,11 +4,12 @@ import collections
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 
+@runtime_checkable
 class Workload(Protocol):
     """Something that runs step by step."""
 
@@ -78,16 +79,12 @@ def time_in_turns(
     return seconds
 
 
-def compare_rates(
-    ours: list[list[float]], theirs: list[list[float]], tokens: tuple[int, int] = (1, 1)
-) -> Spread:
-    """Our rate over theirs, round by round: above 1 we are the faster.
+def compare_rates(ours: list[list[float]], theirs: list[list[float]]) -> Spread:
+    """Our rate over theirs, round by round, above 1 where we are the faster.
 
     Args:
         ours: seconds [round][step].
-        theirs: the same of the other one.
-        tokens: tokens of a step, ours and theirs.
+        theirs: the same of the other one, of steps with as many tokens.
     """
     pairs = zip(ours, theirs, strict=True)
-    factor = tokens[0] / tokens[1]
-    return summarize([float(factor * np.mean(their) / np.mean(our)) for our, their in pairs])
+    return summarize([float(np.mean(their) / np.mean(our)) for our, their in pairs])

@@ -53,7 +53,7 @@ PART_BYTES = 1 << 26
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
-    """What `nt embed` does."""
+    """Embeddings of the sequences of a file, with names and coordinates."""
 
     model: str
     """Name of a released model, hub repository, or folder: what `load_pretrained` takes."""
@@ -113,8 +113,8 @@ def embed_file(model: Model, config: EmbedConfig, *, progress: bool = False) -> 
     parts = _Parts(output, settings)
     with _show(progress, totals, output) as bar, parts:
         records = _read(config)
-        for record in itertools.islice(records, parts.num_finished):
-            bar.advance(bar.task_ids[0], len(record.sequence))
+        finished = itertools.islice(records, parts.num_finished)
+        bar.reset(bar.task_ids[0], completed=sum(len(record.sequence) for record in finished))
         for record, embedding in _embed_records(model, config, records):
             parts.add(record, embedding)
             bar.advance(bar.task_ids[0], len(record.sequence))
@@ -181,6 +181,7 @@ def _make_settings(model: Model, config: EmbedConfig, totals: SequenceTotals) ->
         "model": config.model,
         "parameters": _digest_params(model.params),
         "compute_dtype": model.compute.compute_dtype,
+        "output_dtype": model.compute.output_dtype,
         "pooling": config.pooling,
         "layers": list(layers),
         **resolve_windows(model.config, config.batching)._asdict(),
@@ -289,8 +290,8 @@ def _show(progress: bool, totals: SequenceTotals, output: Path) -> Progress:
     """A bar for all nucleotides of the input."""
     console = Console(quiet=not progress, stderr=True)
     columns = (BarColumn(), _RateColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    text = TextColumn("{task.description} {task.percentage:>3.0f} %")
-    bar = Progress(text, *columns, console=console, disable=not progress)
+    text = (TextColumn("{task.description} {task.percentage:>3.0f} %"), TextColumn("left"))
+    bar = Progress(text[0], *columns, text[1], console=console, disable=not progress)
     bar.add_task(
         f"{totals.num_sequences:,} sequences to {output.name}", total=totals.num_nucleotides
     )

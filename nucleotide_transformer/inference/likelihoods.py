@@ -28,7 +28,7 @@ from nucleotide_transformer.types import Array, Float, Int, Params
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FillMaskConfig:
-    """What `nt fill-mask` does."""
+    """The likeliest tokens behind each <mask> of a sequence."""
 
     model: str
     """Name of a released model, hub repository, or folder: what `load_pretrained` takes."""

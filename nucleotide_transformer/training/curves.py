@@ -30,9 +30,22 @@ def plot_curves(run: Path, baselines: dict[str, Metrics]) -> Path:
     lines = read_metrics(run)
     figure = matplotlib.figure.Figure(figsize=(11, 7), layout="constrained")
     for axes, (train, validation, title) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
-        _plot_series(axes, lines, "train", train, label="training", color="tab:blue", alpha=0.6)
+        _plot_series(
+            axes,
+            lines,
+            "train",
+            train,
+            label="training, 80/10/10 masks",
+            color="tab:blue",
+            alpha=0.6,
+        )
         if validation:
-            style = {"label": "held-out", "color": "tab:red", "marker": "o", "markersize": 3}
+            style = {
+                "label": "held-out, all hidden",
+                "color": "tab:red",
+                "marker": "o",
+                "markersize": 3,
+            }
             _plot_series(axes, lines, "validation", validation, **style)
             for (name, values), dash in zip(baselines.items(), ("--", ":", "-."), strict=False):
                 axes.axhline(getattr(values, validation), label=name, color="0.35", linestyle=dash)

@@ -1,0 +1,338 @@
+"""The benchmark: figures that follow from each other, steps that really ran, the list of cases."""
+
+import dataclasses
+import importlib.util
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nucleotide_transformer import cli
+from nucleotide_transformer.benchmark import compilation, peak, run
+from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, list_cases
+from nucleotide_transformer.benchmark.peak import Peak
+from nucleotide_transformer.benchmark.results import FailedCase, find_base
+from nucleotide_transformer.benchmark.run import run_benchmark
+from nucleotide_transformer.benchmark.tables import print_report
+from nucleotide_transformer.benchmark.workloads import InferenceWorkload, draw_tokens, make_workload
+from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.inference.embedding import is_known
+from nucleotide_transformer.model import init_params, make_forward
+
+MODEL = ModelConfig(k=3, num_layers=2, embed_dim=16, num_heads=2, ffn_dim=24, max_positions=64)
+CONFIG = BenchmarkConfig(
+    tasks=("train", "embed"),
+    models=("custom",),
+    model=MODEL,
+    sequence_tokens=(20,),
+    sequences_per_device=(2,),
+    accumulation=3,
+    num_devices=(2,),
+    warmup_steps=1,
+    rounds=2,
+    round_steps=2,
+    profile=True,
+    peer=False,
+)
+NUM_STEPS = 1 + CONFIG.warmup_steps + CONFIG.rounds * CONFIG.round_steps
+PEAK = Peak(data_sheet=2e12, measured=0.5e12)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "find_peak", lambda *_: PEAK)
+        output = tmp_path_factory.mktemp("benchmark") / "deep" / "folder"
+        yield run_benchmark(dataclasses.replace(CONFIG, output=output))
+
+
+@pytest.fixture(scope="module")
+def results(report):
+    return json.loads(report.json_file.read_text())["results"]
+
+
+def test_the_file_says_what_was_measured_and_with_what(report):
+    content = json.loads(report.json_file.read_text())
+    machine = content["machine"]
+    assert machine["device_kind"] == jax.devices()[0].device_kind
+    assert machine["versions"]["jax"] == jax.__version__
+    assert {"dm-haiku", "jaxlib", "numpy", "optax"} <= set(machine["versions"])
+    assert "device_count=8" in machine["settings"]["XLA_FLAGS"]
+    for field in ("date", "python", "processor", "num_cores", "runtime", "commit", "gpus"):
+        assert field in machine
+    assert content["config"]["model"]["embed_dim"] == MODEL.embed_dim
+    assert content["config"]["compute"] == dataclasses.asdict(ComputeConfig())
+    assert report.picture.stat().st_size > 0
+    assert {path.suffix for path in report.json_file.parent.iterdir()} == {".json", ".png"}
+
+
+def test_mfu_is_flops_times_rate_over_peak(results):
+    width, ffn, tokens, layers = MODEL.embed_dim, MODEL.ffn_dim, 20, MODEL.num_layers
+    block = 2 * (4 * width**2 + 3 * width * ffn) + 4 * tokens * width
+    head = 2 * (width**2 + width * MODEL.vocabulary_size)
+    masked = 3  # 15 % of 20
+    forward = {"train": layers * tokens * block + masked * head, "embed": layers * tokens * block}
+    for result in results:
+        train = result["task"] == "train"
+        sequences = 2 * 2 * (3 if train else 1)
+        assert result["tokens_per_step"] == sequences * tokens
+        flops = sequences * forward[result["task"]] * (3 if train else 1)
+        assert result["flops_per_step"] == flops
+        seconds = result["step_seconds"]["median"]
+        np.testing.assert_allclose(result["tokens_per_second"] * seconds, sequences * tokens)
+        # Virtual devices of a CPU share one peak.
+        np.testing.assert_allclose(result["mfu"], flops / seconds / PEAK.data_sheet)
+        np.testing.assert_allclose(result["mfu_of_measured_peak"], flops / seconds / PEAK.measured)
+
+
+def test_every_step_ran(results):
+    train, embed = (result["evidence"] for result in results)
+    # The profile runs three more after these figures were taken.
+    assert train["updates"] == NUM_STEPS
+    assert abs(train["loss"] - np.log(MODEL.vocabulary_size)) < 1.0  # an untrained model's
+    assert embed["batches"] == NUM_STEPS
+    assert np.isfinite(embed["mean_result"])
+
+
+def test_spread_compile_times_and_memory(results):
+    for result in results:
+        spread = list(result["step_seconds"].values())
+        assert len(spread) == 5
+        assert spread == sorted(spread)
+        assert spread[0] > 0
+        times = result["compile_seconds"]
+        assert times["lower"] > 0 < times["compile"]
+        assert times["first_step"] > times["lower"] + times["compile"]
+        assert times["second_start"] is None
+        memory = result["memory_bytes"]
+        parts = memory["arguments"], memory["outputs"], memory["temporaries"]
+        assert memory["total"] == sum(parts)
+    parameters = 4 * results[0]["num_parameters"]
+    # Parameters and two moments go into an update; embeddings do without the head's parameters.
+    assert 3 * parameters <= results[0]["memory_bytes"]["arguments"] < 3.2 * parameters
+    assert results[1]["memory_bytes"]["arguments"] < parameters
+
+
+def test_profile_names_the_operations_that_the_time_goes_to(results):
+    for result in results:
+        profile = result["profile"]
+        np.testing.assert_allclose(sum(profile["kinds"].values()), 1)
+        assert profile["kinds"]["matrix products"] > 0
+        assert profile["cost"]["flops"] > 0
+        seconds = [row["seconds"] for row in profile["operations"]]
+        assert seconds == sorted(seconds, reverse=True)
+        assert sum(seconds) <= profile["operation_seconds"] * (1 + 1e-9)
+        parts = " ".join(row["part"] for row in profile["operations"])
+        assert "mha" in parts
+        assert ("backward" in parts) == (result["task"] == "train")
+        assert not any(row["name"].startswith("while") for row in profile["operations"])
+
+
+def test_the_report_is_a_table_with_all_cases(report, capsys):
+    from rich.console import Console
+
+    print_report(report, Console())
+    out = capsys.readouterr().out
+    for word in ("train custom, 2 x 20 x 3, 2 devices", "embed custom", "MFU", "matrix products"):
+        assert word in out
+
+
+@pytest.mark.parametrize("task", ["embed", "logits"])
+def test_inference_computes_what_the_model_computes(task):
+    config = dataclasses.replace(CONFIG, tasks=(task,))
+    (case,) = list_cases(config, num_local_devices=8, platform="cpu")
+    workload = make_workload(case, config, jax.local_devices()[:2])
+    assert isinstance(workload, InferenceWorkload)
+    workload.lower()
+    found = workload.start()
+    tokens = jnp.asarray(draw_tokens(4, 20, MODEL, seed=config.seed))
+    params = init_params(jax.random.key(config.seed), MODEL)
+    outputs = make_forward(MODEL).apply(params, tokens, layers=(2,))
+    expected = outputs.logits
+    if task == "embed":
+        keep = is_known(tokens, MODEL)[..., None]
+        found, expected = found[2], (outputs.embeddings[2] * keep).sum(axis=1)
+    # Sums of 20 float32 numbers near 1, in another order.
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("shard_optimizer", [False, True])
+def test_nothing_compiles_while_the_clock_runs(shard_optimizer):
+    config = dataclasses.replace(CONFIG, tasks=("train",), shard_optimizer=shard_optimizer)
+    (case,) = list_cases(config, num_local_devices=8, platform="cpu")
+    workload = make_workload(case, config, jax.local_devices()[:2])
+    compiled = []
+
+    def listen(event, _seconds, **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        workload.lower().compile()
+        assert len(compiled) == 1
+        for _ in range(3):
+            workload.wait(workload.start())
+        assert len(compiled) == 1
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert workload.describe()["updates"] == 3
+
+
+def test_a_case_that_does_not_fit_is_reported_and_the_others_run(monkeypatch, tmp_path):
+    measure = run.measure_case
+
+    def measure_small(case, *args):
+        if case.sequences_per_device > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
+        return measure(case, *args)
+
+    monkeypatch.setattr(run, "measure_case", measure_small)
+    monkeypatch.setattr(run, "find_peak", lambda *_: PEAK)
+    config = dataclasses.replace(
+        CONFIG,
+        tasks=("embed",),
+        sequences_per_device=(2, 1),
+        num_devices=(1,),
+        profile=False,
+        output=tmp_path,
+    )
+    report = run_benchmark(config)
+    first, second = json.loads(report.json_file.read_text())["results"]
+    assert isinstance(report.results[0], FailedCase)
+    assert first["error"] == "out of memory"
+    assert second["evidence"]["batches"] == NUM_STEPS
+
+
+def cases_of(**changes):
+    config = dataclasses.replace(CONFIG, tasks=("train",), **changes)
+    cases = list_cases(config, num_local_devices=8, platform="gpu")
+    return [(case.scaling, case.num_devices, case.sequences_per_device) for case in cases]
+
+
+def test_cases_of_scaling():
+    weak = [("weak", count, 8) for count in (1, 2, 4, 8)]
+    strong = [("strong", count, 8 // count) for count in (2, 4, 8)]
+    both = {"num_devices": (), "sequences_per_device": (8,), "scaling": ("weak", "strong")}
+    assert cases_of(**both) == weak + strong
+    assert cases_of(**both | {"scaling": ()}) == weak[-1:]
+    assert cases_of(**both | {"num_devices": (1, 4), "scaling": ()}) == [weak[0], weak[2]]
+    assert cases_of(num_devices=(), sequences_per_device=()) == [("weak", 8, 32)]
+    with pytest.raises(ValueError, match="sequences_per_device = 2: must be a multiple of 4"):
+        cases_of(num_devices=(), scaling=("strong",))
+
+
+def test_scaling_is_compared_with_the_same_work_on_one_device(report):
+    result = report.measured[0]
+
+    def at(scaling, num_devices, sequences):
+        changes = {"num_devices": num_devices, "sequences_per_device": sequences}
+        case = dataclasses.replace(result.case, scaling=scaling, **changes)
+        return dataclasses.replace(result, case=case)
+
+    one, eight = at("weak", 1, 2), at("weak", 1, 8)
+    weak, strong = at("weak", 4, 2), at("strong", 4, 2)
+    all_cases = dataclasses.replace(report, results=[one, eight, weak, strong])
+    assert find_base(weak, all_cases) is one
+    assert find_base(strong, all_cases) is eight
+    assert find_base(at("weak", 2, 4), all_cases) is None
+
+
+def test_peak_of_a_matrix_product_counts_two_flops_a_multiply_add(monkeypatch):
+    ticks = iter(np.arange(100) * 0.5)
+    monkeypatch.setattr(peak, "SIZES", {"cpu": (64,)})
+    monkeypatch.setattr(peak.time, "perf_counter", lambda: next(ticks))
+    assert peak.measure_product(jax.devices()[0], "bfloat16", repeats=2) == 2 * 64**3 / 0.5
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("--models 10M", "did you mean 100M?"),
+        ("--models v2_500m", "500M"),
+        ("--num-devices 99", "num_devices = 99: this process has 8"),
+        ("--sequence-tokens 5000", "sequence_tokens = 5000: the positions of model 100M end at"),
+        ("--sequences-per-device 0", "sequences_per_device"),
+        ("--rounds 0", "rounds = 0: must be above 0"),
+        ("--scaling strong --sequences-per-device 3", "must be a multiple of 2 devices"),
+        ("--output {tmp}/file", "is a file; the output must be a folder"),
+        ("--output {tmp}/file/below", "is a file; the output must be a folder"),
+    ],
+)
+def test_bad_input_is_one_line(capfd, tmp_path, args, message):
+    (tmp_path / "file").touch()
+    assert cli.main(["benchmark", *args.format(tmp=tmp_path).split()]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_command_measures_prints_and_writes(capfd, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "find_peak", lambda *_: PEAK)
+    model = "--model.k 3 --model.num-layers 1 --model.embed-dim 8 --model.num-heads 2"
+    args = f"--models custom {model} --model.ffn-dim 8 --tasks logits --sequence-tokens 8"
+    args += f" --num-devices 1 --rounds 1 --round-steps 1 --no-peer --output {tmp_path}"
+    assert cli.main(["benchmark", *args.split()]) == 0
+    out = capfd.readouterr().out
+    assert "logits custom, 2 x 8" in out
+    (file,) = tmp_path.glob("*.json")
+    assert str(file) in out
+    assert json.loads(file.read_text())["results"][0]["task"] == "logits"
+
+
+def test_the_peer_has_as_many_flops():
+    from nucleotide_transformer.benchmark.torch_peer import explain_absence, make_esm_config
+
+    options = make_esm_config(ModelConfig())
+    assert options["intermediate_size"] == 3_072
+    assert 2 * 512 * options["intermediate_size"] == 3 * 512 * ModelConfig().ffn_dim
+    ungated = dataclasses.replace(ModelConfig(), ffn_gated=False)
+    assert make_esm_config(ungated)["intermediate_size"] == 2_048
+    case = Case(
+        task="train",
+        model="100M",
+        sequence_tokens=8,
+        sequences_per_device=1,
+        accumulation=1,
+        num_devices=2,
+        scaling="weak",
+    )
+    assert explain_absence(case, "cpu") == "the peer runs on one device"
+    if importlib.util.find_spec("torch") is None:
+        alone = dataclasses.replace(case, num_devices=1)
+        assert explain_absence(alone, "cpu") == "torch is not installed"
+
+
+def test_drawn_tokens_are_kmers_after_cls():
+    tokens = draw_tokens(50, 40, MODEL, seed=0)
+    assert (tokens[:, 0] == MODEL.cls_token_id).all()
+    assert np.asarray(is_known(jnp.asarray(tokens[:, 1:]), MODEL)).all()
+    assert len(np.unique(tokens[:, 1:])) == 4**MODEL.k
+
+
+def test_a_second_start_takes_the_program_from_the_cache():
+    config = dataclasses.replace(CONFIG, tasks=("embed",), num_devices=(1,))
+    (case,) = list_cases(config, num_local_devices=8, platform="cpu")
+    hits = []
+
+    def listen(event, **_):
+        hits.append(event.endswith("compilation_cache/cache_hits"))
+
+    settings = [*compilation.CACHE_SETTINGS, "jax_compilation_cache_dir"]
+    before = {name: getattr(jax.config, name) for name in settings}
+    workload = make_workload(case, config, jax.local_devices()[:1])
+    jax.monitoring.register_event_listener(listen)
+    try:
+        times, _ = compilation.compile_step(workload, cache=False)
+        assert times.second_start is None
+        assert sum(hits) == 0
+        times, _ = compilation.compile_step(workload, cache=True)
+        assert times.second_start is not None
+        assert sum(hits) >= 1
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+    assert {name: getattr(jax.config, name) for name in settings} == before
