@@ -37,17 +37,24 @@ def attend(
         query: queries, rotated already where the model is rotary.
         key: keys, likewise.
         value: values.
-        keep: False for keys that no query may attend to (padding).
+        keep: False for keys that no query may attend to (padding). The "cudnn" form takes it to
+            be padding at the end of each sequence, as the tokenizer makes it.
         implementation: a form, or "auto" for the fastest of the platform.
     """
     if implementation == "auto":
         implementation = fastest_implementation(query.dtype)
     if implementation == "heads":
         return _attend_by_heads(query, key, value, keep)
-    if implementation == "cudnn" or implementation == "xla":
-        mask = jnp.broadcast_to(keep[:, None, None, :], (len(keep), 1, *[keep.shape[1]] * 2))
+    if implementation == "cudnn":
+        # Lengths keep to cuDNN's flash kernel, where a mask would become a [T, T] bias. At least
+        # one key, so that a sequence of nothing but padding stays finite.
+        lengths = jnp.maximum(keep.sum(axis=1, dtype=jnp.int32), 1)
         return jax.nn.dot_product_attention(
-            query, key, value, mask=mask, implementation=implementation
+            query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
+        )
+    if implementation == "xla":
+        return jax.nn.dot_product_attention(
+            query, key, value, mask=keep[:, None, None, :], implementation="xla"
         )
     weights = attention_weights(query, key, keep).astype(value.dtype)
     return jnp.einsum("bhts,bshk->bthk", weights, value)
