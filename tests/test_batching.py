@@ -1,0 +1,78 @@
+"""Windows and batches of variable-length sequences: few shapes, little padding; no model."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nucleotide_transformer.inference import batching
+from nucleotide_transformer.inference.windows import place_windows
+
+
+@pytest.mark.parametrize(("sizes", "count", "slack"), [
+    (batching.SIZES_ON_CPU, 24, 1 / 8), (batching.SIZES_ELSEWHERE, 12, 1 / 4),
+])  # fmt: skip
+def test_lengths_of_batches_are_few_and_close(
+    sizes: batching.BatchSizes, count: int, slack: float
+) -> None:
+    lengths = [sizes.round_length(n, 2048) for n in range(1, 2049)]
+    assert len(set(lengths)) == count
+    for n, length in enumerate(lengths, start=1):
+        assert n <= length < n + max(sizes.shortest_step, n * slack)
+    assert sizes.round_length(990, 1000) == 1000
+    rows = {sizes.round_rows(n, 16) for n in range(1, 17)}
+    assert rows == ({1, 4, 8, 12, 16} if sizes.shares == 4 else {1, 16})
+
+
+@pytest.mark.parametrize(("sizes", "most_added", "most_programs"), [
+    (batching.SIZES_ON_CPU, 0.10, 20), (batching.SIZES_ELSEWHERE, 0.15, 8),
+])  # fmt: skip
+def test_little_is_padding_and_few_programs_are_compiled(
+    sizes: batching.BatchSizes, most_added: float, most_programs: int
+) -> None:
+    """2,000 sequences of 50 to 6,000 nt: shapes of the batches alone, without a model."""
+    shapes: list[tuple[int, int]] = []
+
+    class Shapes:
+        most_tokens = sizes.batches_held * sizes.batch_tokens
+
+        def round_length(self, num_tokens: int) -> int:
+            return sizes.round_length(num_tokens, 2048)
+
+        def num_rows(self, length: int) -> int:
+            return sizes.batch_tokens // length
+
+        def start(self, length: int, indices: list[int], rows: list[Any]) -> Any:
+            shapes.append((sizes.round_rows(len(rows), self.num_rows(length)), length))
+            assert max(row.tokens.size for row in rows) <= length
+            return batching._Batch(indices, rows, np.array(indices))
+
+    lengths = np.random.default_rng(0).integers(50, 6001, 2_000) // 6 + 1
+    rows = [batching.Row(np.zeros(length, np.int32)) for length in lengths]
+    found = list(batching._run_queue(batching._Queue(Shapes()), rows))
+    assert found == list(range(2_000))
+    assert sum(rows * length for rows, length in shapes) < lengths.sum() * (1 + most_added)
+    assert len(set(shapes)) <= most_programs
+
+
+@pytest.mark.parametrize(("num_tokens", "window", "overlap"), [
+    (2, 2, 0), (9, 9, 7), (10, 9, 7), (17, 9, 0), (18, 9, 0), (100, 17, 5), (1001, 64, 8),
+    (50, 3, 1),
+])  # fmt: skip
+def test_every_token_belongs_to_one_window(num_tokens: int, window: int, overlap: int) -> None:
+    windows = place_windows(num_tokens, window, overlap)
+    own = [i for w in windows for i in range(w.own_start, w.own_stop)]
+    assert own == list(range(1, num_tokens))
+    if num_tokens <= window:
+        assert len(windows) == 1
+        return
+    assert {w.stop - w.start for w in windows} == {window - 1}
+    shared = [left.stop - right.start for left, right in itertools.pairwise(windows)]
+    assert min(shared) >= overlap
+    fewest = -(-(num_tokens - 1 - overlap) // (window - 1 - overlap))
+    assert len(windows) == fewest
+    for left, right in itertools.pairwise(windows):  # farther from an edge than in the other one
+        for i in range(right.start, left.stop):
+            farther_left = left.stop - 1 - i >= i - right.start + 1
+            assert (i < left.own_stop) == farther_left
