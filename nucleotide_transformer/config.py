@@ -248,6 +248,8 @@ class PretrainConfig:
     """Seed of the initial parameters, the order of the data and the masks."""
     num_devices: int | None = None
     """Accelerators of this process to use; all by default."""
+    distributed: bool = False
+    """One of several processes, one a host, which find each other by `jax.distributed`."""
     tokens_per_update: int = 1_000_000
     """Tokens of one update, over all devices and micro-batches."""
     sequences_per_device: int = 25

@@ -129,7 +129,7 @@ def test_what_a_run_leaves(config):
         if line["kind"] == "validation"
     )[1]
     assert steps == {6, 8} | {best}
-    assert summary.curves.read_bytes().startswith(b"\x89PNG")
+    assert (config.output / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert len(summary.baselines) == 2
     trained = [line for line in read_metrics(config.output) if line["kind"] == "train"]
     assert [line["step"] for line in trained] == list(range(1, 9))

@@ -19,6 +19,7 @@ FOLDER = "checkpoints"
 FREE_FIELDS = (
     "output",
     "num_devices",
+    "distributed",
     "sequences_per_device",
     "total_tokens",
     "shard_optimizer",

@@ -33,6 +33,7 @@ from nucleotide_transformer.training.step import (
     agree_to_stop,
     find_devices,
     init_state,
+    join_processes,
     lay_out_batch,
     make_evaluation_step,
     make_train_step,
@@ -62,8 +63,6 @@ class RunSummary(NamedTuple):
     """Of the model as it is now."""
     baselines: dict[str, Metrics]
     """Name -> the same metrics on the same masked tokens."""
-    curves: Path
-    """The picture of the learning curves."""
 
 
 def pretrain(config: PretrainConfig, *, show: bool = True) -> RunSummary:
@@ -86,8 +85,9 @@ def pretrain(config: PretrainConfig, *, show: bool = True) -> RunSummary:
                 held_out = run.evaluate_and_save()
         finally:
             run.close()
-    curves = plot_curves(config.output, run.baselines)
-    return RunSummary(run.step, finished, held_out, run.baselines, curves)
+    if jax.process_index() == 0:
+        plot_curves(config.output, run.baselines)
+    return RunSummary(run.step, finished, held_out, run.baselines)
 
 
 class Run:
@@ -96,6 +96,7 @@ class Run:
     def __init__(self, config: PretrainConfig, *, show: bool):
         """Checks the input, then opens the output folder and restores what is there."""
         self._config = config
+        join_processes(config)
         self._devices = find_devices(config.num_devices)
         num_devices = len(self._devices) * jax.process_count()
         accumulation = config.accumulation_steps(num_devices)
@@ -132,7 +133,8 @@ class Run:
         self._evaluated: tuple[int, Metrics] | None = None
         self._train_step = make_train_step(config, self._devices)
         self._log = IntervalLog(config, self._devices)
-        self._writer = MetricWriter(config.output, step=self.step)
+        first = jax.process_index() == 0
+        self._writer = MetricWriter(config.output, step=self.step) if first else None
 
     def train(self, stop: threading.Event) -> bool:
         """Updates until the last step, or until `stop` is set; says whether it got to the end."""
@@ -161,7 +163,7 @@ class Run:
             held_out = self._evaluator.evaluate(self._state.params)
             self._evaluated = (self.step, held_out)
             tokens = self.step * self._config.tokens_per_update
-            self._writer.write("validation", self.step, {"tokens": tokens, **held_out._asdict()})
+            self._write("validation", self.step, {"tokens": tokens, **held_out._asdict()})
             self.progress.show_validation(self.step, held_out)
         held_out = self._evaluated[1]
         self._save(held_out._asdict())
@@ -170,7 +172,8 @@ class Run:
     def close(self) -> None:
         """Waits for what is being written."""
         self._checkpointer.close()
-        self._writer.close()
+        if self._writer:
+            self._writer.close()
 
     def _update(self) -> tuple[int, StepMetrics]:
         """One update: the next batch, and the step, which runs on while this returns."""
@@ -195,7 +198,12 @@ class Run:
             line = self._log.add(step, values)
             self.progress.advance(step, values, self._log.tokens_per_second)
             if line:
-                self._writer.write("train", step, line)
+                self._write("train", step, line)
+
+    def _write(self, kind: str, step: int, values: dict[str, int | float]) -> None:
+        """Writes a line of metrics; the first process does so for all."""
+        if self._writer:
+            self._writer.write(kind, step, values)
 
     def _check_finite(self, step: int, metrics: StepMetrics) -> None:
         if math.isfinite(metrics.loss) and math.isfinite(metrics.gradient_norm):

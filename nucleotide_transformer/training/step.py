@@ -1,6 +1,7 @@
 """The training step and the evaluation step. Only this file knows of devices."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -69,6 +70,23 @@ def init_state(config: PretrainConfig) -> TrainState:
     return TrainState(params, make_optimizer(config.optimizer).init(vector), jnp.int32(0))
 
 
+def join_processes(config: PretrainConfig) -> None:
+    """Joins the other processes of a run on several hosts; nothing happens on one host.
+
+    The address of the first and their number come from the cluster's environment (Slurm, Open
+    MPI, TPU pods, Kubernetes) or from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID.
+    """
+    if config.distributed and not jax.distributed.is_initialized():
+        jax.distributed.initialize(**read_cluster())
+
+
+def read_cluster() -> dict[str, Any]:
+    """Arguments of `jax.distributed.initialize` that the environment gives."""
+    kinds = {"coordinator_address": str, "num_processes": int, "process_id": int}
+    found = {name: os.environ.get(f"JAX_{name.upper()}") for name in kinds}
+    return {name: kinds[name](value) for name, value in found.items() if value is not None}
+
+
 def find_devices(num_devices: int | None) -> list[jax.Device]:
     """This process's devices that take part: all, or the first `num_devices`.
 
@@ -80,6 +98,14 @@ def find_devices(num_devices: int | None) -> list[jax.Device]:
     rule = f"this process has {len(devices)} of the platform {devices[0].platform}"
     require(1 <= number <= len(devices), "num_devices", number, rule)
     return devices[:number]
+
+
+def span_processes(devices: list[jax.Device]) -> list[jax.Device]:
+    """As many devices of every process as are given of this one: what pmap asks for."""
+    if jax.process_count() == 1:
+        return devices
+    processes = range(jax.process_count())
+    return [d for process in processes for d in jax.local_devices(process)[: len(devices)]]
 
 
 def agree_to_stop(stop: bool) -> bool:
@@ -149,7 +175,7 @@ def make_train_step(config: PretrainConfig, devices: list[jax.Device]) -> TrainS
         in_axes=(axes, 0),
         out_axes=(axes, None),
         donate_argnums=0,
-        devices=devices,
+        devices=span_processes(devices),
     )
 
 
@@ -201,7 +227,11 @@ def place_state(state: TrainState, config: PretrainConfig, devices: list[jax.Dev
         moments = jax.tree.map(lambda leaf: shard(leaf) if leaf.ndim else leaf, state.opt_state)
         state = state._replace(opt_state=moments)
     place = jax.pmap(
-        lambda state, _: state, AXIS, in_axes=(axes, 0), out_axes=axes, devices=devices
+        lambda state, _: state,
+        AXIS,
+        in_axes=(axes, 0),
+        out_axes=axes,
+        devices=span_processes(devices),
     )
     return place(state, jnp.zeros(len(devices)))  # pmap asks for one argument with a device axis
 
@@ -220,7 +250,8 @@ def make_unshard(
         moments = jax.tree.map(lambda x: gather(x) if x.ndim else x, state.opt_state)
         return state._replace(opt_state=moments)
 
-    return jax.pmap(unshard, AXIS, in_axes=(axes,), out_axes=None, devices=devices)
+    everywhere = span_processes(devices)
+    return jax.pmap(unshard, AXIS, in_axes=(axes,), out_axes=None, devices=everywhere)
 
 
 def lay_out_batch(
@@ -255,4 +286,5 @@ def make_evaluation_step(config: PretrainConfig, devices: list[jax.Device]) -> E
         sums = masked_cross_entropy(logits, masked.targets, masked.valid)
         return EvaluationSums(*lax.psum(sums, AXIS))
 
-    return jax.pmap(evaluation_step, AXIS, in_axes=(None, 0), out_axes=None, devices=devices)
+    everywhere = span_processes(devices)
+    return jax.pmap(evaluation_step, AXIS, in_axes=(None, 0), out_axes=None, devices=everywhere)
