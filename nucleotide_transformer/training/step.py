@@ -143,15 +143,12 @@ def make_train_step(config: PretrainConfig, devices: list[jax.Device]) -> TrainS
         return masked_cross_entropy(logits, masked.targets, masked.valid)
 
     def train_step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, StepMetrics]:
-        differentiate = jax.value_and_grad(masked_loss, has_aux=True)
+        def differentiate(micro: DeviceBatch) -> tuple[Array, TokenCounts, Params]:
+            gradient = jax.value_and_grad(masked_loss, has_aux=True)
+            (loss, counts), grads = gradient(state.params, micro, state.step)
+            return loss, counts, grads
 
-        def accumulate(sums: Any, micro: DeviceBatch) -> tuple[Any, None]:
-            (loss, counts), grads = differentiate(state.params, micro, state.step)
-            return jax.tree.map(jnp.add, sums, (loss, counts, grads)), None
-
-        zeros = (jnp.float32(0), TokenCounts(jnp.float32(0), jnp.float32(0)))
-        zero_grads = jax.tree.map(jnp.zeros_like, state.params)
-        (loss, counts, grads), _ = lax.scan(accumulate, (*zeros, zero_grads), batch)
+        loss, counts, grads = add_up(differentiate, batch)
 
         vector, unravel = ravel_pytree(grads)  # [P]
         loss, counts = lax.psum((loss, counts), AXIS)
@@ -177,6 +174,19 @@ def make_train_step(config: PretrainConfig, devices: list[jax.Device]) -> TrainS
         donate_argnums=0,
         devices=span_processes(devices),
     )
+
+
+def add_up(function: Callable[[Any], Any], batch: DeviceBatch) -> Any:
+    """The sum of a function of the micro-batches; of a single one, without a pass of adding."""
+    if len(batch.tokens) == 1:
+        return function(jax.tree.map(lambda leaf: leaf[0], batch))
+
+    def accumulate(sums: Any, micro: DeviceBatch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, sums, function(micro)), None
+
+    shapes = jax.eval_shape(function, jax.tree.map(lambda leaf: leaf[0], batch))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return lax.scan(accumulate, zeros, batch)[0]
 
 
 def reduce_gradient(vector: Float[Array, " P"], *, sharded: bool) -> Float[Array, " Q"]:
