@@ -1,5 +1,7 @@
 """Adam with linear warm-up and inverse-square-root decay."""
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -26,24 +28,22 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Adam with the schedule, for all parameters as one vector.
-
-    One fused pass over one array, instead of one for each of hundreds of arrays; it compiles in a
-    fraction of the time, and a device may hold any slice of it.
-    """
+    """Adam with the schedule, for parameters in any form: named arrays, or a slice of a vector."""
     return optax.chain(
         optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
         optax.scale_by_learning_rate(make_schedule(config)),
     )
 
 
-def clip_gradient(
-    gradient: Float[Array, " P"], norm: Float[Array, ""], config: OptimizerConfig
-) -> Float[Array, " P"]:
+Gradient = TypeVar("Gradient")
+
+
+def clip_gradient(gradient: Gradient, norm: Float[Array, ""], config: OptimizerConfig) -> Gradient:
     """Scales a gradient (or a slice of it) down where its global norm is above `clip_norm`."""
     if config.clip_norm is None:
         return gradient
-    return gradient * jnp.minimum(1.0, config.clip_norm / jnp.maximum(norm, 1e-30))
+    factor = jnp.minimum(1.0, config.clip_norm / jnp.maximum(norm, 1e-30))
+    return jax.tree.map(lambda leaf: leaf * factor, gradient)
 
 
 def apply_updates(

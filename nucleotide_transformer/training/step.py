@@ -3,11 +3,12 @@
 import functools
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
@@ -32,7 +33,7 @@ class TrainState(NamedTuple):
 
     params: Params
     opt_state: Any
-    """Adam's moments as vectors [P] over all parameters; if sharded [N, P / N], padded."""
+    """Adam's moments, as the parameters; if sharded, all as one vector in slices [N, P / N]."""
     step: Int[Array, ""]
     """Updates applied so far."""
 
@@ -66,8 +67,7 @@ TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, StepMetrics]]
 def init_state(config: PretrainConfig) -> TrainState:
     """The state before the first update; a function of the seed alone."""
     params = init_params(jax.random.key(config.seed), config.model, config.compute)
-    vector, _ = ravel_pytree(params)
-    return TrainState(params, make_optimizer(config.optimizer).init(vector), jnp.int32(0))
+    return TrainState(params, make_optimizer(config.optimizer).init(params), jnp.int32(0))
 
 
 def join_processes(config: PretrainConfig) -> None:
@@ -150,14 +150,14 @@ def make_train_step(config: PretrainConfig, devices: list[jax.Device]) -> TrainS
 
         loss, counts, grads = add_up(differentiate, batch)
 
-        vector, unravel = ravel_pytree(grads)  # [P]
         loss, counts = lax.psum((loss, counts), AXIS)
         num_masked = jnp.maximum(counts.masked, 1.0)
-        gradient = reduce_gradient(vector, sharded=config.shard_optimizer) / num_masked
+        summed = reduce_gradient(grads, sharded=config.shard_optimizer)
+        gradient = jax.tree.map(lambda leaf: leaf / num_masked, summed)
         norm = measure_norm(gradient, sharded=config.shard_optimizer)
         gradient = clip_gradient(gradient, norm, config.optimizer)
         update, opt_state = optimizer.update(gradient, state.opt_state)
-        updates = unravel(gather_update(update, vector.size, sharded=config.shard_optimizer))
+        updates = gather_update(update, state.params, sharded=config.shard_optimizer)
 
         learning_rate = schedule(state.step)
         params = apply_updates(state.params, updates, learning_rate, config.optimizer)
@@ -189,25 +189,33 @@ def add_up(function: Callable[[Any], Any], batch: DeviceBatch) -> Any:
     return lax.scan(accumulate, zeros, batch)[0]
 
 
-def reduce_gradient(vector: Float[Array, " P"], *, sharded: bool) -> Float[Array, " Q"]:
-    """Adds up a vector over devices; sharded, each device gets its slice [P / N] of the sum."""
+def reduce_gradient(grads: Params, *, sharded: bool) -> Params | Float[Array, " Q"]:
+    """Adds up gradients over devices; sharded, each gets its slice [P / N] of all as a vector."""
     if not sharded:
-        return lax.psum(vector, AXIS)
+        return lax.psum(grads, AXIS)
+    vector, _ = ravel_pytree(grads)
     padded = jnp.pad(vector, (0, -vector.size % lax.axis_size(AXIS)))
     return lax.psum_scatter(padded, AXIS, tiled=True)
 
 
-def measure_norm(gradient: Float[Array, " P"], *, sharded: bool) -> Float[Array, ""]:
+def measure_norm(gradient: Params | Float[Array, " Q"], *, sharded: bool) -> Float[Array, ""]:
     """Euclidean norm of a gradient, of which each device may hold a slice."""
-    square = jnp.vdot(gradient, gradient)
+    square = optax.tree.norm(gradient, squared=True)
     return jnp.sqrt(lax.psum(square, AXIS) if sharded else square)
 
 
-def gather_update(
-    update: Float[Array, " Q"], num_parameters: int, *, sharded: bool
-) -> Float[Array, " P"]:
-    """The whole update on every device, from the slices that the devices made."""
-    return lax.all_gather(update, AXIS, tiled=True)[:num_parameters] if sharded else update
+def gather_update(update: Any, like: Params, *, sharded: bool) -> Params:
+    """The whole update (or moment) on every device, in the form of the parameters `like`."""
+    if not sharded:
+        return cast(Params, update)
+    vector, unravel = ravel_pytree(like)
+    return unravel(lax.all_gather(update, AXIS, tiled=True)[: vector.size])
+
+
+def map_moments(function: Callable[[Any], Any], opt_state: Any) -> Any:
+    """Applies a function to each of Adam's two moments, and leaves the counts."""
+    adam, *rest = opt_state
+    return adam._replace(mu=function(adam.mu), nu=function(adam.nu)), *rest
 
 
 def find_state_axes(config: PretrainConfig) -> Any:
@@ -230,12 +238,12 @@ def place_state(state: TrainState, config: PretrainConfig, devices: list[jax.Dev
         total = len(devices) * jax.process_count()
         first = jax.process_index() * len(devices)
 
-        def shard(leaf: Array) -> Array:
-            slices = jnp.pad(leaf, (0, -leaf.size % total)).reshape(total, -1)
+        def shard(moment: Params) -> Float[Array, "N Q"]:
+            vector, _ = ravel_pytree(moment)
+            slices = jnp.pad(vector, (0, -vector.size % total)).reshape(total, -1)
             return slices[first : first + len(devices)]
 
-        moments = jax.tree.map(lambda leaf: shard(leaf) if leaf.ndim else leaf, state.opt_state)
-        state = state._replace(opt_state=moments)
+        state = state._replace(opt_state=map_moments(shard, state.opt_state))
     place = jax.pmap(
         lambda state, _: state,
         AXIS,
@@ -255,10 +263,8 @@ def make_unshard(
     axes = find_state_axes(config)
 
     def unshard(state: TrainState) -> TrainState:
-        size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        gather = functools.partial(gather_update, num_parameters=size, sharded=True)
-        moments = jax.tree.map(lambda x: gather(x) if x.ndim else x, state.opt_state)
-        return state._replace(opt_state=moments)
+        gather = functools.partial(gather_update, like=state.params, sharded=True)
+        return state._replace(opt_state=map_moments(gather, state.opt_state))
 
     everywhere = span_processes(devices)
     return jax.pmap(unshard, AXIS, in_axes=(axes,), out_axes=None, devices=everywhere)
