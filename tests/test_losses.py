@@ -34,5 +34,5 @@ def test_unused_slots_have_no_gradient_even_where_their_logits_overflow():
 def test_half_precision_logits_are_summed_in_float32():
     logits = jnp.zeros((64, 64, 7), jnp.float16)
     nats, _ = masked_cross_entropy(logits, jnp.zeros((64, 64), jnp.int32), jnp.ones((64, 64), bool))
-    # Sums of 4,096 float32 terms, in an order of the compiler's choice; float16 would be off by 5e-4.
+    # 4,096 float32 terms, summed in the compiler's order; float16 would be off by 5e-4.
     np.testing.assert_allclose(nats, 4096 * np.log(7), rtol=1e-5)
