@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import threading
 
@@ -172,6 +173,14 @@ def test_another_config_cannot_go_on(config):
     masking = dataclasses.replace(config.masking, ratio=0.2)
     with pytest.raises(ValueError, match=r"masking.ratio = 0.15 there, 0.2 here: a run goes on"):
         pretrain(dataclasses.replace(config, masking=masking), show=False)
+
+
+def test_another_corpus_cannot_go_on(config, small_corpus, tmp_path):
+    pretrain(dataclasses.replace(config, total_tokens=512), show=False)
+    other = shutil.copytree(small_corpus, tmp_path / "other")
+    data = dataclasses.replace(config.data, corpus=other)
+    with pytest.raises(ValueError, match=r"data.corpus = .* there, .*other' here"):
+        pretrain(dataclasses.replace(config, data=data), show=False)
 
 
 def test_a_longer_run_may_go_on_and_on_other_devices(config):

@@ -1,6 +1,5 @@
 """Checkpoints: state, input position and config, saved together and atomically with orbax."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +25,6 @@ FREE_FIELDS = (
     "log_every_steps",
     "checkpoint",
     "evaluation.every_steps",
-    "data.corpus",
 )
 """Config fields that may change when a run goes on: they leave every update as it was."""
 
@@ -173,7 +171,7 @@ def load_params(folder: Path) -> tuple[Params, ModelConfig]:
     with ocp.PyTreeCheckpointer() as reader:
         # Adam's moments, two thirds of the file, are not read.
         params = reader.restore(folder / "state", args=read_params_only(folder / "state"))
-    return params["params"], dataclasses.replace(run.model)
+    return params["params"], run.model
 
 
 def read_params_only(state: Path) -> ocp.args.PyTreeRestore:
