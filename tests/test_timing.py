@@ -54,7 +54,7 @@ def test_turns_alternate_and_ratios_are_of_rounds():
         round_steps=3,
         advance=lambda: turns.append((one.num_started, other.num_started)),
     )
-    assert turns == [(3, 0), (3, 3), (6, 3), (6, 6)]
+    assert turns == [(4, 0), (4, 4), (8, 4), (8, 8)]  # three timed, after one that is not
     assert np.shape(seconds) == (2, 2, 3)
     ratio = timing.compare_rates([[1.0, 1.0], [1.0, 3.0]], [[2.0, 2.0], [3.0, 3.0]])
     assert ratio == (1.5, 1.625, 1.75, 1.875, 2.0)
