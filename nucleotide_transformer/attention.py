@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from nucleotide_transformer.config import Implementation
+from nucleotide_transformer.remat import save
 from nucleotide_transformer.types import Array, Bool, Float
 
 
@@ -68,6 +69,9 @@ def fastest_implementation(dtype: jnp.dtype) -> Implementation:
     return "heads" if platform == "cpu" else "einsum"
 
 
+HIDDEN = jnp.finfo(jnp.float32).min
+"""Score of a hidden key: finite, so that a row without any kept key is uniform and not NaN."""
+
 SCORES_IN_CACHE = 2**19
 """Scores computed at once by the "heads" form: 2 MiB of float32, or one head if that has more."""
 
@@ -114,31 +118,36 @@ def _attend_heads_forward(
 ) -> tuple[Float[Array, "G T K"], tuple[Array, ...]]:
     def attend_head(head: tuple[Array, ...]) -> tuple[Array, ...]:
         query, key, value, keep = head
-        scores = _score(query, key, keep)
+        scores = jnp.where(keep[None, :], _multiply(query, key.T), HIDDEN)  # [T, S]
         top = jnp.max(scores, axis=-1)
         exponentials = jnp.exp(scores - top[:, None])
         factor = 1 / jnp.sum(exponentials, axis=-1)
         mixed = _multiply(exponentials.astype(value.dtype), value) * factor[:, None]
         return mixed.astype(value.dtype), top, factor
 
-    mixed, top, factor = _map_heads(attend_head, (query, key, value, keep))
+    query, key, value = save((query, key, value))
+    mixed, top, factor = save(_map_heads(attend_head, (query, key, value, keep), unroll=4))
     return mixed, (query, key, value, keep, mixed, top, factor)
 
 
 def _attend_heads_backward(
     saved: tuple[Array, ...], gradient: Float[Array, "G T K"]
 ) -> tuple[Array, Array, Array, None]:
+    """A row for each key, not query: only the gradient of the queries needs a transposed factor."""
+
     def differentiate_head(head: tuple[Array, ...]) -> tuple[Array, ...]:
         query, key, value, keep, mixed, top, factor, gradient = head
-        dtype = query.dtype
-        weights = jnp.exp(_score(query, key, keep) - top[:, None]) * factor[:, None]
+        scores = jnp.where(keep[:, None], _multiply(key, query.T), HIDDEN)  # [S, T]
+        weights = jnp.exp(scores - top[None, :]) * factor[None, :]
         # The softmax's share: sum over keys of weight * its gradient, found from [T, K] alone.
         common = jnp.sum(mixed.astype(jnp.float32) * gradient, axis=-1)
-        of_scores = weights * (_multiply(gradient, value.T) - common[:, None])
-        of_scores, weights = of_scores.astype(dtype), weights.astype(dtype)
-        of_query = _multiply(of_scores, key)
-        of_key, of_value = _multiply(of_scores.T, query), _multiply(weights.T, gradient)
-        return of_query.astype(dtype), of_key.astype(dtype), of_value.astype(dtype)
+        of_scores = weights * (_multiply(value, gradient.T) - common[None, :])
+        of_scores, weights = of_scores.astype(query.dtype), weights.astype(query.dtype)
+        kept = keep[:, None]  # the score of a hidden key is a constant
+        of_query = _multiply(of_scores.T, jnp.where(kept, key, 0))
+        of_key = jnp.where(kept, _multiply(of_scores, query), 0)
+        of_value = _multiply(weights, gradient)
+        return tuple(leaf.astype(query.dtype) for leaf in (of_query, of_key, of_value))
 
     of_query, of_key, of_value = _map_heads(differentiate_head, (*saved, gradient))
     return of_query, of_key, of_value, None
@@ -147,23 +156,34 @@ def _attend_heads_backward(
 _attend_heads.defvjp(_attend_heads_forward, _attend_heads_backward)
 
 
-def _score(
-    query: Float[Array, "T K"], key: Float[Array, "T K"], keep: Bool[Array, " T"]
-) -> Float[Array, "T T"]:
-    """Scores of one head in float32, hidden keys at its finite minimum."""
-    return jnp.where(keep[None, :], _multiply(query, key.T), jnp.finfo(jnp.float32).min)
-
-
 def _multiply(left: Float[Array, "M K"], right: Float[Array, "K N"]) -> Float[Array, "M N"]:
     """Matrix product with a float32 result."""
     return jnp.matmul(left, right, preferred_element_type=jnp.float32)
 
 
 def _map_heads(
-    function: Callable[[tuple[Array, ...]], tuple[Array, ...]], heads: tuple[Array, ...]
+    function: Callable[[tuple[Array, ...]], tuple[Array, ...]],
+    heads: tuple[Array, ...],
+    unroll: int = 1,
 ) -> tuple[Array, ...]:
-    """Applies a function of one head to all, as many at once as SCORES_IN_CACHE allows."""
+    """Applies a function of one head to all: many at once if small, else one after the other.
+
+    Args:
+        function: of arrays without their axis of heads.
+        heads: arrays whose first axis is that of the heads.
+        unroll: heads in one pass of the loop, where their number is a multiple.
+    """
     num_heads, num_tokens = heads[0].shape[:2]
     most = SCORES_IN_CACHE // num_tokens**2
     at_once = max((n for n in range(1, most + 1) if num_heads % n == 0), default=1)
-    return jax.lax.map(function, heads, batch_size=at_once if at_once > 1 else None)
+    if at_once > 1:
+        return jax.lax.map(function, heads, batch_size=at_once)
+    if num_heads % unroll:
+        return jax.lax.map(function, heads)
+
+    def apply_few(few: tuple[Array, ...]) -> tuple[Array, ...]:
+        results = [function(tuple(leaf[i] for leaf in few)) for i in range(unroll)]
+        return tuple(jnp.stack(leaves) for leaves in zip(*results, strict=True))
+
+    grouped = tuple(leaf.reshape(-1, unroll, *leaf.shape[1:]) for leaf in heads)
+    return tuple(leaf.reshape(-1, *leaf.shape[2:]) for leaf in jax.lax.map(apply_few, grouped))

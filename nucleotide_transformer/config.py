@@ -10,6 +10,8 @@ from nucleotide_transformer.types import Vocabulary
 Dtype = Literal["float32", "bfloat16", "float16"]
 Implementation = Literal["auto", "einsum", "heads", "cudnn", "xla"]
 """Forms of the attention; see attention.py."""
+Remat = Literal["none", "block", "dots"]
+"""What the backward pass computes again; see remat.py."""
 
 
 def require(condition: bool, field: str, value: object, rule: str) -> None:
@@ -132,8 +134,9 @@ class ComputeConfig:
     """Form of the attention; auto picks by platform (see attention.py)."""
     stack: Literal["loop", "scan"] = "scan"
     """One compiled block scanned over the layers, or every layer compiled by itself."""
-    remat: Literal["none", "block", "dots"] = "none"
-    """What the backward pass recomputes: nothing, whole blocks, or all but matrix products."""
+    remat: Remat = "dots"
+    """What the backward pass computes again. dots: norms and activations, neither the matrix
+    products nor the attention; block: whole blocks, for the least memory; none: nothing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from nucleotide_transformer.attention import attend, attention_weights
 from nucleotide_transformer.config import ComputeConfig, Dtype, ModelConfig
+from nucleotide_transformer.remat import save
 from nucleotide_transformer.types import Array, Bool, Float, Int
 
 ROTARY_BASE = 10_000.0
@@ -38,11 +39,38 @@ class Linear(hk.Module):
         input_dim = x.shape[-1]
         w_init = self._w_init or hk.initializers.TruncatedNormal(input_dim**-0.5)
         w = hk.get_parameter("w", (input_dim, self._output_dim), self._dtype, init=w_init)
-        y = x @ w.astype(x.dtype)
+        y = multiply(x, jnp.asarray(w, x.dtype))
         if self._bias:
             b = hk.get_parameter("b", (self._output_dim,), self._dtype, init=jnp.zeros)
             y = y + b.astype(x.dtype)
         return y
+
+
+@jax.custom_vjp
+def multiply(x: Float[Array, "*batch D"], w: Float[Array, "D F"]) -> Float[Array, "*batch F"]:
+    """X @ w, with a backward pass that transposes nothing.
+
+    JAX's own asks for the gradient of w as gradient^T x, transposed. XLA's CPU compiler makes of
+    this x^T (gradient^T)^T, and writes the transposed gradient to memory, slowly.
+    """
+    return x @ w
+
+
+def _multiply_forward(
+    x: Float[Array, "*batch D"], w: Float[Array, "D F"]
+) -> tuple[Float[Array, "*batch F"], tuple[Array, Array]]:
+    return x @ w, (x, w)
+
+
+def _multiply_backward(
+    saved: tuple[Array, Array], gradient: Float[Array, "*batch F"]
+) -> tuple[Float[Array, "*batch D"], Float[Array, "D F"]]:
+    x, w = saved
+    rows, gradients = (leaf.reshape(-1, leaf.shape[-1]) for leaf in (x, gradient))
+    return gradient @ w.T, jax.lax.dot_general(rows, gradients, (((0,), (0,)), ((), ())))
+
+
+multiply.defvjp(_multiply_forward, _multiply_backward)
 
 
 class LayerNorm(hk.Module):
@@ -106,6 +134,7 @@ class SelfAttention(hk.Module):
         if config.position == "rotary":
             angles = make_rotary_angles(x.shape[1], config.key_dim)
             query, key = rotate(query, angles), rotate(key, angles)
+        query, key, value = save((query, key, value))
         mixed = attend(query, key, value, keep, self._compute.attention)
         weights = attention_weights(query, key, keep) if return_weights else None
         output = Linear(config.embed_dim, param_dtype=self._compute.param_dtype, name="mha_output")
@@ -140,14 +169,14 @@ class TransformerBlock(hk.Module):
         update, weights = self._attention(
             self._attention_norm(x), keep, return_weights=return_weights
         )
-        x = x + update
+        x = save(x + update)
         return x + self._feed_forward(self._ffn_norm(x)), weights
 
     @hk.transparent
     def _feed_forward(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """(act(x W1a) * x W1b) W2 if gated (SwiGLU: Shazeer 2020), else act(x W1) W2."""
         activate = {"swish": jax.nn.silu, "gelu": gelu}[self._config.ffn_activation]
-        hidden = self._fc1(x)
+        hidden = save(self._fc1(x))
         if self._config.ffn_gated:
             gate, hidden = jnp.split(hidden, 2, axis=-1)
             return self._fc2(activate(gate) * hidden)

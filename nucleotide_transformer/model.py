@@ -1,12 +1,13 @@
 """The Nucleotide Transformer as a Haiku module, and as the pure function that the rest uses."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from nucleotide_transformer.blocks import BLOCK, read_block, read_stack
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.heads import MaskedLMHead
 from nucleotide_transformer.layers import (
@@ -15,6 +16,7 @@ from nucleotide_transformer.layers import (
     TransformerBlock,
     drop_mask_embeddings,
 )
+from nucleotide_transformer.remat import checkpoint_block
 from nucleotide_transformer.types import Array, Bool, Float, Int, Params
 
 
@@ -124,9 +126,7 @@ class NucleotideTransformer(hk.Module):
         for end in sorted(ends):
             x = self._apply_run(x, keep, range(start, end - (end in attention)))
             if end in attention:
-                x, weights = self._block(end - 1)(x, keep, return_weights=True)
-                assert weights is not None
-                maps[end] = weights
+                x, maps[end] = self._apply_block(end - 1, x, keep)
             if end in layers and end < num_layers:
                 taps[end] = x
             start = end
@@ -139,54 +139,39 @@ class NucleotideTransformer(hk.Module):
         """The blocks of one run, one after the other or as a scan over stacked parameters."""
         if hk.running_init():
             for index in run:
-                x, _ = self._block(index)(x, keep)
+                name = f"{BLOCK}_{index}"
+                x, _ = TransformerBlock(self._config, self._compute, name)(x, keep)
             return x
 
-        block = hk.transform(
-            lambda x: TransformerBlock(self._config, self._compute, "block")(x, keep)[0]
-        )
+        block = hk.transform(self._call_block)
 
         def apply_block(x: Float[Array, "B T D"], params: Params) -> tuple[Array, None]:
-            return block.apply(params, None, x), None
+            return block.apply(params, None, x, keep)[0], None
 
-        blocks = [self._block_params(index) for index in run]
-        scan = self._compute.stack == "scan" and len(blocks) > 1
+        scan = self._compute.stack == "scan" and len(run) > 1
         checkpointed = checkpoint_block(apply_block, self._compute.remat, inside_scan=scan)
+        params = hk.get_params()
         if scan:
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
-            return jax.lax.scan(checkpointed, x, stacked)[0]
-        for params in blocks:
-            x, _ = checkpointed(x, params)
+            return jax.lax.scan(checkpointed, x, read_stack(params, self.module_name, run))[0]
+        for index in run:
+            x, _ = checkpointed(x, read_block(params, self.module_name, index))
         return x
 
     @hk.transparent
-    def _block(self, index: int) -> TransformerBlock:
-        return TransformerBlock(self._config, self._compute, f"attention_layer_{index}")
+    def _apply_block(
+        self, index: int, x: Float[Array, "B T D"], keep: Bool[Array, "B T"]
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B H T T"]]:
+        """One block (from 0), with its attention weights."""
+        params = read_block(hk.get_params(), self.module_name, index)
+        block = hk.transform(self._call_block)
+        return block.apply(params, None, x, keep, return_weights=True)
 
     @hk.transparent
-    def _block_params(self, index: int) -> Params:
-        """Parameters of block `index` (from 0), named as those of a module called "block"."""
-        prefix = f"{self.module_name}/attention_layer_{index}/"
-        return {
-            "block/" + name.removeprefix(prefix): dict(leaves)
-            for name, leaves in hk.get_params().items()
-            if name.startswith(prefix)
-        }
-
-
-ApplyBlock = Callable[[Array, Params], tuple[Array, None]]
-
-
-def checkpoint_block(apply_block: ApplyBlock, remat: str, *, inside_scan: bool) -> ApplyBlock:
-    """Wraps a block so that its backward pass recomputes what `ComputeConfig.remat` says.
-
-    Outside a scan the compiler must be kept from merging the recomputation with the forward pass.
-    """
-    if remat == "none":
-        return apply_block
-    policies = jax.checkpoint_policies
-    policy = {"block": None, "dots": policies.dots_with_no_batch_dims_saveable}[remat]
-    return jax.checkpoint(apply_block, policy=policy, prevent_cse=not inside_scan)
+    def _call_block(
+        self, x: Float[Array, "B T D"], keep: Bool[Array, "B T"], *, return_weights: bool = False
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B H T T"] | None]:
+        block = TransformerBlock(self._config, self._compute, "block")
+        return block(x, keep, return_weights=return_weights)
 
 
 def make_forward(config: ModelConfig, compute: ComputeConfig = ComputeConfig()) -> hk.Transformed:

@@ -21,7 +21,8 @@ PACKAGE = "nucleotide_transformer"
 ORDER = (
     {"types"},
     {"config"},
-    {"configfile", "tokenizers", "attention"},
+    {"configfile", "tokenizers", "remat", "blocks"},
+    {"attention"},
     {"data", "layers"},
     {"heads"},
     {"model"},

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
-from nucleotide_transformer.layers import make_rotary_angles, rotate
+from nucleotide_transformer.layers import make_rotary_angles, multiply, rotate
 from nucleotide_transformer.model import count_parameters, init_params, make_forward
 
 SMALL = ModelConfig(num_layers=3, embed_dim=32, num_heads=4, ffn_dim=48, max_positions=64)
@@ -174,3 +174,21 @@ def test_rotation_depends_on_distance_alone():
     queries, keys = (rotate(jnp.tile(x, (1, 40, 1, 1)), turned)[0, :, 0] for x in (query, key))
     scores = np.asarray(queries @ keys.T)
     np.testing.assert_allclose(np.diag(scores, 5), scores[0, 5], atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_of_multiply_are_those_of_the_product(dtype):
+    x, w, other = (
+        jax.random.normal(jax.random.key(seed), shape, dtype)
+        for seed, shape in enumerate([(2, 5, 8), (8, 6), (2, 5, 6)])
+    )
+
+    def differentiate(product):
+        return jax.grad(lambda *factors: jnp.vdot(product(*factors), other), (0, 1))(x, w)
+
+    expected, found = differentiate(jnp.matmul), differentiate(multiply)
+    assert [leaf.dtype for leaf in found] == [dtype, dtype]
+    for one, two in zip(expected, found, strict=True):
+        np.testing.assert_allclose(
+            np.asarray(two, np.float32), np.asarray(one, np.float32), rtol=1e-6, atol=1e-6
+        )

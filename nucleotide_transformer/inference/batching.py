@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from nucleotide_transformer.blocks import stack_blocks
 from nucleotide_transformer.config import ComputeConfig, ModelConfig, require
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer, Nucleotides
@@ -176,7 +177,9 @@ class _Runner:
         self._task, self._pad = task, model.config.pad_token_id
         self._compute = model.compute
         self._mesh = Mesh(np.array(devices), ("device",))
-        self._params = jax.device_put(model.params, NamedSharding(self._mesh, P()))
+        scan = model.compute.stack == "scan"
+        params = jax.jit(stack_blocks)(model.params) if scan else model.params
+        self._params = jax.device_put(params, NamedSharding(self._mesh, P()))
 
     def round_length(self, num_tokens: int) -> int:
         """The length of the batch for a row."""

@@ -1,0 +1,46 @@
+"""What the backward pass computes again."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from nucleotide_transformer import remat
+from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.model import init_params, make_forward
+
+MODEL = ModelConfig(k=3, num_layers=3, embed_dim=32, num_heads=2, ffn_dim=48)
+
+
+def count_operations(compute, name):
+    """Operations of a name in the gradient of a loss, those inside loops and calls once each."""
+    params = init_params(jax.random.key(0), MODEL)
+    tokens = jnp.arange(24).reshape(2, 12) + MODEL.first_kmer_id
+    forward = make_forward(MODEL, compute)
+    gradient = jax.grad(lambda params: forward.apply(params, tokens).logits.sum())
+
+    def count(program):
+        own = sum(equation.primitive.name == name for equation in program.eqns)
+        options = jax.tree.leaves([equation.params for equation in program.eqns])
+        inner = [getattr(option, "jaxpr", option) for option in options]
+        return own + sum(count(option) for option in inner if hasattr(option, "eqns"))
+
+    return count(jax.make_jaxpr(gradient)(params).jaxpr)
+
+
+@pytest.mark.parametrize("stack", ["loop", "scan"])
+def test_dots_computes_no_matrix_product_again(stack):
+    def count(remat, name):
+        compute = ComputeConfig(remat=remat, stack=stack, attention="heads")
+        return count_operations(compute, name)
+
+    assert count("dots", "dot_general") == count("none", "dot_general")
+    assert count("block", "dot_general") > count("none", "dot_general")
+    assert count("dots", "logistic") > count("none", "logistic")
+
+
+def test_cudnn_attention_is_kept():
+    """Its kernel runs on GPUs alone; what is seen here is that its name is still the one known."""
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    assert remat.is_cudnn(cudnn._dot_product_attention_fwd_p_wrapper)
+    assert not remat.is_cudnn(cudnn._dot_product_attention_bwd_p_wrapper)
