@@ -35,7 +35,7 @@ run_attention() {
 # 64 sequences in 40 GB without recomputation, 256 with it.
 run_100M() {
   benchmark --models 100M --sequences-per-device 16 32 64 128 --cache
-  benchmark --models 100M --tasks train --sequences-per-device 64 128 --compute.remat dots
+  benchmark --models 100M --tasks train --sequences-per-device 64 128 --compute.remat none
   benchmark --models 100M --tasks train --sequences-per-device 64 256 --compute.remat block
   benchmark --models 100M --tasks train --sequences-per-device 64 --compute.stack loop
 }
@@ -43,7 +43,7 @@ run_100M() {
 # The target: 60 % MFU in training.
 run_500M() {
   benchmark --models 500M --sequences-per-device 8 16 32 --cache
-  benchmark --models 500M --tasks train --sequences-per-device 32 64 --compute.remat dots
+  benchmark --models 500M --tasks train --sequences-per-device 32 64 --compute.remat none
   benchmark --models 500M --tasks train --sequences-per-device 64 128 --compute.remat block
 }
 
