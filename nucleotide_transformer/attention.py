@@ -69,11 +69,12 @@ def fastest_implementation(dtype: jnp.dtype) -> Implementation:
     return "heads" if platform == "cpu" else "einsum"
 
 
-HIDDEN = jnp.finfo(jnp.float32).min
-"""Score of a hidden key: finite, so that a row without any kept key is uniform and not NaN."""
-
 SCORES_IN_CACHE = 2**19
 """Scores computed at once by the "heads" form: 2 MiB of float32, or one head if that has more."""
+
+HEADS_A_PASS = 4
+"""Heads in one pass of the loop, where each is too large to share its operations with others: XLA
+runs what does not depend on each other side by side. Measured: 8 no longer fit the cache."""
 
 
 def _attend_by_heads(
@@ -87,15 +88,24 @@ def _attend_by_heads(
     The scores of all heads together would go through memory several times over. They are not
     kept for the backward pass, but computed again from the maximum and the sum of each row of the
     softmax, as FlashAttention does (Dao et al. 2022).
+
+    The mask costs no pass over the scores: a hidden key becomes the sequence's first kept one, so
+    that it raises no row's maximum; its value is zero and the row's sum leaves it out. Without any
+    kept key all become the same and all count, hence the uniform row.
     """
     num_heads, num_tokens = query.shape[2], query.shape[1]
 
     def split(x: Float[Array, "B T H K"]) -> Float[Array, "G T K"]:
         return x.swapaxes(1, 2).reshape(-1, num_tokens, x.shape[3])
 
+    first = jnp.argmax(keep, axis=1)[:, None, None, None]
+    first_kept = jax.lax.stop_gradient(jnp.take_along_axis(key, first, axis=1))  # [B, 1, H, K]
+    count = keep | ~keep.any(axis=1, keepdims=True)
     query = query * (1 / math.sqrt(query.shape[-1]))
-    keeps = jnp.repeat(keep, num_heads, axis=0)
-    mixed = _attend_heads(split(query), split(key), split(value), keeps)
+    key = jnp.where(keep[:, :, None, None], key, first_kept)
+    value = jnp.where(count[:, :, None, None], value, 0)
+    counts = jnp.repeat(count.astype(jnp.float32), num_heads, axis=0)
+    mixed = _attend_heads(split(query), split(key), split(value), counts)
     return mixed.reshape(-1, num_heads, *mixed.shape[1:]).swapaxes(1, 2)
 
 
@@ -104,30 +114,38 @@ def _attend_heads(
     query: Float[Array, "G T K"],
     key: Float[Array, "G T K"],
     value: Float[Array, "G T K"],
-    keep: Bool[Array, "G T"],
+    count: Float[Array, "G T"],
 ) -> Float[Array, "G T K"]:
-    """Attention of G heads by themselves; the queries are scaled already."""
-    return _attend_heads_forward(query, key, value, keep)[0]
+    """Attention of G heads by themselves; queries are scaled, hidden keys replaced already.
+
+    Args:
+        query: queries over the square root of K.
+        key: keys.
+        value: values, zero where a key does not count.
+        count: 1 for keys that count in the softmax, else 0.
+    """
+    return _attend_heads_forward(query, key, value, count)[0]
 
 
 def _attend_heads_forward(
     query: Float[Array, "G T K"],
     key: Float[Array, "G T K"],
     value: Float[Array, "G T K"],
-    keep: Bool[Array, "G T"],
+    count: Float[Array, "G T"],
 ) -> tuple[Float[Array, "G T K"], tuple[Array, ...]]:
     def attend_head(head: tuple[Array, ...]) -> tuple[Array, ...]:
-        query, key, value, keep = head
-        scores = jnp.where(keep[None, :], _multiply(query, key.T), HIDDEN)  # [T, S]
+        queries, keys, value, count = head  # [K, T] and [K, S]: XLA multiplies them faster so
+        scores = _multiply(queries.T, keys)  # [T, S]
         top = jnp.max(scores, axis=-1)
         exponentials = jnp.exp(scores - top[:, None])
-        factor = 1 / jnp.sum(exponentials, axis=-1)
+        factor = 1 / (exponentials @ count)
         mixed = _multiply(exponentials.astype(value.dtype), value) * factor[:, None]
         return mixed.astype(value.dtype), top, factor
 
     query, key, value = save((query, key, value))
-    mixed, top, factor = save(_map_heads(attend_head, (query, key, value, keep), unroll=4))
-    return mixed, (query, key, value, keep, mixed, top, factor)
+    heads = (query.swapaxes(1, 2), key.swapaxes(1, 2), value, count)
+    mixed, top, factor = save(_map_heads(attend_head, heads, query.shape[1]))
+    return mixed, (query, key, value, count, mixed, top, factor)
 
 
 def _attend_heads_backward(
@@ -136,20 +154,23 @@ def _attend_heads_backward(
     """A row for each key, not query: only the gradient of the queries needs a transposed factor."""
 
     def differentiate_head(head: tuple[Array, ...]) -> tuple[Array, ...]:
-        query, key, value, keep, mixed, top, factor, gradient = head
-        scores = jnp.where(keep[:, None], _multiply(key, query.T), HIDDEN)  # [S, T]
-        weights = jnp.exp(scores - top[None, :]) * factor[None, :]
+        query, key, value, count, mixed, top, factor, gradient = head
+        dtype, counts = query.dtype, count[:, None] > 0
+        exponentials = jnp.exp(_multiply(key, query.T) - top[None, :])  # [S, T]
+        gradient = gradient * factor[:, None]  # so that exponentials serve as weights
         # The softmax's share: sum over keys of weight * its gradient, found from [T, K] alone.
-        common = jnp.sum(mixed.astype(jnp.float32) * gradient, axis=-1)
-        of_scores = weights * (_multiply(value, gradient.T) - common[None, :])
-        of_scores, weights = of_scores.astype(query.dtype), weights.astype(query.dtype)
-        kept = keep[:, None]  # the score of a hidden key is a constant
-        of_query = _multiply(of_scores.T, jnp.where(kept, key, 0))
-        of_key = jnp.where(kept, _multiply(of_scores, query), 0)
-        of_value = _multiply(weights, gradient)
-        return tuple(leaf.astype(query.dtype) for leaf in (of_query, of_key, of_value))
+        common = jnp.sum(mixed * gradient, axis=-1)
+        gradient = gradient.astype(dtype)
+        of_scores = exponentials * (_multiply(value, gradient.T) - common[None, :])
+        of_scores, exponentials = of_scores.astype(dtype), exponentials.astype(dtype)
+        of_query = _multiply(of_scores.T, jnp.where(counts, key, 0))
+        of_key = jnp.where(counts, _multiply(of_scores, query), 0)
+        of_value = jnp.where(counts, _multiply(exponentials, gradient), 0)
+        return tuple(leaf.astype(dtype) for leaf in (of_query, of_key, of_value))
 
-    of_query, of_key, of_value = _map_heads(differentiate_head, (*saved, gradient))
+    of_query, of_key, of_value = _map_heads(
+        differentiate_head, (*saved, gradient), gradient.shape[1]
+    )
     return of_query, of_key, of_value, None
 
 
@@ -164,26 +185,25 @@ def _multiply(left: Float[Array, "M K"], right: Float[Array, "K N"]) -> Float[Ar
 def _map_heads(
     function: Callable[[tuple[Array, ...]], tuple[Array, ...]],
     heads: tuple[Array, ...],
-    unroll: int = 1,
+    num_tokens: int,
 ) -> tuple[Array, ...]:
-    """Applies a function of one head to all: many at once if small, else one after the other.
+    """Applies a function of one head to all: many at once if small, else a few side by side.
 
     Args:
         function: of arrays without their axis of heads.
         heads: arrays whose first axis is that of the heads.
-        unroll: heads in one pass of the loop, where their number is a multiple.
+        num_tokens: T, of which each head has T * T scores.
     """
-    num_heads, num_tokens = heads[0].shape[:2]
+    num_heads = heads[0].shape[0]
     most = SCORES_IN_CACHE // num_tokens**2
     at_once = max((n for n in range(1, most + 1) if num_heads % n == 0), default=1)
     if at_once > 1:
         return jax.lax.map(function, heads, batch_size=at_once)
-    if num_heads % unroll:
-        return jax.lax.map(function, heads)
+    few = max(n for n in range(1, HEADS_A_PASS + 1) if num_heads % n == 0)
 
-    def apply_few(few: tuple[Array, ...]) -> tuple[Array, ...]:
-        results = [function(tuple(leaf[i] for leaf in few)) for i in range(unroll)]
+    def apply_few(group: tuple[Array, ...]) -> tuple[Array, ...]:
+        results = [function(tuple(leaf[i] for leaf in group)) for i in range(few)]
         return tuple(jnp.stack(leaves) for leaves in zip(*results, strict=True))
 
-    grouped = tuple(leaf.reshape(-1, unroll, *leaf.shape[1:]) for leaf in heads)
+    grouped = tuple(leaf.reshape(-1, few, *leaf.shape[1:]) for leaf in heads)
     return tuple(leaf.reshape(-1, *leaf.shape[2:]) for leaf in jax.lax.map(apply_few, grouped))

@@ -52,8 +52,8 @@ def test_gradients_equal_einsum(form):
 
 @pytest.mark.parametrize("num_heads", [3, 4])
 def test_heads_one_by_one_equal_einsum(num_heads, monkeypatch):
-    """As with 1,000 tokens, where few heads fit the cache; four in a pass of the loop, if they are
-    a multiple of four. The second sequence has no kept key at all: uniform weights."""
+    """As with 1,000 tokens, where few heads fit the cache; side by side two of 6 heads or four of
+    8 (both sequences together). The second sequence has no kept key at all: uniform weights."""
     monkeypatch.setattr(attention, "SCORES_IN_CACHE", 0)
     *arrays, keep = make_inputs(num_heads=num_heads)
     keep = keep.at[1].set(False)
@@ -64,6 +64,7 @@ def test_heads_one_by_one_equal_einsum(num_heads, monkeypatch):
     expected, found = (
         jax.value_and_grad(loss, argnums=(1, 2, 3))(form, *arrays) for form in ("einsum", "heads")
     )
+    # The sum of 24 * 2 * 8 * heads sines in another order, and products in float32: some 1e-6.
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), expected, found
     )
@@ -82,6 +83,17 @@ def test_hidden_keys_do_not_matter(form):
     noise = jnp.where(keep[..., None, None], 0.0, 100.0)
     expected = attend(query, key, value, keep, form)
     np.testing.assert_array_equal(attend(query, key + noise, value + noise, keep, form), expected)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_hidden_keys_do_not_raise_the_maximum(form):
+    """Scores of kept keys at -283, of hidden ones (between and before the kept) at 0 or more."""
+    query, _, value, keep = make_inputs()
+    keep = keep & (jnp.arange(keep.shape[1]) % 5 > 0)
+    query, key = jnp.full_like(query, 10.0), jnp.full_like(value, -10.0)
+    for hidden in (0.0, 10.0):
+        inputs = query, jnp.where(keep[..., None, None], key, hidden), value, keep
+        np.testing.assert_allclose(attend(*inputs, form), reference(*inputs), atol=2e-6)
 
 
 def test_weights_are_distributions_over_kept_keys():
