@@ -4,6 +4,7 @@ Module and parameter names are those of the released JAX checkpoints; tests free
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import haiku as hk
@@ -48,7 +49,7 @@ class Linear(hk.Module):
 
 @jax.custom_vjp
 def multiply(x: Float[Array, "*batch D"], w: Float[Array, "D F"]) -> Float[Array, "*batch F"]:
-    """X @ w, with a backward pass that transposes nothing.
+    """The product x @ w, with a backward pass that transposes nothing.
 
     JAX's own asks for the gradient of w as gradient^T x, transposed. XLA's CPU compiler makes of
     this x^T (gradient^T)^T, and writes the transposed gradient to memory, slowly.
@@ -178,9 +179,41 @@ class TransformerBlock(hk.Module):
         activate = {"swish": jax.nn.silu, "gelu": gelu}[self._config.ffn_activation]
         hidden = save(self._fc1(x))
         if self._config.ffn_gated:
-            gate, hidden = jnp.split(hidden, 2, axis=-1)
-            return self._fc2(activate(gate) * hidden)
+            return self._fc2(apply_gate(activate, hidden))
         return self._fc2(activate(hidden))
+
+
+Activation = Callable[[Float[Array, "*batch F"]], Float[Array, "*batch F"]]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def apply_gate(activate: Activation, hidden: Float[Array, "*batch G"]) -> Float[Array, "*batch F"]:
+    """act(first half) * second half, F = G / 2, with both gradients written in one pass.
+
+    JAX's own backward pass writes each by itself, then puts them together: on a CPU this takes
+    more than twice as long.
+    """
+    gate, linear = jnp.split(hidden, 2, axis=-1)
+    return activate(gate) * linear
+
+
+def _apply_gate_forward(
+    activate: Activation, hidden: Float[Array, "*batch G"]
+) -> tuple[Float[Array, "*batch F"], Array]:
+    return apply_gate(activate, hidden), hidden
+
+
+def _apply_gate_backward(
+    activate: Activation, hidden: Float[Array, "*batch G"], gradient: Float[Array, "*batch F"]
+) -> tuple[Float[Array, "*batch G"]]:
+    gate, linear = jnp.split(hidden, 2, axis=-1)
+    active, differentiate = jax.vjp(activate, gate)
+    (of_gate,) = differentiate(gradient * linear)
+    both = jnp.stack([of_gate, gradient * active], axis=-2)  # [*batch, 2, F]
+    return (both.reshape(hidden.shape),)
+
+
+apply_gate.defvjp(_apply_gate_forward, _apply_gate_backward)
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
-from nucleotide_transformer.layers import make_rotary_angles, multiply, rotate
+from nucleotide_transformer.layers import apply_gate, gelu, make_rotary_angles, multiply, rotate
 from nucleotide_transformer.model import count_parameters, init_params, make_forward
 
 SMALL = ModelConfig(num_layers=3, embed_dim=32, num_heads=4, ffn_dim=48, max_positions=64)
@@ -194,3 +194,16 @@ def test_gradients_of_multiply_are_those_of_the_product(dtype):
         np.testing.assert_allclose(
             np.asarray(two, np.float32), np.asarray(one, np.float32), atol=tolerance
         )
+
+
+@pytest.mark.parametrize("activate", [jax.nn.silu, gelu])
+def test_gradient_of_apply_gate_is_that_of_the_formula(activate):
+    hidden, weights = jax.random.normal(jax.random.key(0), (2, 2, 3, 10)) * 3
+
+    def differentiate(gate):
+        return jax.value_and_grad(lambda h: jnp.sum(jnp.sin(gate(h)) * weights[..., :5]))(hidden)
+
+    expected = differentiate(lambda h: activate(h[..., :5]) * h[..., 5:])
+    found = differentiate(lambda h: apply_gate(activate, h))
+    # The same few products in float32, in another order.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), expected, found)
