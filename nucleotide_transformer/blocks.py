@@ -1,7 +1,8 @@
 """Parameters of the transformer blocks: by layer, as released, or stacked over the layers.
 
-A scan over the blocks takes each parameter of all layers as one array. Inference, which uses the
-same parameters for many batches, stacks them once; else every call does it.
+A scan over the blocks takes each parameter of all layers as one array. Training and inference,
+which use the parameters many times, stack them once; else every call does it. What is read and
+written goes by the released names: `stack_blocks` and `unstack_blocks` lie in between.
 """
 
 import re
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from nucleotide_transformer.config import Stack
 from nucleotide_transformer.types import Params
 
 Modules = Mapping[str, Mapping[str, Any]]
@@ -49,7 +51,10 @@ def select(params: Modules, prefix: str) -> Params:
 
 
 def stack_blocks(params: Modules) -> Params:
-    """Parameters with those of all blocks stacked, which `make_forward` takes just as well."""
+    """Parameters with those of all blocks stacked, which `make_forward` takes just as well.
+
+    They are copies: as long as both forms are in use, the blocks lie in memory twice.
+    """
     pattern = re.compile(rf"(.*)/{BLOCK}_(\d+)/(.*)")
     rest: Params = {}
     stacks: dict[str, dict[int, dict[str, jax.Array]]] = {}
@@ -64,3 +69,22 @@ def stack_blocks(params: Modules) -> Params:
         in_order = [blocks[index] for index in range(len(blocks))]
         rest[name] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *in_order)
     return rest
+
+
+def arrange_blocks(params: Params, stack: Stack) -> Params:
+    """Parameters as the model uses them most cheaply: those of the blocks stacked for a scan."""
+    return jax.jit(stack_blocks)(params) if stack == "scan" else params
+
+
+def unstack_blocks(params: Modules) -> Params:
+    """The reverse of `stack_blocks`; other parameters stay as they are."""
+    named: Params = {}
+    for name, leaves in params.items():
+        model, stacked, module = name.partition(f"/{STACK}/")
+        if not stacked:
+            named[name] = dict(leaves)
+            continue
+        for index in range(len(next(iter(leaves.values())))):
+            block = f"{model}/{BLOCK}_{index}/{module}"
+            named[block] = {leaf: stack[index] for leaf, stack in leaves.items()}
+    return named

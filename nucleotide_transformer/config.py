@@ -12,6 +12,8 @@ Implementation = Literal["auto", "einsum", "heads", "cudnn", "xla"]
 """Forms of the attention; see attention.py."""
 Remat = Literal["none", "block", "dots"]
 """What the backward pass computes again; see remat.py."""
+Stack = Literal["loop", "scan"]
+"""How the blocks follow each other; see blocks.py."""
 
 
 def require(condition: bool, field: str, value: object, rule: str) -> None:
@@ -132,7 +134,7 @@ class ComputeConfig:
     """Logits and saved embeddings."""
     attention: Implementation = "auto"
     """Form of the attention; auto picks by platform (see attention.py)."""
-    stack: Literal["loop", "scan"] = "scan"
+    stack: Stack = "scan"
     """One compiled block scanned over the layers, or every layer compiled by itself."""
     remat: Remat = "dots"
     """What the backward pass computes again. dots: norms and activations, neither the matrix

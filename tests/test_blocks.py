@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nucleotide_transformer.blocks import read_block, read_stack, stack_blocks
+from nucleotide_transformer.blocks import read_block, read_stack, stack_blocks, unstack_blocks
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.model import init_params, make_forward
 
@@ -34,6 +34,12 @@ def test_stacked_blocks_are_those_of_each_layer(params):
     assert read_stack(params, name, run)["block/~/fc1"]["w"].shape == (5, 16, 48)
 
 
+def test_unstacking_gives_the_same_bits_under_the_same_names(params):
+    found = unstack_blocks(stack_blocks(params))
+    assert set(found) == set(params)
+    jax.tree.map(np.testing.assert_array_equal, found, dict(params))
+
+
 def test_what_is_not_in_a_block_stays(params):
     stacked = stack_blocks(params)
     others = {name: leaves for name, leaves in params.items() if "attention_layer" not in name}
@@ -46,6 +52,7 @@ def test_forward_takes_both(params, stack):
     apply = make_forward(MODEL, ComputeConfig(stack=stack)).apply
     run = jax.jit(lambda params: apply(params, tokens, layers=(0, 4, 11), attention=(5, 11)))
     jax.tree.map(
+        # Numbers near 1 from the same products, which the compiler may order otherwise.
         lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6),
         run(params),
         run(stack_blocks(params)),

@@ -46,12 +46,13 @@ def test_three_updates_equal_adam_in_float64():
 
 
 def test_weight_decay_spares_biases():
-    params = {"block": {"w": jnp.array([[1.0, -2.0]]), "b": jnp.array([0.1, -0.1])}}
+    """Stacked ones too, which have two axes as matrices have."""
+    params = {"block": {"w": jnp.array([[1.0, -2.0]]), "b": jnp.array([[0.1], [-0.1]])}}
     updates = jax.tree.map(jnp.ones_like, params)
     config = OptimizerConfig(weight_decay=0.1)
     decayed = apply_updates(params, updates, jnp.float32(0.5), config)
     np.testing.assert_allclose(decayed["block"]["w"], [[2.0 - 0.05, -1.0 + 0.1]], rtol=1e-6)
-    np.testing.assert_allclose(decayed["block"]["b"], [1.1, 0.9], rtol=1e-6)
+    np.testing.assert_allclose(decayed["block"]["b"], [[1.1], [0.9]], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("norm", "factor"), [(5.0, 0.1), (0.25, 1.0)])

@@ -17,8 +17,8 @@ from nucleotide_transformer.training.step import (
     find_devices,
     init_state,
     lay_out_batch,
+    make_collect,
     make_train_step,
-    make_unshard,
     place_state,
 )
 
@@ -56,7 +56,7 @@ def run(num_devices, sequences_per_device, num_steps=3, config=CONFIG):
         )
         state, one = step(state, batch)
         metrics.append(jax.device_get(one))
-    return make_unshard(config, devices)(state), metrics
+    return make_collect(config, devices)(state), metrics
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, find_model
-from nucleotide_transformer.blocks import stack_blocks
+from nucleotide_transformer.blocks import arrange_blocks
 from nucleotide_transformer.config import DataConfig, ModelConfig, PretrainConfig
 from nucleotide_transformer.inference.batching import exact_products
 from nucleotide_transformer.inference.embedding import PoolTask
@@ -132,7 +132,7 @@ class InferenceWorkload:
         mesh = Mesh(np.array(devices), (AXIS,))
         self._mesh, self._split = mesh, NamedSharding(mesh, P(AXIS))
         params = init_params(jax.random.key(config.seed), model, config.compute)
-        params = jax.jit(stack_blocks)(params) if config.compute.stack == "scan" else params
+        params = arrange_blocks(params, config.compute.stack)
         self._params = jax.device_put(params, NamedSharding(mesh, P()))
         size = (case.sequences_per_step, case.sequence_tokens)
         seeds = range(config.seed, config.seed + NUM_BATCHES)

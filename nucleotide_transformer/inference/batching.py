@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from nucleotide_transformer.blocks import stack_blocks
+from nucleotide_transformer.blocks import arrange_blocks
 from nucleotide_transformer.config import ComputeConfig, ModelConfig, require
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer, Nucleotides
@@ -177,8 +177,7 @@ class _Runner:
         self._task, self._pad = task, model.config.pad_token_id
         self._compute = model.compute
         self._mesh = Mesh(np.array(devices), ("device",))
-        scan = model.compute.stack == "scan"
-        params = jax.jit(stack_blocks)(model.params) if scan else model.params
+        params = arrange_blocks(model.params, model.compute.stack)
         self._params = jax.device_put(params, NamedSharding(self._mesh, P()))
 
     def round_length(self, num_tokens: int) -> int:

@@ -35,9 +35,9 @@ from nucleotide_transformer.training.step import (
     init_state,
     join_processes,
     lay_out_batch,
+    make_collect,
     make_evaluation_step,
     make_train_step,
-    make_unshard,
     place_state,
 )
 
@@ -113,7 +113,7 @@ class Run:
             self._input.set_state(position)
         self.step = int(state.step)
         self._state = place_state(state, config, self._devices)
-        self._unshard = make_unshard(config, self._devices)
+        self._collect = make_collect(config, self._devices)
         show = show and jax.process_index() == 0
         self.progress = RunProgress(config, first_step=self.step, show=show)
         self.progress.announce(manifest, num_devices=num_devices, accumulation=accumulation)
@@ -218,7 +218,7 @@ class Run:
 
     def _save(self, metrics: dict[str, int | float] | None = None) -> None:
         position = self._input.get_state()
-        state = self._unshard(self._state)
+        state = self._collect(self._state)
         self._checkpointer.save(state, position, self._config, metrics=metrics)
 
 

@@ -37,6 +37,9 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 Gradient = TypeVar("Gradient")
 
+NOT_DECAYED = ("b", "scale", "offset")
+"""Parameters of linear layers and norms that are vectors."""
+
 
 def clip_gradient(gradient: Gradient, norm: Float[Array, ""], config: OptimizerConfig) -> Gradient:
     """Scales a gradient (or a slice of it) down where its global norm is above `clip_norm`."""
@@ -49,12 +52,18 @@ def clip_gradient(gradient: Gradient, norm: Float[Array, ""], config: OptimizerC
 def apply_updates(
     params: Params, updates: Params, learning_rate: Float[Array, ""], config: OptimizerConfig
 ) -> Params:
-    """Adds updates to parameters; matrices, not biases and norms, also decay where asked."""
+    """Adds updates to parameters; matrices, not biases and norms, also decay where asked.
+
+    Which is which goes by name, since stacked biases have two axes as well.
+    """
     if config.weight_decay == 0:
         return optax.apply_updates(params, updates)
     decay = learning_rate * config.weight_decay
 
-    def apply(param: Float[Array, "*shape"], update: Float[Array, "*shape"]) -> Array:
-        return param + update - (decay * param if param.ndim > 1 else 0.0)
+    def apply(name: str, param: Float[Array, "*shape"], update: Float[Array, "*shape"]) -> Array:
+        return param + update - (0.0 if name in NOT_DECAYED else decay * param)
 
-    return jax.tree.map(apply, params, updates)
+    return {
+        module: {name: apply(name, param, updates[module][name]) for name, param in leaves.items()}
+        for module, leaves in params.items()
+    }

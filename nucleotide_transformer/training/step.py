@@ -13,6 +13,7 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 
+from nucleotide_transformer.blocks import arrange_blocks, unstack_blocks
 from nucleotide_transformer.config import PretrainConfig, require
 from nucleotide_transformer.model import init_params, make_forward
 from nucleotide_transformer.training.losses import TokenCounts, masked_cross_entropy
@@ -32,6 +33,7 @@ class TrainState(NamedTuple):
     """All that an update changes. No array has a device axis, but for sharded Adam moments."""
 
     params: Params
+    """By their released names; on the devices, those of the blocks are stacked for a scan."""
     opt_state: Any
     """Adam's moments, as the parameters; if sharded, all as one vector in slices [N, P / N]."""
     step: Int[Array, ""]
@@ -218,6 +220,12 @@ def map_moments(function: Callable[[Any], Any], opt_state: Any) -> Any:
     return adam._replace(mu=function(adam.mu), nu=function(adam.nu)), *rest
 
 
+def map_params(function: Callable[[Params], Params], state: TrainState) -> TrainState:
+    """Applies a function to the parameters and, alike, to each of Adam's whole moments."""
+    moments = map_moments(function, state.opt_state)
+    return state._replace(params=function(state.params), opt_state=moments)
+
+
 def find_state_axes(config: PretrainConfig) -> Any:
     """The pmap axes of a `TrainState`: none, but the first of sharded Adam moments."""
     if not config.shard_optimizer:
@@ -230,9 +238,12 @@ def find_state_axes(config: PretrainConfig) -> Any:
 def place_state(state: TrainState, config: PretrainConfig, devices: list[jax.Device]) -> TrainState:
     """A whole state on this process's devices, as the step takes and returns it.
 
-    With `shard_optimizer`, moments become slices [N, P / N], of which each process keeps those of
-    its own devices. What lies on the devices in another way would be compiled for once more.
+    Blocks are stacked for a scan here, not in every update. With `shard_optimizer`, moments become
+    slices [N, P / N], of which each process keeps those of its own devices. What lies on the
+    devices in another way would be compiled for once more.
     """
+    arrange = functools.partial(arrange_blocks, stack=config.compute.stack)
+    state = map_params(arrange, state)
     axes = find_state_axes(config)
     if config.shard_optimizer:
         total = len(devices) * jax.process_count()
@@ -254,20 +265,21 @@ def place_state(state: TrainState, config: PretrainConfig, devices: list[jax.Dev
     return place(state, jnp.zeros(len(devices)))  # pmap asks for one argument with a device axis
 
 
-def make_unshard(
+def make_collect(
     config: PretrainConfig, devices: list[jax.Device]
 ) -> Callable[[TrainState], TrainState]:
-    """The reverse of `place_state`: what is saved does not depend on the devices."""
+    """The reverse of `place_state`: what is saved depends neither on devices nor on the stack."""
     if not config.shard_optimizer:
-        return lambda state: state
+        return jax.jit(functools.partial(map_params, unstack_blocks))
     axes = find_state_axes(config)
 
-    def unshard(state: TrainState) -> TrainState:
+    def collect(state: TrainState) -> TrainState:
         gather = functools.partial(gather_update, like=state.params, sharded=True)
-        return state._replace(opt_state=map_moments(gather, state.opt_state))
+        whole = state._replace(opt_state=map_moments(gather, state.opt_state))
+        return map_params(unstack_blocks, whole)
 
     everywhere = span_processes(devices)
-    return jax.pmap(unshard, AXIS, in_axes=(axes,), out_axes=None, devices=everywhere)
+    return jax.pmap(collect, AXIS, in_axes=(axes,), out_axes=None, devices=everywhere)
 
 
 def lay_out_batch(
