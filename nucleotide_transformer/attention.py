@@ -12,8 +12,8 @@ from nucleotide_transformer.types import Array, Bool, Float
 
 
 def attention_weights(
-    query: Float[Array, "B T H K"], key: Float[Array, "B T H K"], keep: Bool[Array, "B T"]
-) -> Float[Array, "B H T T"]:
+    query: Float[Array, "B M H K"], key: Float[Array, "B T H K"], keep: Bool[Array, "B T"]
+) -> Float[Array, "B H M T"]:
     """Softmax over the kept keys of query . key / sqrt(K), in float32.
 
     Hidden keys get the finite minimum of float32, not minus infinity, so that a row without any
@@ -26,12 +26,12 @@ def attention_weights(
 
 
 def attend(
-    query: Float[Array, "B T H K"],
+    query: Float[Array, "B M H K"],
     key: Float[Array, "B T H K"],
     value: Float[Array, "B T H K"],
     keep: Bool[Array, "B T"],
     implementation: Implementation = "auto",
-) -> Float[Array, "B T H K"]:
+) -> Float[Array, "B M H K"]:
     """Mean of the values, weighted by `attention_weights`, for every query and head.
 
     Args:
@@ -78,11 +78,11 @@ runs what does not depend on each other side by side. Measured: 8 no longer fit 
 
 
 def _attend_by_heads(
-    query: Float[Array, "B T H K"],
+    query: Float[Array, "B M H K"],
     key: Float[Array, "B T H K"],
     value: Float[Array, "B T H K"],
     keep: Bool[Array, "B T"],
-) -> Float[Array, "B T H K"]:
+) -> Float[Array, "B M H K"]:
     """A few heads at a time, so that their scores stay in the processor's cache.
 
     The scores of all heads together would go through memory several times over. They are not
@@ -93,10 +93,10 @@ def _attend_by_heads(
     that it raises no row's maximum; its value is zero and the row's sum leaves it out. Without any
     kept key all become the same and all count, hence the uniform row.
     """
-    num_heads, num_tokens = query.shape[2], query.shape[1]
+    num_heads = query.shape[2]
 
-    def split(x: Float[Array, "B T H K"]) -> Float[Array, "G T K"]:
-        return x.swapaxes(1, 2).reshape(-1, num_tokens, x.shape[3])
+    def split(x: Float[Array, "B L H K"]) -> Float[Array, "G L K"]:
+        return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])
 
     first = jnp.argmax(keep, axis=1)[:, None, None, None]
     first_kept = jax.lax.stop_gradient(jnp.take_along_axis(key, first, axis=1))  # [B, 1, H, K]
@@ -111,11 +111,11 @@ def _attend_by_heads(
 
 @jax.custom_vjp
 def _attend_heads(
-    query: Float[Array, "G T K"],
+    query: Float[Array, "G M K"],
     key: Float[Array, "G T K"],
     value: Float[Array, "G T K"],
     count: Float[Array, "G T"],
-) -> Float[Array, "G T K"]:
+) -> Float[Array, "G M K"]:
     """Attention of G heads by themselves; queries are scaled, hidden keys replaced already.
 
     Args:
@@ -128,14 +128,14 @@ def _attend_heads(
 
 
 def _attend_heads_forward(
-    query: Float[Array, "G T K"],
+    query: Float[Array, "G M K"],
     key: Float[Array, "G T K"],
     value: Float[Array, "G T K"],
     count: Float[Array, "G T"],
-) -> tuple[Float[Array, "G T K"], tuple[Array, ...]]:
+) -> tuple[Float[Array, "G M K"], tuple[Array, ...]]:
     def attend_head(head: tuple[Array, ...]) -> tuple[Array, ...]:
-        queries, keys, value, count = head  # [K, T] and [K, S]: XLA multiplies them faster so
-        scores = _multiply(queries.T, keys)  # [T, S]
+        queries, keys, value, count = head  # [K, M] and [K, T]: XLA multiplies them faster so
+        scores = _multiply(queries.T, keys)  # [M, T]
         top = jnp.max(scores, axis=-1)
         exponentials = jnp.exp(scores - top[:, None])
         factor = 1 / (exponentials @ count)
@@ -144,21 +144,21 @@ def _attend_heads_forward(
 
     query, key, value = save((query, key, value))
     heads = (query.swapaxes(1, 2), key.swapaxes(1, 2), value, count)
-    mixed, top, factor = save(_map_heads(attend_head, heads, query.shape[1]))
+    mixed, top, factor = save(_map_heads(attend_head, heads, query.shape[1] * key.shape[1]))
     return mixed, (query, key, value, count, mixed, top, factor)
 
 
 def _attend_heads_backward(
-    saved: tuple[Array, ...], gradient: Float[Array, "G T K"]
+    saved: tuple[Array, ...], gradient: Float[Array, "G M K"]
 ) -> tuple[Array, Array, Array, None]:
     """A row for each key, not query: only the gradient of the queries needs a transposed factor."""
 
     def differentiate_head(head: tuple[Array, ...]) -> tuple[Array, ...]:
         query, key, value, count, mixed, top, factor, gradient = head
         dtype, counts = query.dtype, count[:, None] > 0
-        exponentials = jnp.exp(_multiply(key, query.T) - top[None, :])  # [S, T]
+        exponentials = jnp.exp(_multiply(key, query.T) - top[None, :])  # [T, M]
         gradient = gradient * factor[:, None]  # so that exponentials serve as weights
-        # The softmax's share: sum over keys of weight * its gradient, found from [T, K] alone.
+        # The softmax's share: sum over keys of weight * its gradient, found from [M, K] alone.
         common = jnp.sum(mixed * gradient, axis=-1)
         gradient = gradient.astype(dtype)
         of_scores = exponentials * (_multiply(value, gradient.T) - common[None, :])
@@ -168,8 +168,9 @@ def _attend_heads_backward(
         of_value = jnp.where(counts, _multiply(exponentials, gradient), 0)
         return tuple(leaf.astype(dtype) for leaf in (of_query, of_key, of_value))
 
+    query, key, *_ = saved
     of_query, of_key, of_value = _map_heads(
-        differentiate_head, (*saved, gradient), gradient.shape[1]
+        differentiate_head, (*saved, gradient), query.shape[1] * key.shape[1]
     )
     return of_query, of_key, of_value, None
 
@@ -185,17 +186,17 @@ def _multiply(left: Float[Array, "M K"], right: Float[Array, "K N"]) -> Float[Ar
 def _map_heads(
     function: Callable[[tuple[Array, ...]], tuple[Array, ...]],
     heads: tuple[Array, ...],
-    num_tokens: int,
+    num_scores: int,
 ) -> tuple[Array, ...]:
     """Applies a function of one head to all: many at once if small, else a few side by side.
 
     Args:
         function: of arrays without their axis of heads.
         heads: arrays whose first axis is that of the heads.
-        num_tokens: T, of which each head has T * T scores.
+        num_scores: scores of one head, M * T.
     """
     num_heads = heads[0].shape[0]
-    most = SCORES_IN_CACHE // num_tokens**2
+    most = SCORES_IN_CACHE // num_scores
     at_once = max((n for n in range(1, most + 1) if num_heads % n == 0), default=1)
     if at_once > 1:
         return jax.lax.map(function, heads, batch_size=at_once)

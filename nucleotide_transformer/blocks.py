@@ -1,8 +1,9 @@
 """Parameters of the transformer blocks: by layer, as released, or stacked over the layers.
 
-A scan over the blocks takes each parameter of all layers as one array. Training and inference,
-which use the parameters many times, stack them once; else every call does it. What is read and
-written goes by the released names: `stack_blocks` and `unstack_blocks` lie in between.
+A scan over the blocks takes each parameter of all but the last as one array; the last block is by
+itself, because only those tokens go through it whole that something is asked of. Training and
+inference, which use the parameters many times, stack them once; else every call does it. What is
+read and written goes by the released names: `stack_blocks` and `unstack_blocks` lie in between.
 """
 
 import re
@@ -21,19 +22,17 @@ Modules = Mapping[str, Mapping[str, Any]]
 BLOCK = "attention_layer"
 """Released name of a block, followed by its number from 0: `esm_transformer/attention_layer_0`."""
 STACK = "attention_layers"
-"""Ours for all blocks, of which each parameter has a first axis of layers."""
+"""Ours for all blocks but the last; each parameter has a first axis of layers."""
 
 
 def read_block(params: Modules, model: str, index: int) -> Params:
     """Parameters of block `index` (from 0) in the module `model`, named from "block" on."""
-    stacked = select(params, f"{model}/{STACK}/")
-    if stacked:
-        return jax.tree.map(lambda leaf: leaf[index], stacked)
-    return select(params, f"{model}/{BLOCK}_{index}/")
+    named = select(params, f"{model}/{BLOCK}_{index}/")
+    return named or jax.tree.map(lambda leaf: leaf[index], select(params, f"{model}/{STACK}/"))
 
 
 def read_stack(params: Modules, model: str, run: range) -> Params:
-    """Parameters of the blocks of a run, stacked along a first axis."""
+    """Parameters of the blocks of a run, without the last of all, stacked along a first axis."""
     stacked = select(params, f"{model}/{STACK}/")
     if stacked:
         return jax.tree.map(lambda leaf: leaf[run.start : run.stop], stacked)
@@ -51,7 +50,7 @@ def select(params: Modules, prefix: str) -> Params:
 
 
 def stack_blocks(params: Modules) -> Params:
-    """Parameters with those of all blocks stacked, which `make_forward` takes just as well.
+    """Parameters with the blocks but the last stacked, which `make_forward` takes just as well.
 
     They are copies: as long as both forms are in use, the blocks lie in memory twice.
     """
@@ -66,8 +65,10 @@ def stack_blocks(params: Modules) -> Params:
             model, index, module = found.groups()
             stacks.setdefault(f"{model}/{STACK}/{module}", {})[int(index)] = dict(leaves)
     for name, blocks in stacks.items():
-        in_order = [blocks[index] for index in range(len(blocks))]
-        rest[name] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *in_order)
+        *in_order, last = (blocks[index] for index in range(len(blocks)))
+        rest[name.replace(STACK, f"{BLOCK}_{len(in_order)}")] = last
+        if in_order:
+            rest[name] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *in_order)
     return rest
 
 

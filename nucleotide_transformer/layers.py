@@ -95,8 +95,8 @@ class LayerNorm(hk.Module):
 class RotaryAngles(NamedTuple):
     """Cosine and sine of position times frequency, float32."""
 
-    cos: Float[Array, "T K/2"]
-    sin: Float[Array, "T K/2"]
+    cos: Float[Array, "*batch T K/2"]
+    sin: Float[Array, "*batch T K/2"]
 
 
 def make_rotary_angles(num_tokens: int, key_dim: int) -> RotaryAngles:
@@ -113,10 +113,17 @@ def make_rotary_angles(num_tokens: int, key_dim: int) -> RotaryAngles:
 
 def rotate(x: Float[Array, "B T H K"], angles: RotaryAngles) -> Float[Array, "B T H K"]:
     """Rotates the pairs (x[i], x[i + K/2]) of every head by the angles of its position."""
-    cos, sin = angles.cos[:, None, :], angles.sin[:, None, :]
+    cos, sin = angles.cos[..., None, :], angles.sin[..., None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x.dtype)
+
+
+def take_tokens(
+    x: Float[Array, "B T D"], positions: Int[Array, "B M"] | None
+) -> Float[Array, "B M D"]:
+    """The tokens at some positions of each sequence; without positions, all of them (M = T)."""
+    return x if positions is None else jnp.take_along_axis(x, positions[..., None], axis=1)
 
 
 class SelfAttention(hk.Module):
@@ -127,19 +134,31 @@ class SelfAttention(hk.Module):
         self._config, self._compute = config, compute
 
     def __call__(
-        self, x: Float[Array, "B T D"], keep: Bool[Array, "B T"], *, return_weights: bool = False
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B H T T"] | None]:
-        """Returns the update of x and, if asked for, the attention weights in float32."""
-        config = self._config
-        query, key, value = (self._project(x, name) for name in ("query", "key", "value"))
+        self,
+        x: Float[Array, "B T D"],
+        keep: Bool[Array, "B T"],
+        positions: Int[Array, "B M"] | None = None,
+        *,
+        return_weights: bool = False,
+    ) -> tuple[Float[Array, "B M D"], Float[Array, "B H M T"] | None]:
+        """Returns the update of x (at the positions) and, if asked for, the attention weights.
+
+        The weights are in float32.
+        """
+        config, queries = self._config, take_tokens(x, positions)
+        query = self._project(queries, "query")
+        key, value = (self._project(x, name) for name in ("key", "value"))
         if config.position == "rotary":
             angles = make_rotary_angles(x.shape[1], config.key_dim)
-            query, key = rotate(query, angles), rotate(key, angles)
+            key = rotate(key, angles)
+            if positions is not None:
+                angles = RotaryAngles(angles.cos[positions], angles.sin[positions])
+            query = rotate(query, angles)
         query, key, value = save((query, key, value))
         mixed = attend(query, key, value, keep, self._compute.attention)
         weights = attention_weights(query, key, keep) if return_weights else None
         output = Linear(config.embed_dim, param_dtype=self._compute.param_dtype, name="mha_output")
-        return output(mixed.reshape(x.shape)), weights
+        return output(mixed.reshape(queries.shape)), weights
 
     @hk.transparent
     def _project(self, x: Float[Array, "B T D"], name: str) -> Float[Array, "B T H K"]:
@@ -164,13 +183,21 @@ class TransformerBlock(hk.Module):
         self._fc2 = linear(config.embed_dim, name="fc2")
 
     def __call__(
-        self, x: Float[Array, "B T D"], keep: Bool[Array, "B T"], *, return_weights: bool = False
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B H T T"] | None]:
-        """Returns the new x and, if asked for, the attention weights."""
+        self,
+        x: Float[Array, "B T D"],
+        keep: Bool[Array, "B T"],
+        positions: Int[Array, "B M"] | None = None,
+        *,
+        return_weights: bool = False,
+    ) -> tuple[Float[Array, "B M D"], Float[Array, "B H M T"] | None]:
+        """Returns the new x and, if asked for, the attention weights.
+
+        With positions only these tokens are updated and returned; they attend to all.
+        """
         update, weights = self._attention(
-            self._attention_norm(x), keep, return_weights=return_weights
+            self._attention_norm(x), keep, positions, return_weights=return_weights
         )
-        x = save(x + update)
+        x = save(take_tokens(x, positions) + update)
         return x + self._feed_forward(self._ffn_norm(x)), weights
 
     @hk.transparent

@@ -15,6 +15,7 @@ from nucleotide_transformer.layers import (
     LearnedPositions,
     TransformerBlock,
     drop_mask_embeddings,
+    take_tokens,
 )
 from nucleotide_transformer.remat import checkpoint_block
 from nucleotide_transformer.types import Array, Bool, Float, Int, Params
@@ -62,7 +63,8 @@ class NucleotideTransformer(hk.Module):
 
         Args:
             tokens: token ids, `<pad>` where a sequence is short.
-            positions: if given, the head runs at these tokens of each sequence only.
+            positions: if given, the head runs at these tokens of each sequence only, and the last
+                block wherever nothing else is asked of it.
             layers: layers whose embeddings to return, 0 to num_layers.
             attention: layers whose attention weights to return, 1 to num_layers.
         """
@@ -70,11 +72,13 @@ class NucleotideTransformer(hk.Module):
         keep = tokens != self._config.pad_token_id
         x = self._embed_tokens(tokens)
         taps = {0: x} if 0 in layers else {}
-        x, seen, maps = self._apply_blocks(x, keep, set(layers), set(attention))
+        last = self._config.num_layers
+        early = positions if last not in {*layers, *attention} else None
+        x, seen, maps = self._apply_blocks(x, keep, early, set(layers), set(attention))
         x = self._head.normalise(x)
-        taps |= seen | ({self._config.num_layers: x} if self._config.num_layers in layers else {})
-        if positions is not None:
-            x = jnp.take_along_axis(x, positions[..., None], axis=1)
+        taps |= seen | ({last: x} if last in layers else {})
+        if early is None:
+            x = take_tokens(x, positions)
         dtype = jnp.dtype(self._compute.output_dtype)
         taps = {layer: tap.astype(dtype) for layer, tap in taps.items()}
         return Outputs(self._head(x).astype(dtype), taps, maps)
@@ -114,17 +118,22 @@ class NucleotideTransformer(hk.Module):
         self,
         x: Float[Array, "B T D"],
         keep: Bool[Array, "B T"],
+        positions: Int[Array, "B M"] | None,
         layers: set[int],
         attention: set[int],
-    ) -> tuple[Float[Array, "B T D"], dict[int, Array], dict[int, Array]]:
-        """All blocks in runs that end where something is asked for; a run may be one scan."""
+    ) -> tuple[Float[Array, "B M D"], dict[int, Array], dict[int, Array]]:
+        """All blocks in runs that end where something is asked for; a run may be one scan.
+
+        The last block runs at the positions only, if there are any.
+        """
         num_layers = self._config.num_layers
         taps: dict[int, Array] = {}
         maps: dict[int, Array] = {}
-        ends = {layer for layer in layers | attention if 0 < layer <= num_layers} | {num_layers}
+        ends = {layer for layer in layers | attention if 0 < layer < num_layers}
         start = 0
-        for end in sorted(ends):
-            x = self._apply_run(x, keep, range(start, end - (end in attention)))
+        for end in [*sorted(ends | {num_layers - 1}), num_layers]:
+            at = positions if end == num_layers else None
+            x = self._apply_run(x, keep, at, range(start, end - (end in attention)))
             if end in attention:
                 x, maps[end] = self._apply_block(end - 1, x, keep)
             if end in layers and end < num_layers:
@@ -134,19 +143,23 @@ class NucleotideTransformer(hk.Module):
 
     @hk.transparent
     def _apply_run(
-        self, x: Float[Array, "B T D"], keep: Bool[Array, "B T"], run: range
-    ) -> Float[Array, "B T D"]:
+        self,
+        x: Float[Array, "B T D"],
+        keep: Bool[Array, "B T"],
+        positions: Int[Array, "B M"] | None,
+        run: range,
+    ) -> Float[Array, "B M D"]:
         """The blocks of one run, one after the other or as a scan over stacked parameters."""
         if hk.running_init():
             for index in run:
                 name = f"{BLOCK}_{index}"
-                x, _ = TransformerBlock(self._config, self._compute, name)(x, keep)
+                x, _ = TransformerBlock(self._config, self._compute, name)(x, keep, positions)
             return x
 
         block = hk.transform(self._call_block)
 
         def apply_block(x: Float[Array, "B T D"], params: Params) -> tuple[Array, None]:
-            return block.apply(params, None, x, keep)[0], None
+            return block.apply(params, None, x, keep, positions)[0], None
 
         scan = self._compute.stack == "scan" and len(run) > 1
         checkpointed = checkpoint_block(apply_block, self._compute.remat, inside_scan=scan)
@@ -168,10 +181,15 @@ class NucleotideTransformer(hk.Module):
 
     @hk.transparent
     def _call_block(
-        self, x: Float[Array, "B T D"], keep: Bool[Array, "B T"], *, return_weights: bool = False
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B H T T"] | None]:
+        self,
+        x: Float[Array, "B T D"],
+        keep: Bool[Array, "B T"],
+        positions: Int[Array, "B M"] | None = None,
+        *,
+        return_weights: bool = False,
+    ) -> tuple[Float[Array, "B M D"], Float[Array, "B H T T"] | None]:
         block = TransformerBlock(self._config, self._compute, "block")
-        return block(x, keep, return_weights=return_weights)
+        return block(x, keep, positions, return_weights=return_weights)
 
 
 def make_forward(config: ModelConfig, compute: ComputeConfig = ComputeConfig()) -> hk.Transformed:

@@ -35,7 +35,12 @@ def test_flops_of_a_tiny_model_by_hand():
     projections = 2 * (4 * 4 * 4 + 3 * 4 * 8)  # q, k, v, output; three feed-forward matrices
     attention = 2 * 2 * 10 * 4  # scores and their use, against 10 keys of width 4
     head = 2 * (4 * 4 + 4 * 75)
-    expected = 2 * 10 * (projections + attention) + 3 * head
+    both = 2 * 10 * (projections + attention)
+    assert count_forward_flops(config, num_tokens=10, num_head_tokens=0) == both
+    assert count_forward_flops(config, num_tokens=10, num_head_tokens=10) == both + 10 * head
+    # With 3 tokens in the head the last block makes keys and values of 10, the rest of 3.
+    unused = 7 * (projections - 2 * 2 * 4 * 4 + attention)
+    expected = both - unused + 3 * head
     assert count_forward_flops(config, num_tokens=10, num_head_tokens=3) == expected
 
 
@@ -43,9 +48,11 @@ def test_flops_of_the_published_step_are_about_six_a_parameter():
     config = PretrainConfig()
     matrices = count_parameters(config.model) - 4107 * 512
     per_token = count_step_flops(config) / config.tokens_per_update
-    # Six a parameter, less the head at 85 % of the tokens, and attention's 12 L T D on top.
+    # Six a parameter and attention's 12 L T D on top, less 85 % of the head and of the last block
+    # but for its keys and values.
+    head, block = 512 * 4107 + 512**2, 2 * 512**2 + 3 * 512 * 2048
     assert per_token == pytest.approx(
-        6 * (matrices - 0.85 * (512 * 4107 + 512**2)) + 12 * 22 * 1000 * 512, rel=0.001
+        6 * (matrices - 0.85 * (head + block)) + 12 * (22 - 0.85) * 1000 * 512, rel=0.001
     )
 
 

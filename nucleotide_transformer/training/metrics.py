@@ -41,18 +41,21 @@ PEAK_FLOPS = {
 
 
 def count_forward_flops(config: ModelConfig, *, num_tokens: int, num_head_tokens: int) -> int:
-    """FLOPs of the matrix products of one sequence's forward pass (2 per multiply-add).
+    """FLOPs of the matrix products that one sequence's forward pass needs (2 per multiply-add).
 
-    Per token and layer 2 * (4 D^2 + (2 + gated) D F) for the projections and 4 T D for the scores
-    and their use; per token that goes through the head 2 * (D^2 + D V). Norms, softmax,
+    Per token and layer 4 D^2 for keys and values, and 4 D^2 + 2 (2 + gated) D F for the other
+    projections and 4 T D for the scores and their use; these last two in the last layer only for
+    tokens that go through the head, if any do. Per token there 2 (D^2 + D V). Norms, softmax,
     activations and the embedding look-up are left out, as is usual for MFU
     (Chowdhery et al. 2022, appendix B).
     """
     width, hidden = config.embed_dim, config.ffn_dim
-    projections = 2 * (4 * width**2 + (2 + config.ffn_gated) * width * hidden)
-    attention = 4 * num_tokens * width
+    shared = 4 * width**2
+    own = 4 * width**2 + 2 * (2 + config.ffn_gated) * width * hidden + 4 * num_tokens * width
     head = 2 * (width**2 + width * config.vocabulary_size)
-    return config.num_layers * num_tokens * (projections + attention) + num_head_tokens * head
+    last = num_head_tokens or num_tokens
+    updated = (config.num_layers - 1) * num_tokens + last
+    return config.num_layers * num_tokens * shared + updated * own + num_head_tokens * head
 
 
 def count_step_flops(config: PretrainConfig) -> int:
