@@ -152,8 +152,10 @@ def _attend_heads_forward(
 def _attend_heads_backward(
     saved: tuple[Array, ...], gradient: Float[Array, "G M K"]
 ) -> tuple[Array, Array, Array, None]:
-    """A row for each key, not query, and queries' gradients as [K, M]: no product transposes one of
-    its [T, M] factors."""
+    """A row for each key, not query, and queries' gradients as [K, M].
+
+    So no product has to transpose an array [T, M].
+    """
 
     def differentiate_head(head: tuple[Array, ...]) -> tuple[Array, ...]:
         query, key, value, count, mixed, top, factor, gradient = head

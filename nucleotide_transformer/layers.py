@@ -85,11 +85,55 @@ class LayerNorm(hk.Module):
         """The normalised x, scaled and shifted."""
         scale = hk.get_parameter("scale", x.shape[-1:], self._dtype, init=jnp.ones)
         offset = hk.get_parameter("offset", x.shape[-1:], self._dtype, init=jnp.zeros)
-        wide = x.astype(jnp.float32)
-        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-        factor = scale * jax.lax.rsqrt(variance + self._epsilon)
-        return (centred * factor + offset).astype(x.dtype)
+        return normalise(x, scale, offset, self._epsilon)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalise(
+    x: Float[Array, "*batch D"],
+    scale: Float[Array, " D"],
+    offset: Float[Array, " D"],
+    epsilon: float,
+) -> Float[Array, "*batch D"]:
+    """Layer norm, whose backward pass needs of each token nothing but x and two numbers.
+
+    Without recomputation JAX's own keeps three float32 arrays of the size of x: 14 of the 45 GB
+    that a training step of 100M keeps in bfloat16, 64 x 1,000 tokens.
+    """
+    return _normalise_forward(x, scale, offset, epsilon)[0]
+
+
+def _normalise_forward(
+    x: Float[Array, "*batch D"],
+    scale: Float[Array, " D"],
+    offset: Float[Array, " D"],
+    epsilon: float,
+) -> tuple[Float[Array, "*batch D"], tuple[Array, ...]]:
+    wide = x.astype(jnp.float32)
+    mean = jnp.mean(wide, axis=-1, keepdims=True)
+    centred = wide - mean
+    factor = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + epsilon)
+    normal = (centred * (scale * factor) + offset).astype(x.dtype)
+    return normal, (x, mean, factor, scale, offset)
+
+
+def _normalise_backward(
+    epsilon: float, saved: tuple[Array, ...], gradient: Float[Array, "*batch D"]
+) -> tuple[Array, Array, Array]:
+    """The gradient of x has neither a mean nor a share along x: these do not change the result."""
+    del epsilon
+    x, mean, factor, scale, offset = saved
+    standard = (x.astype(jnp.float32) - mean) * factor
+    gradient = gradient.astype(jnp.float32)
+    scaled = gradient * scale
+    share = jnp.mean(scaled * standard, axis=-1, keepdims=True)
+    of_x = factor * (scaled - jnp.mean(scaled, axis=-1, keepdims=True) - standard * share)
+    tokens = tuple(range(x.ndim - 1))
+    of_scale, of_offset = jnp.sum(gradient * standard, tokens), jnp.sum(gradient, tokens)
+    return of_x.astype(x.dtype), of_scale.astype(scale.dtype), of_offset.astype(offset.dtype)
+
+
+normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 class RotaryAngles(NamedTuple):

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
-from nucleotide_transformer.layers import apply_gate, gelu, make_rotary_angles, multiply, rotate
+from nucleotide_transformer.layers import (
+    apply_gate,
+    gelu,
+    make_rotary_angles,
+    multiply,
+    normalise,
+    rotate,
+)
 from nucleotide_transformer.model import count_parameters, init_params, make_forward
 
 SMALL = ModelConfig(num_layers=3, embed_dim=32, num_heads=4, ffn_dim=48, max_positions=64)
@@ -250,3 +257,33 @@ def test_gradient_of_apply_gate_is_that_of_the_formula(activate):
     found = differentiate(lambda h: apply_gate(activate, h))
     # The same few products in float32, in another order.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), expected, found)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_of_normalise_are_those_of_the_formula(dtype):
+    x, weights = (jax.random.normal(jax.random.key(i), (2, 3, 16)) * 2 + 1 for i in (0, 1))
+    scale, offset = jax.random.normal(jax.random.key(2), (2, 16))
+    x = x.astype(dtype)
+
+    def formula(x, scale, offset, epsilon):
+        wide = x.astype(jnp.float32)
+        deviation = jnp.sqrt(jnp.var(wide, axis=-1, keepdims=True) + epsilon)
+        return ((wide - wide.mean(axis=-1, keepdims=True)) / deviation * scale + offset).astype(
+            dtype
+        )
+
+    def differentiate(norm):
+        def loss(*inputs):
+            return jnp.sum(norm(*inputs, 0.1).astype(jnp.float32) * weights)
+
+        return jax.grad(loss, (0, 1, 2))(x, scale, offset)
+
+    expected, found = differentiate(formula), differentiate(normalise)
+    assert [leaf.dtype for leaf in found] == [dtype, "float32", "float32"]
+    # Sums of up to 16 products, near 10, in another order; x's gradient is rounded to its own type.
+    exact = 30 * float(jnp.finfo("float32").eps)
+    tolerances = (max(exact, 2 * float(jnp.finfo(dtype).eps)), exact, exact)
+    for one, two, atol in zip(expected, found, tolerances, strict=True):
+        np.testing.assert_allclose(
+            np.asarray(two, np.float32), np.asarray(one, np.float32), atol=atol
+        )

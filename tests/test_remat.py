@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import pytest
 
 from nucleotide_transformer import remat
+from nucleotide_transformer.blocks import stack_blocks
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.model import init_params, make_forward
+from nucleotide_transformer.training.losses import masked_cross_entropy
 
 MODEL = ModelConfig(k=3, num_layers=3, embed_dim=32, num_heads=2, ffn_dim=48)
 
@@ -36,6 +38,33 @@ def test_dots_computes_no_matrix_product_again(stack):
     assert count("dots", "dot_general") == count("none", "dot_general")
     assert count("block", "dot_general") > count("none", "dot_general")
     assert count("dots", "logistic") > count("none", "logistic")
+
+
+@pytest.mark.parametrize(
+    ("kind", "sequences", "most"), [("none", 64, 31e9), ("dots", 64, 21e9), ("block", 256, 8e9)]
+)
+def test_bytes_that_a_step_of_100m_keeps(kind, sequences, most):
+    """In bfloat16, 1,000 tokens a sequence; beside them lie 1.6 GB of float32 parameters, moments
+    and gradients, and what one block works with. By shapes alone: nothing is computed. Attention by
+    heads keeps what cuDNN's does: queries, keys, values, results and a number a row or two."""
+    model = ModelConfig()
+    compute = ComputeConfig(compute_dtype="bfloat16", attention="heads", remat=kind)
+    forward = make_forward(model, compute)
+    params = jax.eval_shape(
+        lambda key: stack_blocks(init_params(key, model, compute)), jax.random.key(0)
+    )
+    tokens = jax.ShapeDtypeStruct((sequences, 1_000), jnp.int32)
+    positions = jax.ShapeDtypeStruct((sequences, 150), jnp.int32)
+
+    def differentiate(params, tokens, positions):
+        def loss(params):
+            logits = forward.apply(params, tokens, positions).logits
+            return masked_cross_entropy(logits, positions, positions > 0)[0]
+
+        return jax.vjp(loss, params)[1]
+
+    kept = jax.tree.leaves(jax.eval_shape(differentiate, params, tokens, positions))
+    assert sum(leaf.size * leaf.dtype.itemsize for leaf in kept) < most
 
 
 def test_cudnn_attention_is_kept():
