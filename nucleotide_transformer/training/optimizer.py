@@ -28,7 +28,7 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Adam with the schedule, for parameters in any form: named arrays, or a slice of a vector."""
+    """Adam with the schedule, for whole parameters or for slices of them."""
     return optax.chain(
         optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
         optax.scale_by_learning_rate(make_schedule(config)),

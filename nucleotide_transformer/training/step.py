@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,6 @@ import numpy as np
 import optax
 from jax import lax
 from jax.experimental import multihost_utils
-from jax.flatten_util import ravel_pytree
 
 from nucleotide_transformer.blocks import arrange_blocks, unstack_blocks
 from nucleotide_transformer.config import PretrainConfig, require
@@ -35,7 +34,7 @@ class TrainState(NamedTuple):
     params: Params
     """By their released names; on the devices, those of the blocks are stacked for a scan."""
     opt_state: Any
-    """Adam's moments, as the parameters; if sharded, all as one vector in slices [N, P / N]."""
+    """Adam's moments, as the parameters; if sharded, each array as its slices [N, Q]."""
     step: Int[Array, ""]
     """Updates applied so far."""
 
@@ -191,27 +190,35 @@ def add_up(function: Callable[[Any], Any], batch: DeviceBatch) -> Any:
     return lax.scan(accumulate, zeros, batch)[0]
 
 
-def reduce_gradient(grads: Params, *, sharded: bool) -> Params | Float[Array, " Q"]:
-    """Adds up gradients over devices; sharded, each gets its slice [P / N] of all as a vector."""
+def cut(leaf: Float[Array, "*shape"], num_slices: int) -> Float[Array, "N Q"]:
+    """The elements of an array as slices of equal length, with zeros behind the last one."""
+    flat = leaf.reshape(-1)
+    return jnp.pad(flat, (0, -flat.size % num_slices)).reshape(num_slices, -1)
+
+
+def reduce_gradient(grads: Params, *, sharded: bool) -> Params:
+    """Adds up gradients over devices; sharded, each gets its slice [Q] of every array."""
     if not sharded:
         return lax.psum(grads, AXIS)
-    vector, _ = ravel_pytree(grads)
-    padded = jnp.pad(vector, (0, -vector.size % lax.axis_size(AXIS)))
-    return lax.psum_scatter(padded, AXIS, tiled=True)
+    num_slices = lax.axis_size(AXIS)
+    return jax.tree.map(lambda leaf: lax.psum_scatter(cut(leaf, num_slices), AXIS), grads)
 
 
-def measure_norm(gradient: Params | Float[Array, " Q"], *, sharded: bool) -> Float[Array, ""]:
+def measure_norm(gradient: Params, *, sharded: bool) -> Float[Array, ""]:
     """Euclidean norm of a gradient, of which each device may hold a slice."""
     square = optax.tree.norm(gradient, squared=True)
     return jnp.sqrt(lax.psum(square, AXIS) if sharded else square)
 
 
-def gather_update(update: Any, like: Params, *, sharded: bool) -> Params:
+def gather_update(update: Params, like: Params, *, sharded: bool) -> Params:
     """The whole update (or moment) on every device, in the form of the parameters `like`."""
     if not sharded:
-        return cast(Params, update)
-    vector, unravel = ravel_pytree(like)
-    return unravel(lax.all_gather(update, AXIS, tiled=True)[: vector.size])
+        return update
+
+    def join(own: Float[Array, " Q"], leaf: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return lax.all_gather(own, AXIS, tiled=True)[: leaf.size].reshape(leaf.shape)
+
+    return jax.tree.map(join, update, like)
 
 
 def map_moments(function: Callable[[Any], Any], opt_state: Any) -> Any:
@@ -239,8 +246,8 @@ def place_state(state: TrainState, config: PretrainConfig, devices: list[jax.Dev
     """A whole state on this process's devices, as the step takes and returns it.
 
     Blocks are stacked for a scan here, not in every update. With `shard_optimizer`, moments become
-    slices [N, P / N], of which each process keeps those of its own devices. What lies on the
-    devices in another way would be compiled for once more.
+    slices [N, Q], of which each process keeps those of its own devices. What lies on the devices in
+    another way would be compiled for once more.
     """
     arrange = functools.partial(arrange_blocks, stack=config.compute.stack)
     state = map_params(arrange, state)
@@ -249,10 +256,9 @@ def place_state(state: TrainState, config: PretrainConfig, devices: list[jax.Dev
         total = len(devices) * jax.process_count()
         first = jax.process_index() * len(devices)
 
-        def shard(moment: Params) -> Float[Array, "N Q"]:
-            vector, _ = ravel_pytree(moment)
-            slices = jnp.pad(vector, (0, -vector.size % total)).reshape(total, -1)
-            return slices[first : first + len(devices)]
+        def shard(moment: Params) -> Params:
+            own = slice(first, first + len(devices))
+            return jax.tree.map(lambda leaf: cut(leaf, total)[own], moment)
 
         state = state._replace(opt_state=map_moments(shard, state.opt_state))
     place = jax.pmap(
