@@ -21,6 +21,8 @@ SETTINGS = (
     "JAX_DEFAULT_MATMUL_PRECISION",
     "JAX_ENABLE_X64",
     "OMP_NUM_THREADS",
+    "GLIBC_TUNABLES",
+    "LD_PRELOAD",
 )
 """Environment variables that change a figure."""
 
