@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nucleotide_transformer import __version__
+from nucleotide_transformer.benchmark.machine import describe_machine
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.inference import embed_array
 from nucleotide_transformer.model import init_params, make_forward
@@ -125,8 +125,7 @@ def main() -> None:
     if arguments.output:
         figures = {
             **{name: str(value) for name, value in vars(arguments).items()},
-            "version": __version__,
-            "device": jax.devices()[0].device_kind,
+            "machine": describe_machine(jax.devices()),
             "seconds": seconds,
             "num_nucleotides": num_nucleotides,
             "ratio": ratio,

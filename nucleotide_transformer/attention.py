@@ -87,7 +87,7 @@ def _attend_by_heads(
     """A few heads at a time, so that their scores stay in the processor's cache.
 
     The scores of all heads together would go through memory several times over. They are not
-    kept for the backward pass, but computed again from the maximum and the sum of each row of the
+    kept for the backward pass, but computed again from the logarithm of the sum of each row of the
     softmax, as FlashAttention does (Dao et al. 2022).
 
     The mask costs no pass over the scores: a hidden key becomes the sequence's first kept one, so
@@ -139,14 +139,14 @@ def _attend_heads_forward(
         scores = _multiply(queries.T, keys)  # [M, T]
         top = jnp.max(scores, axis=-1)
         exponentials = jnp.exp(scores - top[:, None])
-        factor = 1 / (exponentials @ count)
-        mixed = _multiply(exponentials.astype(value.dtype), value) * factor[:, None]
-        return mixed.astype(value.dtype), top, factor
+        total = exponentials @ count
+        mixed = _multiply(exponentials.astype(value.dtype), value) / total[:, None]
+        return mixed.astype(value.dtype), top + jnp.log(total)
 
     query, key, value = save((query, key, value))
     heads = (query.swapaxes(1, 2), key.swapaxes(1, 2), value, count)
-    mixed, top, factor = save(_map_heads(attend_head, heads, query.shape[1] * key.shape[1]))
-    return mixed, (query, key, value, count, mixed, top, factor)
+    mixed, log_total = save(_map_heads(attend_head, heads, query.shape[1] * key.shape[1]))
+    return mixed, (query, key, value, count, mixed, log_total)
 
 
 def _attend_heads_backward(
@@ -158,18 +158,16 @@ def _attend_heads_backward(
     """
 
     def differentiate_head(head: tuple[Array, ...]) -> tuple[Array, ...]:
-        query, key, value, count, mixed, top, factor, gradient = head
+        query, key, value, count, mixed, log_total, gradient = head
         dtype, counts = query.dtype, count[:, None] > 0
-        exponentials = jnp.exp(_multiply(key, query.T) - top[None, :])  # [T, M]
-        gradient = gradient * factor[:, None]  # so that exponentials serve as weights
+        weights = jnp.exp(_multiply(key, query.T) - log_total[None, :])  # [T, M]
         # The softmax's share: sum over keys of weight * its gradient, found from [M, K] alone.
-        common = jnp.sum(mixed * gradient, axis=-1)
-        gradient = gradient.astype(dtype)
-        of_scores = exponentials * (_multiply(value, gradient.T) - common[None, :])
-        of_scores, exponentials = of_scores.astype(dtype), exponentials.astype(dtype)
+        common = jnp.sum(mixed * gradient, axis=-1, dtype=jnp.float32)
+        of_scores = weights * (_multiply(value, gradient.T) - common[None, :])
+        of_scores, weights = of_scores.astype(dtype), weights.astype(dtype)
         of_query = _multiply(jnp.where(counts, key, 0).T, of_scores)  # [K, M]
         of_key = jnp.where(counts, _multiply(of_scores, query), 0)
-        of_value = jnp.where(counts, _multiply(exponentials, gradient), 0)
+        of_value = jnp.where(counts, _multiply(weights, gradient), 0)
         return tuple(leaf.astype(dtype) for leaf in (of_query, of_key, of_value))
 
     query, key, *_ = saved

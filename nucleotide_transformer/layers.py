@@ -85,7 +85,7 @@ class LayerNorm(hk.Module):
         """The normalised x, scaled and shifted."""
         scale = hk.get_parameter("scale", x.shape[-1:], self._dtype, init=jnp.ones)
         offset = hk.get_parameter("offset", x.shape[-1:], self._dtype, init=jnp.zeros)
-        return normalise(x, scale, offset, self._epsilon)
+        return normalise(x, jnp.asarray(scale), jnp.asarray(offset), self._epsilon)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -120,7 +120,7 @@ def _normalise_forward(
 def _normalise_backward(
     epsilon: float, saved: tuple[Array, ...], gradient: Float[Array, "*batch D"]
 ) -> tuple[Array, Array, Array]:
-    """The gradient of x has neither a mean nor a share along x: these do not change the result."""
+    """The gradient of x loses its mean and (but for epsilon) its share along the standardised x."""
     del epsilon
     x, mean, factor, scale, offset = saved
     standard = (x.astype(jnp.float32) - mean) * factor

@@ -52,8 +52,8 @@ def test_gradients_equal_einsum(form):
 
 @pytest.mark.parametrize("num_heads", [3, 4])
 def test_heads_one_by_one_equal_einsum(num_heads, monkeypatch):
-    """As with 1,000 tokens, where few heads fit the cache; side by side two of 6 heads or four of
-    8 (both sequences together). The second sequence has no kept key at all: uniform weights."""
+    """As with 1,000 tokens, where few heads fit the cache: two of 6 or 8 heads (both sequences
+    together) side by side. The second sequence has no kept key at all: uniform weights."""
     monkeypatch.setattr(attention, "SCORES_IN_CACHE", 0)
     *arrays, keep = make_inputs(num_heads=num_heads)
     keep = keep.at[1].set(False)
@@ -68,6 +68,33 @@ def test_heads_one_by_one_equal_einsum(num_heads, monkeypatch):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), expected, found
     )
+
+
+@pytest.mark.parametrize("at_once", [0, 2**19])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_gradients_of_heads_in_half_precision(dtype, at_once, monkeypatch):
+    """Of small gradients over many keys, where float16 is near the end of its range. The products
+    round their factors (the weights and the scores' gradients, of about 1e-3 and 1e-5): 1 %."""
+    monkeypatch.setattr(attention, "SCORES_IN_CACHE", at_once)
+    *arrays, keep = make_inputs(num_tokens=300, dtype=dtype)
+    weights = jax.random.normal(jax.random.key(3), arrays[0].shape)
+
+    def differentiate(form, arrays):
+        def loss(*arrays):
+            return 1e-2 * jnp.sum(attend(*arrays, keep, form).astype(jnp.float32) * weights)
+
+        return jax.grad(loss, argnums=(0, 1, 2))(*arrays)
+
+    exact = differentiate("einsum", [x.astype(jnp.float32) for x in arrays])
+    for one, other in zip(exact, differentiate("heads", arrays), strict=True):
+        error = jnp.linalg.norm(one - other.astype(jnp.float32)) / jnp.linalg.norm(one)
+        assert error < 1e-2
+
+
+def test_an_odd_number_of_heads_goes_one_by_one(monkeypatch):
+    monkeypatch.setattr(attention, "SCORES_IN_CACHE", 0)
+    inputs = [x[:1] for x in make_inputs(num_heads=3)]
+    np.testing.assert_allclose(attend(*inputs, "heads"), reference(*inputs), atol=2e-6)
 
 
 @pytest.mark.parametrize("form", FORMS)

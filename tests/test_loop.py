@@ -33,7 +33,7 @@ TIMING = ("tokens_per_second", "mfu", "input_wait_share")
 def config(small_corpus, tmp_path):
     return PretrainConfig(
         output=tmp_path / "run",
-        model=ModelConfig(k=3, num_layers=2, embed_dim=16, num_heads=2, ffn_dim=24),
+        model=ModelConfig(k=3, num_layers=3, embed_dim=16, num_heads=2, ffn_dim=24),
         data=DataConfig(corpus=small_corpus, sequence_tokens=64),
         tokens_per_update=512,
         sequences_per_device=4,

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from nucleotide_transformer.training.metrics import read_metrics
 
@@ -35,14 +36,15 @@ def wait(*processes):
         assert process.returncode == 0, error[-3000:]
 
 
-def test_two_processes_equal_one_with_two_devices(small_corpus, tmp_path):
+@pytest.mark.parametrize("sharded", [False, True])
+def test_two_processes_equal_one_with_two_devices(sharded, small_corpus, tmp_path):
     config = {
-        "model": {"k": 3, "num_layers": 1, "embed_dim": 16, "num_heads": 2, "ffn_dim": 24},
+        "model": {"k": 3, "num_layers": 3, "embed_dim": 16, "num_heads": 2, "ffn_dim": 24},
         "data": {"corpus": str(small_corpus), "sequence_tokens": 32},
         "tokens_per_update": 256,
         "sequences_per_device": 4,
         "total_tokens": 256 * 3,
-        "shard_optimizer": True,
+        "shard_optimizer": sharded,
         "log_every_steps": 1,
         "evaluation": {"num_sequences": 3},
     }

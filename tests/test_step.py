@@ -24,7 +24,7 @@ from nucleotide_transformer.training.step import (
 
 NUM_TOKENS, NUM_SEQUENCES = 24, 16
 CONFIG = PretrainConfig(
-    model=ModelConfig(k=3, num_layers=2, embed_dim=16, num_heads=2, ffn_dim=24),
+    model=ModelConfig(k=3, num_layers=3, embed_dim=16, num_heads=2, ffn_dim=24),
     data=DataConfig(sequence_tokens=NUM_TOKENS),
     tokens_per_update=NUM_SEQUENCES * NUM_TOKENS,
     sequences_per_device=2,
@@ -80,6 +80,27 @@ def test_devices_accumulation_and_sharding_do_not_change_an_update(
         np.testing.assert_allclose(one.gradient_norm, other.gradient_norm, atol=1e-5)
     for one, other in zip(*map(jax.tree.leaves, (expected_state, state)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_a_loop_over_blocks_gives_the_update_of_the_scan_and_weights_alone_decay():
+    decaying = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(weight_decay=10.0))
+    loop = dataclasses.replace(decaying, compute=ComputeConfig(stack="loop"))
+    (scanned, _), (looped, _), (whole, _) = (
+        run(2, 4, config=config) for config in (decaying, loop, CONFIG)
+    )
+    for one, other in zip(*map(jax.tree.leaves, (looped, scanned)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    # Three updates with a learning rate of 5e-5: weights lose 1.5e-3 of their size; Adam moves each
+    # parameter by 1.5e-4 at the most, in either direction.
+    for module, leaves in whole.params.items():
+        for name, leaf in leaves.items():
+            share = 1.5e-3 if name in ("w", "embeddings") else 0.0
+            np.testing.assert_allclose(
+                scanned.params[module][name], leaf * (1 - share), atol=3.1e-4, err_msg=module + name
+            )
+    weights = [leaves["w"] for name, leaves in whole.params.items() if name.endswith("fc1")]
+    assert len(weights) == 3
+    assert min(abs(leaf).max() for leaf in weights) * 1.5e-3 > 6e-4
 
 
 def test_replicas_hold_the_same_bits():
