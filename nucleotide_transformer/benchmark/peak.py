@@ -1,14 +1,11 @@
 """The most that a device can do: by its data sheet, and as a matrix product measured on it."""
 
-import time
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from nucleotide_transformer.config import Dtype
-from nucleotide_transformer.training.metrics import PEAK_FLOPS
-from nucleotide_transformer.types import Array, Float
+from nucleotide_transformer.training.metrics import look_up_peak_flops, measure_peak_flops
 
 SIZES = {"cpu": (1_024, 2_048)}
 """Rows of the matrices that are multiplied, by platform."""
@@ -26,33 +23,13 @@ class Peak(NamedTuple):
 
 def find_peak(device: jax.Device, dtype: Dtype) -> Peak:
     """Looks a device up and measures it."""
-    names = [name for name in PEAK_FLOPS if name in device.device_kind]
-    data_sheet = PEAK_FLOPS[max(names, key=len)] if names else None
-    return Peak(data_sheet, measure_product(device, dtype))
+    return Peak(look_up_peak_flops(device.device_kind), measure_product(device, dtype))
 
 
-def measure_product(device: jax.Device, dtype: Dtype, *, repeats: int = 8) -> float:
-    """FLOP/s of the fastest of some products [S, S] x [S, S], over a few S; 2 S^3 FLOPs each.
-
-    The numbers are random: a processor that multiplies ones or zeros draws less power, and may
-    run at a clock that no real product sees.
-    """
-    product = jax.jit(jnp.matmul)
-    best = 0.0
-    for size in SIZES.get(device.platform, LARGE_SIZES):
-        keys = jax.random.split(jax.random.key(0))
-        left, right = (jax.device_put(draw_matrix(key, size, dtype), device) for key in keys)
-        product(left, right).block_until_ready()
-        for _ in range(repeats):
-            start = time.perf_counter()
-            product(left, right).block_until_ready()
-            best = max(best, 2 * size**3 / (time.perf_counter() - start))
-    return best
-
-
-def draw_matrix(key: Array, size: int, dtype: Dtype) -> Float[Array, "S S"]:
-    """Standard normal numbers."""
-    return jax.random.normal(key, (size, size), jnp.dtype(dtype))
+def measure_product(device: jax.Device, dtype: Dtype) -> float:
+    """FLOP/s of the fastest of some products [S, S] x [S, S], over a few S."""
+    sizes = SIZES.get(device.platform, LARGE_SIZES)
+    return max(measure_peak_flops(device, size=size, dtype=dtype) for size in sizes)
 
 
 def count_units(device: jax.Device, num_devices: int) -> int:

@@ -140,7 +140,7 @@ class Run:
         """Updates until the last step, or until `stop` is set; says whether it got to the end."""
         pending: deque[tuple[int, StepMetrics]] = deque()
         while self.step < self._config.total_steps:
-            pending.append(self._update())
+            pending.append(self._update(newest=pending[-1][1] if pending else None))
             self._record(pending, leave=METRICS_LAG)
             evaluate = self.step % self._config.evaluation.every_steps == 0
             save = self.step % self._config.checkpoint.every_steps == 0
@@ -175,9 +175,13 @@ class Run:
         if self._writer:
             self._writer.close()
 
-    def _update(self) -> tuple[int, StepMetrics]:
-        """One update: the next batch, and the step, which runs on while this returns."""
-        with self._log.wait_for_input():
+    def _update(self, newest: StepMetrics | None) -> tuple[int, StepMetrics]:
+        """One update: the next batch, and the step, which runs on while this returns.
+
+        Args:
+            newest: what the update before will return, if it may still be under way.
+        """
+        with self._log.wait_for_input(newest):
             batch = next(self._input)
         laid_out = lay_out_batch(
             batch.tokens,

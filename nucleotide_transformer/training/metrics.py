@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import tensorboardX
 
-from nucleotide_transformer.config import ModelConfig, PretrainConfig
+from nucleotide_transformer.config import Dtype, ModelConfig, PretrainConfig
 from nucleotide_transformer.training.masking import count_slots
 from nucleotide_transformer.training.step import StepMetrics
 
@@ -77,18 +77,23 @@ def look_up_peak_flops(device_kind: str) -> float | None:
     return PEAK_FLOPS[max(names, key=len)] if names else None
 
 
-def measure_peak_flops(device: jax.Device, *, size: int = 1024, repeats: int = 8) -> float:
-    """FLOP/s of the fastest of some float32 products of two [size, size] matrices.
+def measure_peak_flops(
+    device: jax.Device, *, size: int = 1024, dtype: Dtype = "float32", repeats: int = 8
+) -> float:
+    """FLOP/s of the fastest of some products of two [size, size] matrices; 2 size^3 FLOPs each.
 
-    On a CPU all devices share the cores, so the value is that of the whole machine.
+    The numbers are random: a processor that multiplies ones or zeros draws less power, and may
+    run at a clock that no real product sees. On a CPU all devices share the cores, so the value is
+    that of the whole machine.
     """
-    matrix = jax.device_put(jnp.ones((size, size), jnp.float32), device)
+    numbers = jax.random.normal(jax.random.key(0), (2, size, size), jnp.dtype(dtype))
+    left, right = jax.device_put(tuple(numbers), device)
     product = jax.jit(jnp.matmul)
-    product(matrix, matrix).block_until_ready()
+    product(left, right).block_until_ready()
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
-        product(matrix, matrix).block_until_ready()
+        product(left, right).block_until_ready()
         seconds.append(time.perf_counter() - start)
     return 2 * size**3 / min(seconds)
 
@@ -111,6 +116,7 @@ class MetricWriter:
         """Opens the files of `run`, which goes on after `step` updates."""
         self._path = Path(run) / METRICS_FILE
         kept = [line for line in read_metrics(run) if line["step"] <= step]
+        self._written = {(line["kind"], line["step"]) for line in kept}
         partial = self._path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         partial.replace(self._path)
@@ -119,7 +125,10 @@ class MetricWriter:
         self._board = tensorboardX.SummaryWriter(board, purge_step=step + 1)
 
     def write(self, kind: str, step: int, values: dict[str, int | float]) -> None:
-        """Appends one line; it is on disk when the call returns."""
+        """Appends one line, unless it is there; it is on disk when the call returns."""
+        if (kind, step) in self._written:
+            return
+        self._written.add((kind, step))
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -155,11 +164,20 @@ class IntervalLog:
         self.tokens_per_second = math.nan
 
     @contextmanager
-    def wait_for_input(self) -> Iterator[None]:
-        """Counts the seconds inside as time in which the run waited for its input."""
+    def wait_for_input(self, newest: StepMetrics | None) -> Iterator[None]:
+        """Counts the seconds inside as waiting for input if the devices ran out of work in them.
+
+        While they compute updates given to them earlier, a host that waits delays nothing. Where
+        they finish meanwhile, all of the seconds count: an upper bound.
+
+        Args:
+            newest: what the newest of those updates will return; None if none is under way.
+        """
+        loss: Any = newest and newest.loss  # whose type in JAX's stubs lacks `is_ready`
         start = time.perf_counter()
         yield
-        self._input_seconds += time.perf_counter() - start
+        if newest is None or loss.is_ready():
+            self._input_seconds += time.perf_counter() - start
 
     @contextmanager
     def pause(self) -> Iterator[None]:
