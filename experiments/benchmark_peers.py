@@ -4,8 +4,10 @@
     python experiments/benchmark_peers.py --tasks train --peers plain --rounds 3 --round-steps 1
 
 The peers: `torch`, ESM of transformers with rotary positions and a feed-forward network that makes
-up for the missing gate (3,072 where ours has 2 x 2,048): as many FLOPs; and `plain`, the model in
-JAX and Haiku as one writes it first (plain_model.py), in float32. All run in this process, one
+up for the missing gate (3,072 where ours has 2 x 2,048): blocks of as many FLOPs a token; and
+`plain`, the model in JAX and Haiku as one writes it first (plain_model.py), in float32. In training
+both compute the last block and the head at every token, ours at the masked ones alone: 5 % of the
+FLOPs. All run in this process, one
 after the other in every round, so that what else the machine does meets all of them; a ratio is
 the median over rounds of our rate over the peer's. The machine should do nothing else: torch's
 threads wait for each other, and suffer more than XLA's where they must share the cores.
@@ -28,7 +30,7 @@ from rich.table import Table
 
 from nucleotide_transformer.benchmark.compilation import find_memory, use_cache
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, list_cases
-from nucleotide_transformer.benchmark.machine import describe_machine
+from nucleotide_transformer.benchmark.machine import describe_load, describe_machine
 from nucleotide_transformer.benchmark.timing import (
     Workload,
     compare_rates,
@@ -147,6 +149,7 @@ def main() -> None:
         model=tiny,
     )
     machine = describe_machine(jax.local_devices())
+    print(describe_load(machine) or "", file=sys.stderr)
     date = machine["date"].replace(":", "-").partition("+")[0]
     content: dict[str, Any] = {"machine": machine, "command": sys.argv[1:], "results": []}
     for case in list_cases(config, num_local_devices=1, platform=jax.default_backend()):

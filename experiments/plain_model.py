@@ -4,7 +4,7 @@ The public JAX code of the Nucleotide Transformer can't be shipped with this pro
 same network in the same style, in our words: Haiku's own layers, einsum attention over all heads at
 once, a Python loop over the blocks, rotary angles in every block, logits of every token, and for
 training a jitted function of parameters and Adam's state. It computes what the package computes
-(tests/test_plain_model.py), from the same parameters under the same names.
+(tests/test_plain_model.py), from the same parameters, whose names lack only Haiku's `~`.
 """
 
 from typing import Any
@@ -19,6 +19,12 @@ from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, find_
 from nucleotide_transformer.benchmark.workloads import draw_tokens
 from nucleotide_transformer.config import MaskingConfig, ModelConfig
 from nucleotide_transformer.types import Array, Bool, Float, Int, Params
+
+PLAIN_FIELDS = (
+    *("position", "ffn_gated", "ffn_activation", "ffn_bias"),
+    *("token_dropout", "embed_layer_norm", "embed_scale"),
+)
+"""Fields of `ModelConfig` that must have their defaults."""
 
 
 class Attention(hk.Module):
@@ -118,8 +124,13 @@ def make_plain_forward(config: ModelConfig) -> hk.Transformed:
     Raises:
         ValueError: for a model that it can't compute.
     """
-    if config.position != "rotary" or not config.ffn_gated or config.token_dropout:
-        raise ValueError("model: the plain model is rotary and gated, and has no token dropout")
+    defaults = ModelConfig()
+    for field in PLAIN_FIELDS:
+        if getattr(config, field) != getattr(defaults, field):
+            raise ValueError(
+                f"model.{field}: is {getattr(config, field)!r}, and the plain model knows only"
+                f" {getattr(defaults, field)!r}"
+            )
     return hk.without_apply_rng(hk.transform(lambda tokens: PlainTransformer(config)(tokens)))
 
 
@@ -131,7 +142,6 @@ class PlainWorkload:
 
     def __init__(self, case: Case, config: BenchmarkConfig):
         self._case, self._model = case, find_model(case.model, config.model)
-        self.tokens_per_step = case.tokens_per_step
         self._forward = make_plain_forward(self._model)
         size = (case.sequences_per_step, case.sequence_tokens)
         self._tokens = draw_tokens(*size, self._model, config.seed)
@@ -173,7 +183,7 @@ class PlainWorkload:
         return optax.apply_updates(params, updates), opt_state, key, loss
 
     def _loss(self, params: Params, key: Array, tokens: Int[Array, "B T"]) -> Float[Array, ""]:
-        """Mean cross-entropy over the masked tokens, 15 % of which 80/10/10."""
+        """Mean cross-entropy over the masked tokens, 15 % of all, 80/10/10."""
         masking, model = MaskingConfig(), self._model
         select_key, kind_key, other_key = jax.random.split(key, 3)
         selected = jax.random.bernoulli(select_key, masking.ratio, tokens.shape)

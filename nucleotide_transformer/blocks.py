@@ -1,7 +1,7 @@
 """Parameters of the transformer blocks: by layer, as released, or stacked over the layers.
 
 A scan over the blocks takes each parameter of all but the last as one array; the last block is by
-itself, because only those tokens go through it whole that something is asked of. Training and
+itself, because in training only masked tokens go through all of it. Training and
 inference, which use the parameters many times, stack them once; else every call does it. What is
 read and written goes by the released names: `stack_blocks` and `unstack_blocks` lie in between.
 """

@@ -138,7 +138,8 @@ class ComputeConfig:
     """One compiled block scanned over the layers, or every layer compiled by itself."""
     remat: Remat = "dots"
     """What the backward pass computes again. dots: norms and activations, neither the matrix
-    products nor the attention; block: whole blocks, for the least memory; none: nothing."""
+    products nor the attention (but for the scores of its einsum and xla forms); block: whole
+    blocks, for the least memory; none: nothing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

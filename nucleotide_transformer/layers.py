@@ -49,7 +49,7 @@ class Linear(hk.Module):
 
 @jax.custom_vjp
 def multiply(x: Float[Array, "*batch D"], w: Float[Array, "D F"]) -> Float[Array, "*batch F"]:
-    """The product x @ w, with a backward pass that transposes nothing.
+    """The product x @ w, with a backward pass that transposes nothing of the size of x.
 
     JAX's own asks for the gradient of w as gradient^T x, transposed. XLA's CPU compiler makes of
     this x^T (gradient^T)^T, and writes the transposed gradient to memory, slowly.
@@ -258,8 +258,8 @@ Activation = Callable[[Float[Array, "*batch F"]], Float[Array, "*batch F"]]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def apply_gate(activate: Activation, hidden: Float[Array, "*batch G"]) -> Float[Array, "*batch F"]:
-    """act(first half) * second half, F = G / 2, with both gradients written in one pass.
+def apply_gate(activate: Activation, hidden: Float[Array, "*batch FF"]) -> Float[Array, "*batch F"]:
+    """act(first half) * second half, F = FF / 2, with both gradients written in one pass.
 
     JAX's own backward pass writes each by itself, then puts them together: on a CPU this takes
     more than twice as long.
@@ -269,14 +269,14 @@ def apply_gate(activate: Activation, hidden: Float[Array, "*batch G"]) -> Float[
 
 
 def _apply_gate_forward(
-    activate: Activation, hidden: Float[Array, "*batch G"]
+    activate: Activation, hidden: Float[Array, "*batch FF"]
 ) -> tuple[Float[Array, "*batch F"], Array]:
     return apply_gate(activate, hidden), hidden
 
 
 def _apply_gate_backward(
-    activate: Activation, hidden: Float[Array, "*batch G"], gradient: Float[Array, "*batch F"]
-) -> tuple[Float[Array, "*batch G"]]:
+    activate: Activation, hidden: Float[Array, "*batch FF"], gradient: Float[Array, "*batch F"]
+) -> tuple[Float[Array, "*batch FF"]]:
     gate, linear = jnp.split(hidden, 2, axis=-1)
     active, differentiate = jax.vjp(activate, gate)
     (of_gate,) = differentiate(gradient * linear)

@@ -24,7 +24,7 @@ from nucleotide_transformer.types import Array, Bool, Float, Int, Params
 class Outputs(NamedTuple):
     """What a forward pass gives; layers and heads as they were asked for."""
 
-    logits: Float[Array, "B N V"]
+    logits: Float[Array, "B M V"]
     """At every token, or at the positions asked for; not zeroed at padding."""
     embeddings: dict[int, Float[Array, "B T D"]]
     """By layer: 0 is the input of the first block, L the output of block L; that of the last
@@ -64,7 +64,7 @@ class NucleotideTransformer(hk.Module):
         Args:
             tokens: token ids, `<pad>` where a sequence is short.
             positions: if given, the head runs at these tokens of each sequence only, and the last
-                block wherever nothing else is asked of it.
+                block too, unless its embeddings or attention weights are asked for.
             layers: layers whose embeddings to return, 0 to num_layers.
             attention: layers whose attention weights to return, 1 to num_layers.
         """

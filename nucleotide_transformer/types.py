@@ -14,7 +14,15 @@ specification. `tests/conftest.py` has beartype check them at run time.
 | H      | attention heads                                                     |
 | K      | width of a head                                                     |
 | F      | width of the feed-forward network                                   |
+| FF     | width of its first product: 2 F if gated                            |
 | V      | tokens of the vocabulary                                            |
+| S      | sequences of an update or of a set                                  |
+| G      | heads of all sequences of a batch                                   |
+| N      | devices, or entries of a list that the docstring names              |
+| Q      | elements of a device's slice                                        |
+| C      | words that k letters spell                                          |
+| W      | words or windows in a sequence                                      |
+| E      | numbers that go along with a sequence                               |
 """
 
 from typing import TYPE_CHECKING, Any, Literal

@@ -9,8 +9,6 @@ from nucleotide_transformer.benchmark import timing
 class FakeSteps:
     """Steps of 1, 2, 3, ... seconds by a clock of its own."""
 
-    tokens_per_step = 1
-
     def __init__(self, clock, overlaps):
         self.clock, self.overlaps = clock, overlaps
         self.num_started, self.order = 0, []

@@ -12,7 +12,6 @@ from jax.experimental.compilation_cache import compilation_cache
 from nucleotide_transformer.benchmark.timing import Workload
 
 CACHE_SETTINGS: dict[str, object] = {
-    "jax_enable_compilation_cache": True,
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }

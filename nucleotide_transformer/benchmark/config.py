@@ -48,7 +48,8 @@ class BenchmarkConfig:
     round_steps: int = 4
     """Timed steps of a round. The host waits for the step before the last one, as in a run."""
     peer: bool = True
-    """Also time ESM of transformers at the same FLOPs, where torch is installed; on one device."""
+    """Also time ESM of transformers with blocks of as many FLOPs, where torch is installed; on
+    one device."""
     cache: bool = False
     """Also measure the compile time of a second start, with a persistent compilation cache."""
     profile: bool = False

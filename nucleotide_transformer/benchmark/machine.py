@@ -26,6 +26,9 @@ SETTINGS = (
 )
 """Environment variables that change a figure."""
 
+BUSY_LOAD = 0.3
+"""Load of a core from which on figures can't be trusted."""
+
 
 def describe_machine(devices: list[jax.Device]) -> dict[str, Any]:
     """Hardware and versions as JSON has them; what can't be found out is None."""
@@ -76,12 +79,14 @@ def find_load() -> float | None:
 
 
 def find_processor() -> str | None:
-    """The processor's name, on Linux as in /proc/cpuinfo."""
+    """The processor's name; on Linux, where that may hide the generation, also its family."""
     path = Path("/proc/cpuinfo")
     if path.exists():
-        for line in path.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        rows = (line.partition(":") for line in path.read_text().splitlines())
+        first = {name.strip(): value.strip() for name, _, value in reversed(list(rows))}
+        if "model name" in first:
+            family, model = (first.get(name, "?") for name in ("cpu family", "model"))
+            return f"{first['model name']} (family {family}, model {model})"
     return platform.processor() or None
 
 
@@ -93,6 +98,14 @@ def find_host_memory() -> int | None:
         return None
 
 
+def describe_load(machine: dict[str, Any]) -> str | None:
+    """A warning if the machine of `describe_machine` was busy before it was measured."""
+    load, cores = machine["load_before"], machine["num_cores"]
+    if load is None or load <= BUSY_LOAD * cores:
+        return None
+    return f"note: the machine was busy before the start: load {load} on {cores} cores"
+
+
 def query_gpus() -> list[str] | None:
     """Name, driver, memory and power limit of every NVIDIA GPU, if the driver's tool is there."""
     fields = "name,driver_version,memory.total,power.limit"
@@ -101,15 +114,15 @@ def query_gpus() -> list[str] | None:
 
 
 def find_commit() -> str | None:
-    """The commit of the package's repository; "+" at its end if files differ from it."""
-    folder = str(Path(__file__).parent)
-    commit = _run("git", "-C", folder, "rev-parse", "HEAD")
-    if not commit:
+    """The commit of the package's repository; "+" at its end if any file differs from it.
+
+    None where this file is not part of a repository: an installed package, say.
+    """
+    git = ("git", "-C", str(Path(__file__).parent))
+    if not _run(*git, "ls-files", Path(__file__).name):
         return None
-    changed = _run(
-        "git", "-C", folder, "status", "--porcelain", "--untracked-files=no", "--", folder
-    )
-    return commit + ("+" if changed else "")
+    changed = _run(*git, "status", "--porcelain", "--untracked-files=no")
+    return f"{_run(*git, 'rev-parse', 'HEAD')}{'+' if changed else ''}"
 
 
 def _run(*command: str) -> str | None:

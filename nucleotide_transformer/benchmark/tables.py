@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
+from nucleotide_transformer.benchmark.machine import describe_load
 from nucleotide_transformer.benchmark.results import (
     CaseResult,
     FailedCase,
@@ -16,9 +17,6 @@ from nucleotide_transformer.benchmark.timing import Spread
 GIB = 2**30
 MIN_WIDTH = 160
 """Columns where the output is no terminal."""
-
-BUSY_LOAD = 0.3
-"""Load of a core from which on figures can't be trusted."""
 
 MFU_FORMULA = (
     "MFU = model FLOPs of a step / (median seconds x peak FLOP/s of all devices). Model FLOPs: 2"
@@ -54,9 +52,9 @@ def describe_setting(report: Report) -> Iterator[str]:
         f"{compute.compute_dtype}, parameters {compute.param_dtype}, attention {compute.attention},"
         f" stack {compute.stack}, remat {compute.remat}"
     )
-    load, cores = machine["load_before"], machine["num_cores"]
-    if load is not None and load > BUSY_LOAD * cores:
-        yield f"note: the machine was busy before the start: load {load} on {cores} cores"
+    busy = describe_load(machine)
+    if busy:
+        yield busy
     if report.measured:
         peak = report.measured[0].peak
         sheet = f"{peak.data_sheet / 1e12:,.4g}" if peak.data_sheet else "unknown"
@@ -117,8 +115,8 @@ def describe_notes(report: Report) -> Iterator[str]:
     peers = [result.peer for result in report.measured if result.peer]
     if peers:
         yield (
-            f"peer: tokens/s of ESM of {peers[0].name}, with the same FLOPs; ratio: our rate over"
-            " its, round by round"
+            f"peer: tokens/s of ESM of {peers[0].name}, whose blocks have as many FLOPs a token;"
+            " ratio: our rate over its, round by round"
         )
     reasons = dict.fromkeys(result.no_peer for result in report.measured if result.no_peer)
     if report.config.peer and not peers:

@@ -13,7 +13,6 @@ import numpy as np
 class Workload(Protocol):
     """Something that runs step by step."""
 
-    tokens_per_step: int
     overlaps: bool
     """Whether the device goes on with a step while the host starts the next one."""
 
@@ -42,9 +41,9 @@ def summarize(values: Sequence[float]) -> Spread:
 def time_steps(workload: Workload, num_steps: int) -> list[float]:
     """Seconds of each of some steps in a row.
 
-    Where steps overlap, the host waits for one only after it has started the next, as the training
-    loop does: a step's seconds run from the end of the step before it to its own. The steps at
-    both ends, which lack a neighbour, run beside the timed ones.
+    Where steps overlap, the host waits for one only after it has started the next, so that the
+    device is never without work: a step's seconds run from the end of the step before it to its
+    own. The steps at both ends, which lack a neighbour, run beside the timed ones.
     """
     running = collections.deque(workload.start() for _ in range(2 if workload.overlaps else 0))
     if running:
@@ -68,10 +67,10 @@ def time_in_turns(
 ) -> list[list[list[float]]]:
     """Seconds of steps [workload][round][step]: in every round each workload has its turn.
 
-    Whatever else the machine does for a while meets all of them alike. The first step of a turn is
-    not timed if there are several: it takes over memory that another one freed, which a virtual
-    machine may have to ask of its host (10 s were seen), and which no run of its own would do.
-    `advance` is called after every turn.
+    Whatever else the machine does for a while meets all of them alike. Where there are several
+    workloads, the first step of a turn is not timed: it takes over memory that another workload
+    freed, which a virtual machine may have to ask of its host (10 s were seen), and which no run of
+    its own would do. `advance` is called after every turn.
     """
     seconds: list[list[list[float]]] = [[] for _ in workloads]
     for _ in range(rounds):

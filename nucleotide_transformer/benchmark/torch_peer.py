@@ -1,4 +1,8 @@
-"""The peer: ESM of transformers on torch, with as many FLOPs in its matrix products."""
+"""The peer: ESM of transformers on torch, whose blocks have as many FLOPs a token as ours.
+
+In training it computes the last block and the head at every token, as transformers does; the
+package only where a token is masked, which saves it 5 % of the FLOPs of 100M.
+"""
 
 import importlib
 import importlib.util
@@ -68,7 +72,6 @@ class TorchPeer:
         self.name = f"transformers {transformers.__version__}, torch {torch.__version__}"
         self._device = "cuda" if platform == "gpu" else "cpu"
         self._case, self._model_config = case, find_model(case.model, config.model)
-        self.tokens_per_step = case.tokens_per_step
         self.overlaps = platform != "cpu"
         torch.manual_seed(config.seed)
         esm = transformers.EsmConfig(**make_esm_config(self._model_config))

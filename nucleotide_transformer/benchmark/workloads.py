@@ -70,7 +70,6 @@ class TrainWorkload:
 
     def __init__(self, case: Case, config: BenchmarkConfig, devices: list[jax.Device]):
         self._config, self._devices = make_pretrain_config(case, config), devices
-        self.tokens_per_step = case.tokens_per_step
         self.overlaps = devices[0].platform != "cpu"
         self.flops_per_step = count_step_flops(self._config)
         self._batches = [self._make_batch(case, config.seed + i) for i in range(NUM_BATCHES)]
@@ -122,7 +121,6 @@ class InferenceWorkload:
 
     def __init__(self, case: Case, config: BenchmarkConfig, devices: list[jax.Device]):
         model, self._compute = find_model(case.model, config.model), config.compute
-        self.tokens_per_step = case.tokens_per_step
         self.overlaps = devices[0].platform != "cpu"
         self.flops_per_step = case.sequences_per_step * count_forward_flops(
             model,

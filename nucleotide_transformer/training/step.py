@@ -1,4 +1,4 @@
-"""The training step and the evaluation step. Only this file knows of devices."""
+"""The training step and the evaluation step. Only this file names pmap and its collectives."""
 
 import functools
 import os
@@ -120,7 +120,7 @@ def agree_to_stop(stop: bool) -> bool:
 
 
 def make_train_step(config: PretrainConfig, devices: list[jax.Device]) -> TrainStep:
-    """A compiled update: masks, forward, backward, one all-reduce, Adam.
+    """A compiled update: masks, forward, backward, the gradient added up over devices, Adam.
 
     Args:
         config: the run.
@@ -246,8 +246,8 @@ def place_state(state: TrainState, config: PretrainConfig, devices: list[jax.Dev
     """A whole state on this process's devices, as the step takes and returns it.
 
     Blocks are stacked for a scan here, not in every update. With `shard_optimizer`, moments become
-    slices [N, Q], of which each process keeps those of its own devices. What lies on the devices in
-    another way would be compiled for once more.
+    slices [N, Q], of which each process keeps those of its own devices. For a state
+    that lies on the devices in another way the step would be compiled a second time.
     """
     arrange = functools.partial(arrange_blocks, stack=config.compute.stack)
     state = map_params(arrange, state)
