@@ -43,16 +43,11 @@ def attend(
         implementation: a form, or "auto" for the fastest of the platform.
     """
     if implementation == "auto":
-        implementation = fastest_implementation(query.dtype)
+        implementation = fastest_implementation(query.dtype, query.shape[-1])
     if implementation == "heads":
         return _attend_by_heads(query, key, value, keep)
     if implementation == "cudnn":
-        # Lengths keep to cuDNN's flash kernel, where a mask would become a [T, T] bias. At least
-        # one key, so that a sequence of nothing but padding stays finite.
-        lengths = jnp.maximum(keep.sum(axis=1, dtype=jnp.int32), 1)
-        return jax.nn.dot_product_attention(
-            query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
-        )
+        return _attend_by_cudnn(query, key, value, keep)
     if implementation == "xla":
         mask = keep[:, None, None, :]
         return save(
@@ -62,12 +57,39 @@ def attend(
     return save(jnp.einsum("bhts,bshk->bthk", weights, value))
 
 
-def fastest_implementation(dtype: jnp.dtype) -> Implementation:
-    """The fastest form of this platform: measured on CPUs, expected on others so far."""
+def fastest_implementation(dtype: jnp.dtype, key_dim: int) -> Implementation:
+    """The fastest form of this platform: measured on CPUs, expected on others so far.
+
+    cuDNN's kernel takes 16-bit numbers and heads whose width is a multiple of 8, at most 128.
+    """
     platform = jax.default_backend()
-    if platform == "gpu" and dtype in (jnp.bfloat16, jnp.float16):
+    half = dtype in (jnp.bfloat16, jnp.float16)
+    if platform == "gpu" and half and key_dim % 8 == 0 and key_dim <= 128:
         return "cudnn"
     return "heads" if platform == "cpu" else "einsum"
+
+
+def _attend_by_cudnn(
+    query: Float[Array, "B M H K"],
+    key: Float[Array, "B T H K"],
+    value: Float[Array, "B T H K"],
+    keep: Bool[Array, "B T"],
+) -> Float[Array, "B M H K"]:
+    """CuDNN's flash kernel, by way of JAX.
+
+    Lengths keep to that kernel, where a mask would become a [T, T] bias; at least one key, so that
+    a sequence of nothing but padding stays finite. JAX's backward pass refuses odd numbers of
+    queries or keys: one more of each is added, which no length counts, and taken off again.
+    """
+    num_queries = query.shape[1]
+    lengths = jnp.maximum(keep.sum(axis=1, dtype=jnp.int32), 1)
+    query, key, value = (
+        jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value)
+    )
+    mixed = jax.nn.dot_product_attention(
+        query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
+    )
+    return mixed[:, :num_queries]
 
 
 SCORES_IN_CACHE = 2**19

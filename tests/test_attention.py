@@ -128,3 +128,34 @@ def test_weights_are_distributions_over_kept_keys():
     weights = attention_weights(query, key, keep)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-6)
     assert (np.asarray(weights)[1, :, :, ~np.asarray(keep)[1]] == 0).all()
+
+
+@pytest.mark.parametrize(("num_queries", "num_keys"), [(19, 128), (150, 1_000), (7, 33)])
+def test_cudnn_takes_odd_numbers_of_tokens(num_queries, num_keys, monkeypatch):
+    """Of shapes alone, which JAX checks while it traces: its kernel needs a GPU."""
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91_000)
+    query, key = (
+        jax.ShapeDtypeStruct((2, size, 3, 8), jnp.bfloat16) for size in (num_queries, num_keys)
+    )
+    keep = jax.ShapeDtypeStruct((2, num_keys), jnp.bool_)
+
+    def loss(query, key, value, keep):
+        return attend(query, key, value, keep, "cudnn").sum()
+
+    of_query, of_key, of_value = jax.eval_shape(jax.grad(loss, (0, 1, 2)), query, key, key, keep)
+    assert (of_query.shape, of_key.shape, of_value.shape) == (query.shape, key.shape, key.shape)
+
+
+def test_cudnn_is_chosen_where_its_kernel_fits(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    chosen = {
+        (dtype, width): attention.fastest_implementation(jnp.dtype(dtype), width)
+        for dtype in ("bfloat16", "float32")
+        for width in (32, 75, 128, 256)
+    }
+    assert {key for key, form in chosen.items() if form == "cudnn"} == {
+        ("bfloat16", 32),
+        ("bfloat16", 128),
+    }

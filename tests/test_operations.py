@@ -8,6 +8,7 @@ from nucleotide_transformer.benchmark import operations
 KINDS = {
     "all-gather.1": "between devices",
     "cublas_gemm.3": "matrix products",
+    "nvjet_tst_128x256_64x4_2x1_v_bz_coopA_NTT": "matrix products",
     "loop_add_fusion": "elementwise and sums",
     "cudnn_fmha.2": "attention kernel",
     "gather.1": "moves",

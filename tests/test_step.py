@@ -204,3 +204,26 @@ def test_a_step_is_compiled_once():
     compiled.clear()
     step(state, batch)
     assert compiled == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_products_of_a_float32_run_are_exact_on_accelerators_too(dtype):
+    """GPUs would round their factors to 11 bits, TPUs to 8, backwards as well as forwards."""
+    config = dataclasses.replace(CONFIG, compute=ComputeConfig(compute_dtype=dtype))
+    devices = find_devices(1)
+    state = place_state(init_state(config), config, devices)
+    batch = lay_out_batch(*make_batch(), num_devices=1, sequences_per_device=2)
+
+    def find_precisions(program):
+        for equation in program.eqns:
+            if equation.primitive.name == "dot_general":
+                yield equation.params["precision"]
+            for option in jax.tree.leaves(list(equation.params.values())):
+                inner = getattr(option, "jaxpr", option)
+                yield from find_precisions(inner) if hasattr(inner, "eqns") else ()
+
+    traced = jax.make_jaxpr(make_train_step(config, devices))(state, batch)
+    highest = (jax.lax.Precision.HIGHEST,) * 2
+    found = list(find_precisions(traced.jaxpr))
+    assert len(found) > 20
+    assert set(found) == {highest if dtype == "float32" else None}

@@ -12,12 +12,18 @@ import jax
 
 from nucleotide_transformer import __version__
 
-PACKAGES = ("jax", "jaxlib", "dm-haiku", "optax", "numpy", "torch", "transformers")
+PACKAGES = (
+    *("jax", "jaxlib", "dm-haiku", "optax", "numpy", "torch", "transformers"),
+    *("jax-cuda13-plugin", "nvidia-cudnn-cu13", "nvidia-cublas", "nvidia-nccl-cu13"),
+    *("jax-cuda12-plugin", "nvidia-cudnn-cu12", "nvidia-cublas-cu12", "nvidia-nccl-cu12", "libtpu"),
+)
 SETTINGS = (
     "XLA_FLAGS",
     "LIBTPU_INIT_ARGS",
     "XLA_PYTHON_CLIENT_PREALLOCATE",
     "XLA_PYTHON_CLIENT_MEM_FRACTION",
+    "XLA_CLIENT_MEM_FRACTION",
+    "XLA_PYTHON_CLIENT_ALLOCATOR",
     "JAX_DEFAULT_MATMUL_PRECISION",
     "JAX_ENABLE_X64",
     "OMP_NUM_THREADS",
@@ -38,7 +44,7 @@ def describe_machine(devices: list[jax.Device]) -> dict[str, Any]:
         "device_kind": devices[0].device_kind,
         "num_local_devices": len(devices),
         "device_memory_bytes": (devices[0].memory_stats() or {}).get("bytes_limit"),
-        "runtime": devices[0].client.platform_version.splitlines()[0],
+        "runtime": " ".join(devices[0].client.platform_version.split()),
         "gpus": query_gpus(),
         "processor": find_processor(),
         "num_cores": count_cores(),

@@ -1,6 +1,7 @@
 """The benchmark: every case compiled, timed in turn with its peer, and written down."""
 
 import datetime
+import gc
 import itertools
 from pathlib import Path
 from types import TracebackType
@@ -98,6 +99,8 @@ def run_case(
         if OUT_OF_MEMORY not in str(error):
             raise
         bar.skip_to(done + count_steps(config))
+        error.__traceback__ = None  # whose frames hold the arrays of this case
+        gc.collect()
         return FailedCase(case=case, error="out of memory")
 
 

@@ -8,7 +8,6 @@ with shorter rows.
 """
 
 import collections
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Hashable, Iterable, Iterator
@@ -20,7 +19,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nucleotide_transformer.blocks import arrange_blocks
-from nucleotide_transformer.config import ComputeConfig, ModelConfig, require
+from nucleotide_transformer.config import ModelConfig, require
+from nucleotide_transformer.model import exact_products
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer, Nucleotides
 from nucleotide_transformer.types import Array, Int, Params
@@ -146,13 +146,6 @@ def _run_task(
         task, mesh=mesh, in_specs=(whole, rows, rows), out_specs=rows, check_vma=False
     )
     return split(params, tokens, numbers)
-
-
-def exact_products(compute: ComputeConfig) -> contextlib.AbstractContextManager[Any]:
-    """In float32, products as exact as on a CPU: GPUs and TPUs would round their operands."""
-    if compute.compute_dtype == "float32":
-        return jax.default_matmul_precision("highest")
-    return contextlib.nullcontext()
 
 
 class _Batch(NamedTuple):

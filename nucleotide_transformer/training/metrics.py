@@ -21,6 +21,7 @@ METRICS_FILE = "metrics.jsonl"
 
 PEAK_FLOPS = {
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "H200": 989e12,
     "GH200": 989e12,
@@ -28,6 +29,7 @@ PEAK_FLOPS = {
     "A100": 312e12,
     "A10": 125e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "V100": 125e12,
     "TPU v6": 918e12,

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 
 from nucleotide_transformer.blocks import arrange_blocks, unstack_blocks
 from nucleotide_transformer.config import PretrainConfig, require
-from nucleotide_transformer.model import init_params, make_forward
+from nucleotide_transformer.model import exact_products, init_params, make_forward
 from nucleotide_transformer.training.losses import TokenCounts, masked_cross_entropy
 from nucleotide_transformer.training.masking import MaskedTokens, mask_tokens
 from nucleotide_transformer.training.optimizer import (
@@ -168,13 +168,24 @@ def make_train_step(config: PretrainConfig, devices: list[jax.Device]) -> TrainS
 
     axes = find_state_axes(config)
     return jax.pmap(
-        train_step,
+        multiply_exactly(train_step, config),
         AXIS,
         in_axes=(axes, 0),
         out_axes=(axes, None),
         donate_argnums=0,
         devices=span_processes(devices),
     )
+
+
+def multiply_exactly(function: Callable[..., Any], config: PretrainConfig) -> Callable[..., Any]:
+    """The function, with the products of a float32 run as exact on accelerators as on a CPU."""
+
+    @functools.wraps(function)
+    def exact(*arguments: Any) -> Any:
+        with exact_products(config.compute):
+            return function(*arguments)
+
+    return exact
 
 
 def add_up(function: Callable[[Any], Any], batch: DeviceBatch) -> Any:
@@ -321,4 +332,10 @@ def make_evaluation_step(config: PretrainConfig, devices: list[jax.Device]) -> E
         return EvaluationSums(*lax.psum(sums, AXIS))
 
     everywhere = span_processes(devices)
-    return jax.pmap(evaluation_step, AXIS, in_axes=(None, 0), out_axes=None, devices=everywhere)
+    return jax.pmap(
+        multiply_exactly(evaluation_step, config),
+        AXIS,
+        in_axes=(None, 0),
+        out_axes=None,
+        devices=everywhere,
+    )
