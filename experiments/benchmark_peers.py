@@ -42,10 +42,12 @@ from nucleotide_transformer.benchmark.workloads import make_workload
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 
 OURS = "this package"
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory")
+"""What errors of JAX and of torch hold."""
 
 
 def make_contenders(case: Case, config: BenchmarkConfig, peers: list[str]) -> dict[str, Workload]:
-    """Ours, and the peers that can run here, by name."""
+    """Ours, and the peers that can run here, by name; says why torch can't."""
     platform = jax.default_backend()
     contenders: dict[str, Workload] = {OURS: make_workload(case, config, jax.local_devices()[:1])}
     if "plain" in peers:
@@ -73,22 +75,31 @@ def run_first_step(workload: Any) -> dict[str, Any]:
 def measure_case(case: Case, config: BenchmarkConfig, peers: list[str]) -> dict[str, Any]:
     """All contenders of a case: name -> figures."""
     contenders = make_contenders(case, config, peers)
-    figures = {}
-    for name, workload in contenders.items():
+    figures: dict[str, Any] = {}
+    running: dict[str, Workload] = {}
+    for name in list(contenders):
+        workload = contenders.pop(name)  # so that one that fails gives its memory back
         print(f"{case.label}: {name}, first step", file=sys.stderr, flush=True)
-        figures[name] = run_first_step(workload)
-        for _ in range(config.warmup_steps):
-            workload.wait(workload.start())
+        try:
+            figures[name] = run_first_step(workload)
+            for _ in range(config.warmup_steps):
+                workload.wait(workload.start())
+            running[name] = workload
+        except RuntimeError as error:
+            if not any(text in str(error) for text in OUT_OF_MEMORY):
+                raise
+            figures[name] = {"error": "out of memory"}
+        del workload
     print(f"{case.label}: {config.rounds} rounds", file=sys.stderr, flush=True)
     seconds = time_in_turns(
-        list(contenders.values()), rounds=config.rounds, round_steps=config.round_steps
+        list(running.values()), rounds=config.rounds, round_steps=config.round_steps
     )
-    for (name, row), own in zip(figures.items(), seconds, strict=True):
+    for name, own in zip(running, seconds, strict=True):
         spread = summarize([step for steps in own for step in steps])
-        row["step_seconds"] = spread._asdict()
-        row["tokens_per_second"] = case.tokens_per_step / spread.median
-        if name != OURS:
-            row["ratio"] = compare_rates(seconds[0], own)._asdict()
+        figures[name]["step_seconds"] = spread._asdict()
+        figures[name]["tokens_per_second"] = case.tokens_per_step / spread.median
+        if name != OURS and OURS in running:
+            figures[name]["ratio"] = compare_rates(seconds[0], own)._asdict()
     return figures
 
 
@@ -98,6 +109,9 @@ def print_case(case: Case, figures: dict[str, Any]) -> None:
     for name in ("", "tokens/s", "s a step", "ours over it", "first step s", "GiB"):
         table.add_column(name, justify="right" if name else "left")
     for name, row in figures.items():
+        if "error" in row:
+            table.add_row(name, row["error"])
+            continue
         ratio, memory = row.get("ratio"), row["memory_bytes"]
         table.add_row(
             name,
@@ -155,7 +169,10 @@ def main() -> None:
     for case in list_cases(config, num_local_devices=1, platform=jax.default_backend()):
         figures = measure_case(case, config, arguments.peers)
         print_case(case, figures)
-        content["results"].append({"case": case.label, "contenders": figures})
+        absence = (
+            explain_absence(case, jax.default_backend()) if "torch" in arguments.peers else None
+        )
+        content["results"].append({"case": case.label, "contenders": figures, "no_torch": absence})
         if arguments.output:
             path = write_whole(arguments.output / f"peers_{date}.json", content)
             print(f"written: {path}")

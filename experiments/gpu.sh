@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # All that is measured on a GPU, in one command: correctness first, then speed and memory.
 #
-#     experiments/gpu.sh                     # everything, 30 to 40 minutes on an H100
-#     experiments/gpu.sh check attention     # some of: check attention 100M 500M scaling profile peers
+#     make install EXTRAS=dev+cuda+interop   # once, in a fresh clone; interop brings torch
+#     experiments/gpu.sh                     # everything: an hour or more, most of it compiling
+#     experiments/gpu.sh check attention     # some of the steps below, where runs are cut short
 #
-# Results go to experiments/results/, one JSON file and picture a benchmark; RESULTS=folder changes
-# that. PYTHON names the interpreter, .venv/bin/python by default.
-set -euo pipefail
+# Steps: check attention 100M 500M embed scaling profile peers. What fails is named at the end, and
+# keeps nothing else from running. Results go to experiments/results/, one JSON file and picture a
+# benchmark, written after every case; RESULTS=folder changes that. PYTHON names the interpreter,
+# .venv/bin/python by default.
+set -uo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ -z ${PYTHON:-} ]]; then
@@ -14,18 +17,33 @@ if [[ -z ${PYTHON:-} ]]; then
   [[ -x $PYTHON ]] || PYTHON=python3
 fi
 RESULTS=${RESULTS:-experiments/results}
+mkdir -p "$RESULTS" || exit 2
 export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH}
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda}  # an error where JAX finds no GPU, not hours on the CPU
+export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-.92}
+
+failed=()
+
+# Runs a command, and goes on if it fails.
+try() {
+  echo "+ $*"
+  "$@" || failed+=("$*")
+}
 
 benchmark() {
-  "$PYTHON" -m nucleotide_transformer.cli benchmark --output "$RESULTS" \
+  try "$PYTHON" -m nucleotide_transformer.cli benchmark --output "$RESULTS" \
     --compute.compute-dtype bfloat16 --no-peer --num-devices 1 "$@"
 }
 
-# bfloat16 against float32, and the attention kernels against each other.
-run_check() { "$PYTHON" experiments/check_device.py; }
+# bfloat16 against float32, and the attention kernels against each other; then the whole depth.
+run_check() {
+  try "$PYTHON" experiments/check_device.py
+  try "$PYTHON" experiments/check_device.py --layers 22 --forms auto
+}
 
 # Which form of the attention is the fastest here.
 run_attention() {
+  local form
   for form in cudnn xla einsum; do
     benchmark --models 100M --sequences-per-device 32 --compute.attention "$form"
   done
@@ -43,33 +61,52 @@ run_100M() {
 # The target: 60 % MFU in training.
 run_500M() {
   benchmark --models 500M --sequences-per-device 8 16 32 --cache
-  benchmark --models 500M --tasks train --sequences-per-device 32 64 --compute.remat none
+  benchmark --models 500M --tasks train --sequences-per-device 32 --compute.remat none
   benchmark --models 500M --tasks train --sequences-per-device 64 128 --compute.remat block
+  benchmark --models 500M --tasks train --sequences-per-device 16 --compute.stack loop
+}
+
+# Sequences of many lengths; the target: twice the padded loop.
+run_embed() {
+  try "$PYTHON" experiments/benchmark_embed.py --dtype bfloat16 \
+    --output "$RESULTS/embed_gpu_$(date -u +%Y-%m-%dT%H-%M-%S).json"
 }
 
 # 1, 2, 4, ... all GPUs, where there are several.
 run_scaling() {
-  "$PYTHON" -m nucleotide_transformer.cli benchmark --output "$RESULTS" --no-peer \
+  try "$PYTHON" -m nucleotide_transformer.cli benchmark --output "$RESULTS" --no-peer \
     --compute.compute-dtype bfloat16 --models 100M --tasks train --sequences-per-device 64 \
     --scaling weak strong
 }
 
-# Where the time goes, by operation.
-run_profile() { benchmark --models 100M 500M --sequences-per-device 32 --profile --profile-rows 30; }
-
-# ESM on torch with CUDA, and the plain model; JAX must leave torch some memory.
-run_peers() {
-  XLA_PYTHON_CLIENT_PREALLOCATE=false "$PYTHON" experiments/benchmark_peers.py \
-    --dtype bfloat16 --sequences 16 --round-steps 5 --output "$RESULTS"
+# Where the time goes, by operation, whose names the trace has only without command buffers.
+run_profile() {
+  XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_enable_command_buffer=" \
+    benchmark --models 100M 500M --sequences-per-device 32 --profile --profile-rows 30
 }
 
-for step in "${@:-check}"; do
-  declare -F "run_$step" > /dev/null || { echo "gpu.sh: no step $step" >&2; exit 2; }
-done
+# ESM on torch with CUDA, to which JAX leaves half of the memory. The plain model, in float32 as
+# JAX rounds it by default, keeps 12 GiB for two sequences: a batch of its own.
+run_peers() {
+  XLA_PYTHON_CLIENT_PREALLOCATE=false XLA_PYTHON_CLIENT_MEM_FRACTION=.5 \
+    try "$PYTHON" experiments/benchmark_peers.py --peers torch \
+    --dtype bfloat16 --sequences 16 --round-steps 5 --output "$RESULTS"
+  try "$PYTHON" experiments/benchmark_peers.py --peers plain \
+    --dtype bfloat16 --sequences 4 --round-steps 5 --output "$RESULTS"
+}
+
 if [[ $# -eq 0 ]]; then
-  set -- check attention 100M 500M scaling profile peers
+  set -- check attention 100M 500M embed scaling profile peers
 fi
 for step in "$@"; do
-  echo "== $step"
-  "run_$step"
+  declare -F "run_$step" > /dev/null || { echo "gpu.sh: no step $step" >&2; exit 2; }
 done
+for step in "$@"; do
+  echo "== $step"
+  "run_$step" > >(tee "$RESULTS/gpu_$step.txt") 2>&1
+  wait $!
+done
+if [[ ${#failed[@]} -gt 0 ]]; then
+  printf 'failed: %s\n' "${failed[@]}" >&2
+  exit 1
+fi
