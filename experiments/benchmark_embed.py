@@ -104,6 +104,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="JSON with the figures")
     arguments = parser.parse_args()
+    machine = describe_machine(jax.devices())
     compute = ComputeConfig(compute_dtype=arguments.dtype)
     model = make_model(find_released(arguments.model).config, compute)
     sequences = make_sequences(arguments.sequences, arguments.shortest, arguments.longest)
@@ -137,7 +138,7 @@ def main() -> None:
     if arguments.output:
         figures = {
             **{name: str(value) for name, value in vars(arguments).items()},
-            "machine": describe_machine(jax.devices()),
+            "machine": machine,
             "seconds": seconds,
             "num_nucleotides": num_nucleotides,
             "ratio": ratio,
