@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from nucleotide_transformer.config import Implementation
+from nucleotide_transformer.config import ComputeConfig, Implementation, require
 from nucleotide_transformer.remat import save
 from nucleotide_transformer.types import Array, Bool, Float
 
@@ -67,6 +67,14 @@ def fastest_implementation(dtype: jnp.dtype, key_dim: int) -> Implementation:
     if platform == "gpu" and half and key_dim % 8 == 0 and key_dim <= 128:
         return "cudnn"
     return "heads" if platform == "cpu" else "einsum"
+
+
+def check_implementation(compute: ComputeConfig) -> None:
+    """Raises a `ValueError` if this platform lacks the form of the attention that is asked for."""
+    platform = jax.default_backend()
+    here = platform == "gpu" and compute.compute_dtype != "float32"
+    rule = f"needs a GPU and 16 bits; the platform is {platform}, {compute.compute_dtype}"
+    require(compute.attention != "cudnn" or here, "compute.attention", compute.attention, rule)
 
 
 def _attend_by_cudnn(

@@ -15,6 +15,10 @@ Config = TypeVar("Config")
 
 BAD_INPUT = 2
 """Exit code for input that breaks a rule; 1 is for a run that failed."""
+LOG_WIDTH = 160
+"""Columns of a table where the output is no terminal."""
+LEFT_OUT_IF_NARROW = ("assembly", "group", "contigs", "unknown")
+"""Columns of a corpus that a narrow terminal has no room for."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
@@ -121,17 +125,28 @@ def _describe_corpus(args: list[str]) -> int:
 
 
 def _print_corpus(folder: Path) -> int:
+    from rich.box import HEAVY_HEAD, SIMPLE
     from rich.table import Table
 
     from nucleotide_transformer.data.manifest import describe, load_manifest
 
     rows = describe(load_manifest(folder))
-    table = Table(title=str(folder), title_justify="left")
-    for name, value in rows[0].items():
-        table.add_column(name, justify="left" if isinstance(value, str) else "right")
+    console = _console()
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    narrow = console.width < LOG_WIDTH
+    columns = [name for name in rows[0] if not (narrow and name in LEFT_OUT_IF_NARROW)]
+    table = Table(title=str(folder), title_justify="left", box=SIMPLE if narrow else HEAVY_HEAD)
+    for name in columns:
+        is_number = not isinstance(rows[0][name], str)
+        table.add_column(name, justify="right" if is_number else "left", no_wrap=is_number)
     for row in rows:
-        table.add_row(*(v if isinstance(v, str) else f"{v:,}" for v in row.values()))
-    _console().print(table)
+        values = (row[name] for name in columns)
+        table.add_row(*(v if isinstance(v, str) else f"{v:,}" for v in values))
+    console.print(table)
+    for split in ("train", "validation", "test"):
+        if rows[-1][split] == 0:
+            console.print(f"note: the {split} split has no record")
     return 0
 
 
@@ -185,7 +200,9 @@ def _embed(args: list[str]) -> int:
     config = parse(EmbedConfig, args, "nt embed")
 
     from nucleotide_transformer.pretrained import load_pretrained
+    from nucleotide_transformer.training.step import find_devices
 
+    find_devices(None)
     model = load_pretrained(config.model, compute=config.compute)
     _console().print(f"wrote {embed_file(model, config, progress=True)}")
     return 0
@@ -197,7 +214,9 @@ def _fill_mask(args: list[str]) -> int:
     config = parse(FillMaskConfig, args, "nt fill-mask")
 
     from nucleotide_transformer.pretrained import load_pretrained
+    from nucleotide_transformer.training.step import find_devices
 
+    find_devices(None)
     model = load_pretrained(config.model, compute=config.compute)
     for number, tokens in enumerate(fill_mask(model, config.sequence, top_k=config.top_k), start=1):
         _console().print(f"<mask> {number}")

@@ -42,7 +42,7 @@ __all__ = ["Model", "export_model", "get_pretrained_model", "load_pretrained"]
 class Model:
     """A trained model: parameters, and all that is needed to use them."""
 
-    params: Params
+    params: Params = dataclasses.field(repr=False)
     """Haiku's parameters, on the default device."""
     config: ModelConfig
     """Architecture."""

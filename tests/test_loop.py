@@ -15,6 +15,7 @@ import pytest
 
 from nucleotide_transformer.config import (
     CheckpointConfig,
+    ComputeConfig,
     DataConfig,
     EvaluationConfig,
     ModelConfig,
@@ -216,9 +217,22 @@ def test_a_folder_with_other_files_is_not_written_to(config):
 
 def test_signals_are_left_as_they_were():
     before = signal.getsignal(signal.SIGINT)
-    with loop.catch_signals() as stop:
+    with loop.catch_signals(show=True) as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.wait(5)
         assert signal.getsignal(signal.SIGINT) is before
     assert signal.getsignal(signal.SIGINT) is before
     assert isinstance(stop, threading.Event)
+
+
+def test_a_run_beyond_its_total_is_finished(config):
+    pretrain(config, show=False)
+    summary = pretrain(dataclasses.replace(config, total_tokens=512), show=False)
+    assert (summary.step, summary.finished) == (8, True)
+
+
+def test_attention_that_the_platform_lacks_is_refused_before_anything_is_written(config):
+    cudnn = dataclasses.replace(config, compute=ComputeConfig(attention="cudnn"))
+    with pytest.raises(ValueError, match=r"compute.attention = 'cudnn'.*needs a GPU and 16 bits"):
+        pretrain(cudnn, show=False)
+    assert not config.output.exists()

@@ -81,7 +81,9 @@ def test_without_network_and_cache_one_line_says_what_to_do(
     with pytest.raises(FileNotFoundError) as caught:
         load_pretrained(name, cache=tmp_path / "cache")
     message = str(caught.value)
-    assert message.startswith(f"{REPOSITORY}: not in the cache ({tmp_path / 'cache'})")
+    assert message.startswith(
+        f"{REPOSITORY}: no such folder, not in the cache ({tmp_path / 'cache'})"
+    )
     assert f"`hf download {REPOSITORY} --local-dir FOLDER`" in message
     assert "\n" not in message
 

@@ -10,6 +10,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nucleotide_transformer.attention import check_implementation
 from nucleotide_transformer.benchmark.compilation import (
     compile_step,
     find_device_peak,
@@ -38,6 +39,7 @@ from nucleotide_transformer.benchmark.workloads import make_workload
 from nucleotide_transformer.config import require
 from nucleotide_transformer.model import count_parameters
 from nucleotide_transformer.plots import save_figure
+from nucleotide_transformer.training.step import find_devices
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
@@ -53,9 +55,10 @@ def run_benchmark(config: BenchmarkConfig, *, progress: bool = False) -> Report:
         ValueError, NotADirectoryError: one line, before anything is measured, for cases that
             can't be, several processes, or an output folder that can't be.
     """
+    devices = find_devices(None)
     processes = jax.process_count()
     require(processes == 1, "processes", processes, "the benchmark runs in one")
-    devices = jax.local_devices()
+    check_implementation(config.compute)
     platform = devices[0].platform
     cases = list_cases(config, num_local_devices=len(devices), platform=platform)
     json_file, picture = name_files(config.output)
@@ -210,7 +213,9 @@ class BenchmarkProgress:
         self._bar.stop()
 
     def say(self, what: str) -> None:
-        """Shows what is going on."""
+        """Shows what is going on: in the bar, or as a line where the output is no terminal."""
+        if what and not self._bar.disable and not self._bar.console.is_terminal:
+            self._bar.console.print(what, soft_wrap=True)
         self._bar.update(self._task, description=what)
 
     def advance(self, num_steps: float = 1) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from nucleotide_transformer.attention import check_implementation
 from nucleotide_transformer.blocks import arrange_blocks
 from nucleotide_transformer.config import ModelConfig, require
 from nucleotide_transformer.model import exact_products
@@ -163,6 +164,7 @@ class _Runner:
         rule = f"this process has {len(devices)}"
         require(asked <= len(devices), "num_devices", asked, rule)
         devices = devices[:asked]
+        check_implementation(model.compute)
         self._sizes = SIZES_ON_CPU if devices[0].platform == "cpu" else SIZES_ELSEWHERE
         self._batch_tokens = batching.batch_tokens or self._sizes.batch_tokens
         self._limit = model.config.max_positions

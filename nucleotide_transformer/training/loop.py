@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import threading
 from collections import deque
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from nucleotide_transformer.attention import check_implementation
 from nucleotide_transformer.config import PretrainConfig
 from nucleotide_transformer.data.dataset import make_dataset, make_iterator
 from nucleotide_transformer.data.manifest import Manifest, load_manifest
@@ -46,6 +48,7 @@ METRICS_LAG = 2
 device never waits for the host, few enough that a diverged run stops at once."""
 
 BASELINES_FILE = "baselines.json"
+STOPPING = b"\nstopping: this update is finished and saved; Ctrl-C again ends at once\n"
 
 
 class TrainingDivergedError(RuntimeError):
@@ -77,7 +80,7 @@ def pretrain(config: PretrainConfig, *, show: bool = True) -> RunSummary:
             anything is written.
         TrainingDivergedError: if the loss is not finite; the checkpoints are those of before.
     """
-    with catch_signals() as stop:
+    with catch_signals(show=show) as stop:
         run = Run(config, show=show)
         try:
             with run.progress:
@@ -98,6 +101,7 @@ class Run:
         self._config = config
         join_processes(config)
         self._devices = find_devices(config.num_devices)
+        check_implementation(config.compute)
         num_devices = len(self._devices) * jax.process_count()
         accumulation = config.accumulation_steps(num_devices)
         manifest = load_manifest(config.data.corpus)
@@ -155,7 +159,7 @@ class Run:
             if stopping:
                 break
         self._record(pending, leave=0)
-        return self.step == self._config.total_steps
+        return self.step >= self._config.total_steps
 
     def evaluate_and_save(self) -> Metrics:
         """Held-out metrics of the state as it is, written down, and a checkpoint with them."""
@@ -265,8 +269,8 @@ def check_output(folder: Path) -> None:
 
 
 @contextmanager
-def catch_signals() -> Iterator[threading.Event]:
-    """Turns the first Ctrl-C or SIGTERM into an event; a second one ends the process."""
+def catch_signals(*, show: bool) -> Iterator[threading.Event]:
+    """Turns the first Ctrl-C or SIGTERM into an event and says so; a second ends the process."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -275,6 +279,8 @@ def catch_signals() -> Iterator[threading.Event]:
 
     def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
         stop.set()
+        if show:
+            os.write(2, STOPPING)
         for kind, handler in previous.items():
             signal.signal(kind, handler)
 

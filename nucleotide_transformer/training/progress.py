@@ -49,6 +49,8 @@ class RunProgress:
             f" x {config.data.sequence_tokens} tokens"
         )
         start = f", from {self._first_step:,} on" if self._first_step else ""
+        if self._first_step >= config.total_steps:
+            start = f": all applied, {self._first_step:,} in all"
         self._console.print(f"run      {config.total_steps:,} updates{start}, in {config.output}")
 
     def say(self, text: str) -> None:

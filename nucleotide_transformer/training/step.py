@@ -92,9 +92,13 @@ def find_devices(num_devices: int | None) -> list[jax.Device]:
     """This process's devices that take part: all, or the first `num_devices`.
 
     Raises:
-        ValueError: if there are fewer.
+        ValueError: if there are fewer, or none of the platform that JAX_PLATFORMS names.
     """
-    devices = jax.local_devices()
+    try:
+        devices = jax.local_devices()
+    except (RuntimeError, AssertionError):
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        raise ValueError(f"JAX_PLATFORMS = {platforms!r}: JAX finds no such device here") from None
     number = len(devices) if num_devices is None else num_devices
     rule = f"this process has {len(devices)} of the platform {devices[0].platform}"
     require(1 <= number <= len(devices), "num_devices", number, rule)

@@ -144,9 +144,9 @@ def download(
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         where = cache or constants.HF_HUB_CACHE
         raise FileNotFoundError(
-            f"{repository}: not in the cache ({where}), and the hub can't be reached; on a machine"
-            f" with network run `hf download {repository} --local-dir FOLDER`, copy FOLDER to this"
-            " one and give its path in place of the name"
+            f"{repository}: no such folder, not in the cache ({where}), and the hub can't be"
+            f" reached; where there is a network run `hf download {repository} --local-dir FOLDER`,"
+            " copy FOLDER to this machine and give its path in place of the name"
         ) from error
     except errors.HfHubHTTPError as error:
         reason = " ".join(str(error).split())
