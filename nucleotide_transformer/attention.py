@@ -83,7 +83,7 @@ def _attend_by_cudnn(
     value: Float[Array, "B T H K"],
     keep: Bool[Array, "B T"],
 ) -> Float[Array, "B M H K"]:
-    """CuDNN's flash kernel, by way of JAX.
+    """The flash kernel of cuDNN, by way of JAX.
 
     Lengths keep to that kernel, where a mask would become a [T, T] bias; at least one key, so that
     a sequence of nothing but padding stays finite. JAX's backward pass refuses odd numbers of
