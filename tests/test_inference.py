@@ -140,6 +140,16 @@ def test_a_sequence_that_fits_is_not_changed_by_windows(model: Model) -> None:
     np.testing.assert_array_equal(embed_array(model, [sequence], batching=fits), whole)
 
 
+def test_windows_are_reported_before_their_sequence_comes(model: Model) -> None:
+    sequences = random_sequences([30, 300, 30])
+    small = dataclasses.replace(ONE, window_tokens=32, overlap_tokens=6)
+    shares: list[float] = []
+    seen = [len(shares) for _ in embed(model, sequences, batching=small, report=shares.append)]
+    windows = len(place_windows(model.tokenizer.encode(sequences[1]).size, 32, 6))
+    assert shares == [1, *[1 / windows] * windows, 1]
+    assert seen == [1, 1 + windows, 2 + windows]
+
+
 def test_windows_are_merged_by_the_owner_of_each_token(model: Model) -> None:
     sequence = random_sequences([3 * 50])[0] + "N" + random_sequences([3 * 30 + 2], seed=1)[0]
     tokens = model.tokenizer.encode(sequence)

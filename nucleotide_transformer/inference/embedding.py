@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ def embed(
     pooling: Pooling = "mean",
     layers: Sequence[int] = (),
     batching: BatchConfig = BatchConfig(),
+    report: Callable[[float], object] = lambda _: None,
 ) -> Iterator[Embedding]:
     """Yields the embedding of every sequence, in their order.
 
@@ -60,6 +61,8 @@ def embed(
         layers: 0 (the input of the first block) to num_layers (the default), which is taken after
             the head's first norm, as in the released code.
         batching: size of windows and batches, devices.
+        report: called as the windows of the next sequence to come are finished, each with its
+            share of that sequence.
 
     Raises:
         ValueError: in one line, for a layer that does not exist or windows that don't fit the
@@ -69,9 +72,8 @@ def embed(
     require(pooling in get_args(Pooling), "pooling", pooling, rule)
     layers = resolve_layers(model.config, layers)
     resolve_windows(model.config, batching)
-    return _embed(
-        model, sequences, PoolTask(model.config, model.compute, layers, pooling), batching
-    )
+    task = PoolTask(model.config, model.compute, layers, pooling)
+    return _embed(model, sequences, task, batching, report)
 
 
 def embed_array(
@@ -179,7 +181,11 @@ class _Plan(NamedTuple):
 
 
 def _embed(
-    model: Model, sequences: Iterable[Nucleotides], task: PoolTask, batching: BatchConfig
+    model: Model,
+    sequences: Iterable[Nucleotides],
+    task: PoolTask,
+    batching: BatchConfig,
+    report: Callable[[float], object],
 ) -> Iterator[Embedding]:
     """The generator behind `embed`."""
     size = resolve_windows(model.config, batching)
@@ -196,5 +202,9 @@ def _embed(
 
     results = run_rows(model, task, make_rows(), batching)
     for first in results:
-        plan = plans.popleft()
-        yield plan.merge([first, *itertools.islice(results, len(plan.windows) - 1)])
+        plan, parts = plans.popleft(), []
+        num_windows = len(plan.windows)
+        for part in itertools.chain([first], itertools.islice(results, num_windows - 1)):
+            parts.append(part)
+            report(1 / num_windows)
+        yield plan.merge(parts)

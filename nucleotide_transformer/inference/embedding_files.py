@@ -2,13 +2,14 @@
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,9 @@ def embed_file(model: Model, config: EmbedConfig, *, progress: bool = False) -> 
         records = _read(config)
         finished = itertools.islice(records, parts.num_finished)
         bar.reset(bar.task_ids[0], completed=sum(len(record.sequence) for record in finished))
-        for record, embedding in _embed_records(model, config, records):
+        advance = functools.partial(bar.advance, bar.task_ids[0])
+        for record, embedding in _embed_records(model, config, records, advance):
             parts.add(record, embedding)
-            bar.advance(bar.task_ids[0], len(record.sequence))
     partial = output.with_name(f".{output.name}.partial")
     try:
         write_output(partial, parts.paths, settings)
@@ -141,9 +142,12 @@ def _check_output(output: Path) -> None:
 
 
 def _embed_records(
-    model: Model, config: EmbedConfig, records: Iterator[SequenceRecord]
+    model: Model,
+    config: EmbedConfig,
+    records: Iterator[SequenceRecord],
+    advance: Callable[[float], object],
 ) -> Iterator[tuple[SequenceRecord, Embedding]]:
-    """Yields every record with its embedding."""
+    """Yields every record with its embedding; advances by nucleotides as windows are finished."""
     waiting: collections.deque[SequenceRecord] = collections.deque()
 
     def take_sequences() -> Iterator[str]:
@@ -157,6 +161,7 @@ def _embed_records(
         pooling=config.pooling,
         layers=config.layers,
         batching=config.batching,
+        report=lambda share: advance(share * len(waiting[0].sequence)),
     )
     for embedding in embeddings:
         yield waiting.popleft(), embedding
