@@ -75,6 +75,20 @@ def make_padded_loop(
     return embed_padded
 
 
+def make_runs(
+    model: Model, loops: list[str], batch_tokens: int | None
+) -> dict[str, Callable[[list[str]], np.ndarray]]:
+    """The padded loops in the forms asked for, in their order, then `embed`."""
+    on_cpu = jax.default_backend() == "cpu"
+    batch_tokens = batch_tokens or (2_048 if on_cpu else 16_384)
+    forms = {
+        "published": dataclasses.replace(model.compute, attention="einsum", stack="loop"),
+        "ours": model.compute,
+    }
+    runs = {f"padded, {loop}": make_padded_loop(model, forms[loop], batch_tokens) for loop in loops}
+    return runs | {"embed": functools.partial(embed_array, model)}
+
+
 def measure(run: Callable[[], np.ndarray], passes: int) -> tuple[list[float], np.ndarray]:
     """Seconds of each pass, and the result."""
     seconds = []
@@ -109,18 +123,8 @@ def main() -> None:
     model = make_model(find_released(arguments.model).config, compute)
     sequences = make_sequences(arguments.sequences, arguments.shortest, arguments.longest)
     num_nucleotides = sum(map(len, sequences))
-    on_cpu = jax.default_backend() == "cpu"
-    batch_tokens = arguments.batch_tokens or (2_048 if on_cpu else 16_384)
-    forms = {
-        "published": dataclasses.replace(compute, attention="einsum", stack="loop"),
-        "ours": compute,
-    }
-    runs = {
-        f"padded, {loop}": make_padded_loop(model, forms[loop], batch_tokens)
-        for loop in arguments.loops
-    }
+    runs = make_runs(model, arguments.loops, arguments.batch_tokens)
     reference = next(iter(runs))
-    runs["embed"] = functools.partial(embed_array, model)
     print(f"{arguments.model}, {arguments.dtype}, {jax.devices()[0].device_kind}")
     print(f"{len(sequences):,} sequences, {num_nucleotides:,} nt, jax {jax.__version__}")
     print(f"{'':24}{'first pass':>12}{'best pass':>12}{'nt/s':>12}{'embed is':>12}")

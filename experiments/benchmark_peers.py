@@ -31,6 +31,7 @@ from rich.table import Table
 from nucleotide_transformer.benchmark.compilation import find_memory, use_cache
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, list_cases
 from nucleotide_transformer.benchmark.machine import describe_load, describe_machine
+from nucleotide_transformer.benchmark.run import OUT_OF_MEMORY
 from nucleotide_transformer.benchmark.timing import (
     Workload,
     compare_rates,
@@ -42,20 +43,17 @@ from nucleotide_transformer.benchmark.workloads import make_workload
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 
 OURS = "this package"
-OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory")
-"""What errors of JAX and of torch hold."""
+TORCH_OUT_OF_MEMORY = "out of memory"
+"""What torch's error holds."""
 
 
 def make_contenders(case: Case, config: BenchmarkConfig, peers: list[str]) -> dict[str, Workload]:
-    """Ours, and the peers that can run here, by name; says why torch can't."""
+    """Ours and the peers, by name."""
     platform = jax.default_backend()
     contenders: dict[str, Workload] = {OURS: make_workload(case, config, jax.local_devices()[:1])}
     if "plain" in peers:
         contenders[PlainWorkload.name] = PlainWorkload(case, config)
-    absence = explain_absence(case, platform)
-    if "torch" in peers and absence:
-        print(f"no peer on torch: {absence}", file=sys.stderr)
-    elif "torch" in peers:
+    if "torch" in peers:
         peer = TorchPeer(case, config, platform)
         contenders[peer.name] = peer
     return contenders
@@ -86,7 +84,7 @@ def measure_case(case: Case, config: BenchmarkConfig, peers: list[str]) -> dict[
                 workload.wait(workload.start())
             running[name] = workload
         except RuntimeError as error:
-            if not any(text in str(error) for text in OUT_OF_MEMORY):
+            if not any(text in str(error) for text in (OUT_OF_MEMORY, TORCH_OUT_OF_MEMORY)):
                 raise
             figures[name] = {"error": "out of memory"}
         del workload
@@ -167,12 +165,13 @@ def main() -> None:
     date = machine["date"].replace(":", "-").partition("+")[0]
     content: dict[str, Any] = {"machine": machine, "command": sys.argv[1:], "results": []}
     for case in list_cases(config, num_local_devices=1, platform=jax.default_backend()):
-        figures = measure_case(case, config, arguments.peers)
+        no_torch = explain_absence(case, jax.default_backend())
+        peers = [peer for peer in arguments.peers if peer != "torch" or not no_torch]
+        if peers != arguments.peers:
+            print(f"no peer on torch: {no_torch}", file=sys.stderr)
+        figures = measure_case(case, config, peers)
         print_case(case, figures)
-        absence = (
-            explain_absence(case, jax.default_backend()) if "torch" in arguments.peers else None
-        )
-        content["results"].append({"case": case.label, "contenders": figures, "no_torch": absence})
+        content["results"].append({"case": case.label, "contenders": figures, "no_torch": no_torch})
         if arguments.output:
             path = write_whole(arguments.output / f"peers_{date}.json", content)
             print(f"written: {path}")

@@ -2,7 +2,7 @@
 # All that is measured on a GPU, in one command: correctness first, then speed and memory.
 #
 #     make install EXTRAS=dev+cuda+interop   # once, in a fresh clone; interop brings torch
-#     experiments/gpu.sh                     # everything: an hour or more, most of it compiling
+#     experiments/gpu.sh                     # everything: probably over an hour, most of it compiling
 #     experiments/gpu.sh check attention     # some of the steps below, where runs are cut short
 #
 # Steps: check attention 100M 500M embed scaling profile peers. What fails is named at the end, and

@@ -17,7 +17,7 @@ import optax
 
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, find_model
 from nucleotide_transformer.benchmark.workloads import draw_tokens
-from nucleotide_transformer.config import MaskingConfig, ModelConfig
+from nucleotide_transformer.config import MaskingConfig, ModelConfig, require
 from nucleotide_transformer.types import Array, Bool, Float, Int, Params
 
 PLAIN_FIELDS = (
@@ -126,11 +126,8 @@ def make_plain_forward(config: ModelConfig) -> hk.Transformed:
     """
     defaults = ModelConfig()
     for field in PLAIN_FIELDS:
-        if getattr(config, field) != getattr(defaults, field):
-            raise ValueError(
-                f"model.{field}: is {getattr(config, field)!r}, and the plain model knows only"
-                f" {getattr(defaults, field)!r}"
-            )
+        value, known = getattr(config, field), getattr(defaults, field)
+        require(value == known, f"model.{field}", value, f"the plain model knows only {known!r}")
     return hk.without_apply_rng(hk.transform(lambda tokens: PlainTransformer(config)(tokens)))
 
 

@@ -132,8 +132,6 @@ def _print_corpus(folder: Path) -> int:
 
     rows = describe(load_manifest(folder))
     console = _console()
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
     narrow = console.width < LOG_WIDTH
     columns = [name for name in rows[0] if not (narrow and name in LEFT_OUT_IF_NARROW)]
     table = Table(title=str(folder), title_justify="left", box=SIMPLE if narrow else HEAVY_HEAD)
@@ -238,7 +236,10 @@ def _take_option(args: list[str], name: str) -> tuple[str | None, list[str]]:
 
 
 def _console() -> Console:
-    return Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False)
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    return console
 
 
 COMMANDS: dict[str, Command] = {

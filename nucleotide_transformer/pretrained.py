@@ -7,7 +7,6 @@ Example:
     (2, 3, 512)
 """
 
-import contextlib
 import dataclasses
 import functools
 import operator
@@ -20,7 +19,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
-from nucleotide_transformer.model import Outputs, make_forward
+from nucleotide_transformer.model import Outputs, exact_products, make_forward
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Int, Params
 from nucleotide_transformer.weights.assembly import ParamsBuilder
@@ -85,8 +84,7 @@ class Model:
             "attention": _sort_layers("attention", attention, 1, last),
         }
         ids = check_tokens(tokens, self.config)
-        exact = self.compute.compute_dtype == "float32"
-        with jax.default_matmul_precision("highest") if exact else contextlib.nullcontext():
+        with exact_products(self.compute):
             return self._apply(self.params, ids, **chosen)
 
     @functools.cached_property

@@ -3,6 +3,9 @@
 import dataclasses
 import importlib.util
 import json
+import re
+import shutil
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 from nucleotide_transformer import cli
-from nucleotide_transformer.benchmark import compilation, peak, run
+from nucleotide_transformer.benchmark import compilation, machine, peak, run
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, list_cases
 from nucleotide_transformer.benchmark.peak import Peak
 from nucleotide_transformer.benchmark.results import FailedCase, find_base
@@ -136,10 +139,30 @@ def test_profile_names_the_operations_that_the_time_goes_to(results):
 def test_the_report_is_a_table_with_all_cases(report, capsys):
     from rich.console import Console
 
-    print_report(report, Console())
+    print_report(report, Console(width=160))
     out = capsys.readouterr().out
     for word in ("train custom, 2 x 20 x 3, 2 devices", "embed custom", "MFU", "matrix products"):
         assert word in out
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git")
+def test_commit_has_a_plus_where_any_file_of_the_repository_differs(tmp_path, monkeypatch):
+    def git(*words):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        subprocess.run(("git", "-C", tmp_path, *who, *words), check=True, capture_output=True)
+
+    inside, elsewhere = tmp_path / "package" / "machine.py", tmp_path / "README.md"
+    inside.parent.mkdir()
+    for path in (inside, elsewhere):
+        path.write_text("one")
+    monkeypatch.setattr(machine, "__file__", str(inside))
+    git("init")
+    assert machine.find_commit() is None  # as a package installed within a repository
+    git("add", ".")
+    git("commit", "-m", "one")
+    assert re.fullmatch("[0-9a-f]{40}", machine.find_commit())
+    elsewhere.write_text("two")
+    assert re.fullmatch("[0-9a-f]{40}[+]", machine.find_commit())
 
 
 @pytest.mark.parametrize("task", ["embed", "logits"])

@@ -60,5 +60,5 @@ def test_its_updates_lower_the_loss(plain):
 
 
 def test_a_model_of_the_first_generation_is_refused(plain):
-    with pytest.raises(ValueError, match=r"model\.position: is 'learned'.* only 'rotary'"):
+    with pytest.raises(ValueError, match=r"model\.position = 'learned'.* only 'rotary'"):
         plain.make_plain_forward(V1)

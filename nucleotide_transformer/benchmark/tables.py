@@ -15,9 +15,6 @@ from nucleotide_transformer.benchmark.results import (
 from nucleotide_transformer.benchmark.timing import Spread
 
 GIB = 2**30
-MIN_WIDTH = 160
-"""Columns where the output is no terminal."""
-
 MFU_FORMULA = (
     "MFU = model FLOPs of a step / (median seconds x peak FLOP/s of all devices). Model FLOPs: 2"
     " for each multiply-add of the matrix products of the forward pass, three times that in"
@@ -27,8 +24,6 @@ MFU_FORMULA = (
 
 def print_report(report: Report, console: Console) -> None:
     """Prints the machine, a table of all cases, and the profiles."""
-    if not console.is_terminal:
-        console = Console(file=console.file, width=MIN_WIDTH, highlight=False)
     for line in describe_setting(report):
         console.print(line, soft_wrap=True)
     console.print(make_table(report))
