@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nucleotide_transformer.attention import attend, fastest_implementation
 from nucleotide_transformer.benchmark.workloads import draw_tokens
 from nucleotide_transformer.config import (
     ComputeConfig,
@@ -31,8 +30,9 @@ from nucleotide_transformer.config import (
     ModelConfig,
 )
 from nucleotide_transformer.model import init_params, make_forward
-from nucleotide_transformer.training.losses import masked_cross_entropy
-from nucleotide_transformer.training.masking import mask_tokens
+from nucleotide_transformer.model.attention import attend, fastest_implementation
+from nucleotide_transformer.pretraining.masking import mask_tokens
+from nucleotide_transformer.pretraining.objective import masked_cross_entropy
 
 FORMS = get_args(Implementation)
 TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2}

@@ -17,7 +17,11 @@ import optax
 
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, find_model
 from nucleotide_transformer.benchmark.workloads import draw_tokens
-from nucleotide_transformer.config import MaskingConfig, ModelConfig, require
+from nucleotide_transformer.config import (
+    MaskingConfig,
+    ModelConfig,
+)
+from nucleotide_transformer.errors import require
 from nucleotide_transformer.types import Array, Bool, Float, Int, Params
 
 PLAIN_FIELDS = (

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Literal
 
+from nucleotide_transformer.errors import require
 from nucleotide_transformer.types import Vocabulary
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -16,14 +17,8 @@ Stack = Literal["loop", "scan"]
 """How the blocks follow each other; see blocks.py."""
 
 
-def require(condition: bool, field: str, value: object, rule: str) -> None:
-    """Raises a one-line `ValueError` that names the field, its value and the rule it breaks."""
-    if not condition:
-        raise ValueError(f"{field} = {value!r}: {rule}")
-
-
 def require_positive(config: object, *fields: str) -> None:
-    """Raises a `ValueError` for the first of the fields that is not above zero."""
+    """Raises an `InputError` for the first of the fields that is not above zero."""
     for field in fields:
         value = getattr(config, field)
         require(value > 0, field, value, "must be above 0")

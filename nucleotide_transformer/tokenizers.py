@@ -21,7 +21,7 @@ from typing import SupportsIndex
 import numpy as np
 from jaxtyping import Shaped, UInt16
 
-from nucleotide_transformer.config import require
+from nucleotide_transformer.errors import require
 from nucleotide_transformer.types import Int, UInt8, Vocabulary
 
 Nucleotides = str | bytes | Shaped[np.ndarray, "..."]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nucleotide_transformer import attention
-from nucleotide_transformer.attention import attend, attention_weights
+from nucleotide_transformer.model.attention import attend, attention_weights
 
 FORMS = ("einsum", "heads", "xla")
 

@@ -10,20 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nucleotide_transformer.tokenizers import KmerTokenizer
-from nucleotide_transformer.training.baselines import (
+from nucleotide_transformer.pretraining.baselines import (
     Metrics,
     best_markov,
     evaluate_baselines,
     fit_baselines,
 )
-from nucleotide_transformer.training.markov import (
+from nucleotide_transformer.pretraining.markov import (
     PRIOR_COUNT,
     Contexts,
     count_words,
     encode_letters,
     score_words,
 )
+from nucleotide_transformer.tokenizers import KmerTokenizer
 
 TOKENIZER = KmerTokenizer("v2", k=3)
 LETTERS = "ATCG"

@@ -5,9 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nucleotide_transformer.blocks import read_block, read_stack, stack_blocks, unstack_blocks
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.model import init_params, make_forward
+from nucleotide_transformer.model.stacking import (
+    read_block,
+    read_stack,
+    stack_blocks,
+    unstack_blocks,
+)
 
 MODEL = ModelConfig(k=3, num_layers=11, embed_dim=16, num_heads=2, ffn_dim=24)
 """More than ten layers: names in alphabetical order are not in the order of the layers."""

@@ -9,13 +9,13 @@ import pytest
 
 from nucleotide_transformer.config import DataConfig, MaskingConfig, ModelConfig, PretrainConfig
 from nucleotide_transformer.model import init_params, make_forward
-from nucleotide_transformer.training.evaluation import (
+from nucleotide_transformer.pretraining.evaluation import (
     Evaluator,
     count_nucleotides,
     make_metrics,
     mask_evaluation_set,
 )
-from nucleotide_transformer.training.losses import TokenCounts
+from nucleotide_transformer.pretraining.objective import TokenCounts
 from nucleotide_transformer.training.step import (
     EvaluationSums,
     find_devices,

@@ -11,7 +11,7 @@ import pytest
 from small_models import assert_same_params
 
 from nucleotide_transformer.config import ComputeConfig
-from nucleotide_transformer.layers import make_rotary_angles, rotate
+from nucleotide_transformer.model.layers import make_rotary_angles, rotate
 from nucleotide_transformer.pretrained import Model, get_pretrained_model, load_pretrained
 from nucleotide_transformer.weights.folders import load_folder, save_folder
 from nucleotide_transformer.weights.huggingface_names import tensor_places

@@ -20,23 +20,20 @@ PACKAGE = "nucleotide_transformer"
 
 ORDER = (
     {"types"},
+    {"errors"},
     {"config"},
-    {"configfile", "tokenizers", "remat", "blocks"},
-    {"attention"},
-    {"data", "layers"},
-    {"heads"},
-    {"model"},
-    {"training"},
+    {"configfile", "tokenizers"},
+    {"data", "model"},
     {"weights"},
     {"pretrained"},
-    {"inference"},
-    {"variants", "finetuning", "plots"},
+    {"training", "inference"},
+    {"pretraining", "finetuning", "variants", "plots"},
     {"benchmark"},
     {"cli"},
 )
 """A module imports what stands above it, and a folder of modules also its own parts."""
 
-WITHOUT_JAX = {"types", "config", "configfile", "tokenizers", "data"}
+WITHOUT_JAX = {"types", "errors", "config", "configfile", "tokenizers", "data"}
 JAX = {"jax", "jaxlib", "haiku", "optax", "orbax", "chex", "flax"}
 COLLECTIVES = {
     *("pmap", "psum", "pmean", "pmax", "pmin", "psum_scatter", "all_gather"),

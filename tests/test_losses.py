@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nucleotide_transformer.training.losses import masked_cross_entropy
+from nucleotide_transformer.pretraining.objective import masked_cross_entropy
 
 
 def test_sum_and_counts_equal_float64_reference():

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nucleotide_transformer.config import MaskingConfig, ModelConfig
-from nucleotide_transformer.training.masking import count_slots, mask_tokens
+from nucleotide_transformer.pretraining.masking import count_slots, mask_tokens
 
 MODEL = ModelConfig()
 N_ID = MODEL.vocabulary_size - 1

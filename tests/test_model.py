@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
-from nucleotide_transformer.layers import (
+from nucleotide_transformer.model import count_parameters, init_params, make_forward
+from nucleotide_transformer.model.layers import (
     apply_gate,
     gelu,
     make_rotary_angles,
@@ -16,7 +17,6 @@ from nucleotide_transformer.layers import (
     normalise,
     rotate,
 )
-from nucleotide_transformer.model import count_parameters, init_params, make_forward
 
 SMALL = ModelConfig(num_layers=3, embed_dim=32, num_heads=4, ffn_dim=48, max_positions=64)
 SMALL_V1 = dataclasses.replace(

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import pytest
 
 from nucleotide_transformer import remat
-from nucleotide_transformer.blocks import stack_blocks
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.model import init_params, make_forward
-from nucleotide_transformer.training.losses import masked_cross_entropy
+from nucleotide_transformer.model.stacking import stack_blocks
+from nucleotide_transformer.pretraining.objective import masked_cross_entropy
 
 MODEL = ModelConfig(k=3, num_layers=3, embed_dim=32, num_heads=2, ffn_dim=48)
 

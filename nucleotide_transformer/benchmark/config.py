@@ -6,7 +6,12 @@ import itertools
 from pathlib import Path
 from typing import Literal
 
-from nucleotide_transformer.config import ComputeConfig, ModelConfig, require, require_positive
+from nucleotide_transformer.config import (
+    ComputeConfig,
+    ModelConfig,
+    require_positive,
+)
+from nucleotide_transformer.errors import require
 from nucleotide_transformer.weights.hub import RELEASED
 
 Task = Literal["train", "embed", "logits"]

@@ -10,7 +10,6 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nucleotide_transformer.attention import check_implementation
 from nucleotide_transformer.benchmark.compilation import (
     compile_step,
     find_device_peak,
@@ -36,8 +35,9 @@ from nucleotide_transformer.benchmark.timing import (
 )
 from nucleotide_transformer.benchmark.torch_peer import TorchPeer, explain_absence
 from nucleotide_transformer.benchmark.workloads import make_workload
-from nucleotide_transformer.config import require
+from nucleotide_transformer.errors import require
 from nucleotide_transformer.model import count_parameters
+from nucleotide_transformer.model.attention import check_implementation
 from nucleotide_transformer.plots import save_figure
 from nucleotide_transformer.training.step import find_devices
 

@@ -10,10 +10,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, find_model
-from nucleotide_transformer.blocks import arrange_blocks
 from nucleotide_transformer.config import DataConfig, ModelConfig, PretrainConfig
 from nucleotide_transformer.inference.embedding import PoolTask
 from nucleotide_transformer.model import exact_products, init_params, make_forward
+from nucleotide_transformer.model.stacking import arrange_blocks
 from nucleotide_transformer.training.metrics import count_forward_flops, count_step_flops
 from nucleotide_transformer.training.step import (
     AXIS,

@@ -4,7 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from nucleotide_transformer.config import require, require_positive
+from nucleotide_transformer.config import (
+    require_positive,
+)
+from nucleotide_transformer.errors import require
 
 _FIELDS_OF_ONE_BUILD = ("inputs", "output", "workers")
 

@@ -17,9 +17,12 @@ import grain
 import grain.experimental
 import numpy as np
 
-from nucleotide_transformer.config import DataConfig, require
+from nucleotide_transformer.config import (
+    DataConfig,
+)
 from nucleotide_transformer.data.corpus import Manifest, SplitReader, open_split
 from nucleotide_transformer.data.sampling import RecordOrder, draw_starts
+from nucleotide_transformer.errors import require
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Int, Split
 

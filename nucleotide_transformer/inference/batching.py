@@ -18,10 +18,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from nucleotide_transformer.attention import check_implementation
-from nucleotide_transformer.blocks import arrange_blocks
-from nucleotide_transformer.config import ModelConfig, require
+from nucleotide_transformer.config import (
+    ModelConfig,
+)
+from nucleotide_transformer.errors import require
 from nucleotide_transformer.model import exact_products
+from nucleotide_transformer.model.attention import check_implementation
+from nucleotide_transformer.model.stacking import arrange_blocks
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer, Nucleotides
 from nucleotide_transformer.types import Array, Int, Params

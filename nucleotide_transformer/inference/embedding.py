@@ -10,7 +10,11 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax.numpy as jnp
 import numpy as np
 
-from nucleotide_transformer.config import ComputeConfig, ModelConfig, require
+from nucleotide_transformer.config import (
+    ComputeConfig,
+    ModelConfig,
+)
+from nucleotide_transformer.errors import require
 from nucleotide_transformer.inference.batching import (
     BatchConfig,
     Row,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from nucleotide_transformer.config import require
+from nucleotide_transformer.errors import require
 from nucleotide_transformer.inference.batching import SIZES_ON_CPU
 from nucleotide_transformer.inference.likelihoods import encode_whole
 from nucleotide_transformer.model import Outputs

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nucleotide_transformer.config import require
+from nucleotide_transformer.errors import require
 from nucleotide_transformer.types import Int
 
 _GZIP_MAGIC = b"\x1f\x8b"

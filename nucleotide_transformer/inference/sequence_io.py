@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from nucleotide_transformer.config import require
 from nucleotide_transformer.data.fasta import FastaReader
+from nucleotide_transformer.errors import require
 from nucleotide_transformer.inference.intervals import Interval, read_bed, read_lines
 
 FASTA_SUFFIXES = ("fa", "fasta", "fna", "ffn", "fas")

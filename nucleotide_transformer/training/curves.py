@@ -5,7 +5,7 @@ from typing import Any
 
 import matplotlib.figure
 
-from nucleotide_transformer.training.baselines import Metrics
+from nucleotide_transformer.pretraining.baselines import Metrics
 from nucleotide_transformer.training.metrics import read_metrics
 
 PANELS = (

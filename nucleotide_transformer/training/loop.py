@@ -14,20 +14,20 @@ from typing import Any, NamedTuple
 
 import jax
 
-from nucleotide_transformer.attention import check_implementation
 from nucleotide_transformer.config import PretrainConfig
 from nucleotide_transformer.data.dataset import make_dataset, make_iterator
 from nucleotide_transformer.data.manifest import Manifest, load_manifest
-from nucleotide_transformer.tokenizers import KmerTokenizer
-from nucleotide_transformer.training.baselines import Metrics
-from nucleotide_transformer.training.checkpoints import Checkpointer, is_run
-from nucleotide_transformer.training.curves import plot_curves
-from nucleotide_transformer.training.evaluation import (
+from nucleotide_transformer.model.attention import check_implementation
+from nucleotide_transformer.pretraining.baselines import Metrics
+from nucleotide_transformer.pretraining.evaluation import (
     Evaluator,
     mask_evaluation_set,
     measure_baselines,
     read_evaluation_tokens,
 )
+from nucleotide_transformer.tokenizers import KmerTokenizer
+from nucleotide_transformer.training.checkpoints import Checkpointer, is_run
+from nucleotide_transformer.training.curves import plot_curves
 from nucleotide_transformer.training.metrics import IntervalLog, MetricWriter
 from nucleotide_transformer.training.progress import RunProgress
 from nucleotide_transformer.training.step import (

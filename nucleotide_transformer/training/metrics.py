@@ -14,7 +14,7 @@ import numpy as np
 import tensorboardX
 
 from nucleotide_transformer.config import Dtype, ModelConfig, PretrainConfig
-from nucleotide_transformer.training.masking import count_slots
+from nucleotide_transformer.pretraining.masking import count_slots
 from nucleotide_transformer.training.step import StepMetrics
 
 METRICS_FILE = "metrics.jsonl"

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from nucleotide_transformer.config import PretrainConfig
 from nucleotide_transformer.data.manifest import Manifest
-from nucleotide_transformer.training.baselines import Metrics
+from nucleotide_transformer.pretraining.baselines import Metrics
 from nucleotide_transformer.training.step import StepMetrics
 
 

@@ -12,11 +12,14 @@ import optax
 from jax import lax
 from jax.experimental import multihost_utils
 
-from nucleotide_transformer.blocks import arrange_blocks, unstack_blocks
-from nucleotide_transformer.config import PretrainConfig, require
+from nucleotide_transformer.config import (
+    PretrainConfig,
+)
+from nucleotide_transformer.errors import require
 from nucleotide_transformer.model import exact_products, init_params, make_forward
-from nucleotide_transformer.training.losses import TokenCounts, masked_cross_entropy
-from nucleotide_transformer.training.masking import MaskedTokens, mask_tokens
+from nucleotide_transformer.model.stacking import arrange_blocks, unstack_blocks
+from nucleotide_transformer.pretraining.masking import MaskedTokens, mask_tokens
+from nucleotide_transformer.pretraining.objective import TokenCounts, masked_cross_entropy
 from nucleotide_transformer.training.optimizer import (
     apply_updates,
     clip_gradient,

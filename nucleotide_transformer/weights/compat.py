@@ -14,8 +14,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from nucleotide_transformer.config import ComputeConfig, ModelConfig, require
-from nucleotide_transformer.model import NucleotideTransformer
+from nucleotide_transformer.config import (
+    ComputeConfig,
+    ModelConfig,
+)
+from nucleotide_transformer.errors import require
+from nucleotide_transformer.model.encoder import NucleotideTransformer
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Float, Int, Params
 from nucleotide_transformer.weights.configs import make_hyperparams

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from nucleotide_transformer.config import require
+from nucleotide_transformer.errors import require
 from nucleotide_transformer.tokenizers import KmerTokenizer
 
 _LATE_SPECIALS = ("<eos>", "<bos>")

@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
-from nucleotide_transformer.config import ComputeConfig, ModelConfig, require
+from nucleotide_transformer.config import (
+    ComputeConfig,
+    ModelConfig,
+)
+from nucleotide_transformer.errors import require
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights import cards, huggingface, released_jax
 

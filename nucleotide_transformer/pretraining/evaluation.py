@@ -10,15 +10,15 @@ from nucleotide_transformer.config import MaskingConfig, ModelConfig, PretrainCo
 from nucleotide_transformer.data.dataset import make_evaluation_set
 from nucleotide_transformer.data.manifest import Manifest
 from nucleotide_transformer.data.reader import open_split
-from nucleotide_transformer.tokenizers import KmerTokenizer
-from nucleotide_transformer.training.baselines import (
+from nucleotide_transformer.pretraining.baselines import (
     FREQUENCY,
     Metrics,
     best_markov,
     evaluate_baselines,
     fit_baselines,
 )
-from nucleotide_transformer.training.masking import MaskedTokens, mask_tokens
+from nucleotide_transformer.pretraining.masking import MaskedTokens, mask_tokens
+from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.training.step import EvaluationStep, EvaluationSums
 from nucleotide_transformer.types import Int, Params
 

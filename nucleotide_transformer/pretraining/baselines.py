@@ -14,9 +14,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from nucleotide_transformer.config import require
-from nucleotide_transformer.tokenizers import KmerTokenizer
-from nucleotide_transformer.training.markov import (
+from nucleotide_transformer.errors import require
+from nucleotide_transformer.pretraining.markov import (
     MAX_ORDER,
     UNKNOWN,
     Contexts,
@@ -28,6 +27,7 @@ from nucleotide_transformer.training.markov import (
     iterate_batches,
     score_words,
 )
+from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Bool, Float, Int
 
 FREQUENCY = "frequency"

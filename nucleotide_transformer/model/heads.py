@@ -5,7 +5,7 @@ import functools
 import haiku as hk
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
-from nucleotide_transformer.layers import LayerNorm, Linear, gelu
+from nucleotide_transformer.model.layers import LayerNorm, Linear, gelu
 from nucleotide_transformer.types import Array, Float
 
 

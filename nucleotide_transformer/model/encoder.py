@@ -9,17 +9,17 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from nucleotide_transformer.blocks import BLOCK, read_block, read_stack
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
-from nucleotide_transformer.heads import MaskedLMHead
-from nucleotide_transformer.layers import (
+from nucleotide_transformer.model.heads import MaskedLMHead
+from nucleotide_transformer.model.layers import (
     LayerNorm,
     LearnedPositions,
     TransformerBlock,
     drop_mask_embeddings,
     take_tokens,
 )
-from nucleotide_transformer.remat import checkpoint_block
+from nucleotide_transformer.model.remat import checkpoint_block
+from nucleotide_transformer.model.stacking import BLOCK, read_block, read_stack
 from nucleotide_transformer.types import Array, Bool, Float, Int, Params
 
 

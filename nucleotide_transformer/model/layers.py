@@ -11,9 +11,9 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from nucleotide_transformer.attention import attend, attention_weights
 from nucleotide_transformer.config import ComputeConfig, Dtype, ModelConfig
-from nucleotide_transformer.remat import save
+from nucleotide_transformer.model.attention import attend, attention_weights
+from nucleotide_transformer.model.remat import save
 from nucleotide_transformer.types import Array, Bool, Float, Int
 
 ROTARY_BASE = 10_000.0

@@ -6,8 +6,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from nucleotide_transformer.config import ComputeConfig, Implementation, require
-from nucleotide_transformer.remat import save
+from nucleotide_transformer.config import (
+    ComputeConfig,
+    Implementation,
+)
+from nucleotide_transformer.errors import require
+from nucleotide_transformer.model.remat import save
 from nucleotide_transformer.types import Array, Bool, Float
 
 

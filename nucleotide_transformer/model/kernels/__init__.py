@@ -1,0 +1,1 @@
+"""What serves a platform's compiler, beside the plain form of the same mathematics."""

@@ -1,0 +1,1 @@
+"""Masked-language-model pre-training: masks, objective, evaluation, baselines, the run."""
