@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from nucleotide_transformer.model import init_params as init_params
     from nucleotide_transformer.model import make_forward as make_forward
     from nucleotide_transformer.pretrained import load_pretrained as load_pretrained
+    from nucleotide_transformer.pretraining.run import pretrain as pretrain
     from nucleotide_transformer.tokenizers import KmerTokenizer as KmerTokenizer
-    from nucleotide_transformer.training.loop import pretrain as pretrain
     from nucleotide_transformer.weights.compat import get_pretrained_model as get_pretrained_model
 
 __version__ = "0.1.0"
@@ -47,7 +47,7 @@ _HOME = {
     "make_dataset": "data.dataset",
     "make_forward": "model",
     "nucleotide_probabilities": "inference.nucleotides",
-    "pretrain": "training.loop",
+    "pretrain": "pretraining.run",
 }
 
 __all__ = [

@@ -157,18 +157,19 @@ def _pretrain(args: list[str]) -> int:
     prog = "nt pretrain [--config FILE.toml]"
     config = parse(PretrainConfig, rest, prog, default)
 
-    from nucleotide_transformer.training.loop import TrainingDivergedError, pretrain
-    from nucleotide_transformer.training.progress import print_summary
+    from nucleotide_transformer.pretraining.report import print_summary
+    from nucleotide_transformer.pretraining.run import pretrain
+    from nucleotide_transformer.training.loop import TrainingDivergedError
 
     try:
         summary = pretrain(config)
     except TrainingDivergedError as error:
         return _fail(str(error), code=1)
-    print_summary(_console(), config, summary.held_out, summary.baselines)
-    if summary.finished:
-        return 0
-    _console().print(f"stopped after update {summary.step:,}; the same command goes on from there")
-    return INTERRUPTED
+    if summary.held_out is None:
+        _console().print(f"stopped after update {summary.step:,}; the same command resumes there")
+        return INTERRUPTED
+    print_summary(_console(), config.output, summary.held_out, summary.baselines)
+    return 0
 
 
 def _benchmark(args: list[str]) -> int:
@@ -198,7 +199,7 @@ def _embed(args: list[str]) -> int:
     config = parse(EmbedConfig, args, "nt embed")
 
     from nucleotide_transformer.pretrained import load_pretrained
-    from nucleotide_transformer.training.step import find_devices
+    from nucleotide_transformer.training.devices import find_devices
 
     find_devices(None)
     model = load_pretrained(config.model, compute=config.compute)
@@ -212,7 +213,7 @@ def _fill_mask(args: list[str]) -> int:
     config = parse(FillMaskConfig, args, "nt fill-mask")
 
     from nucleotide_transformer.pretrained import load_pretrained
-    from nucleotide_transformer.training.step import find_devices
+    from nucleotide_transformer.training.devices import find_devices
 
     find_devices(None)
     model = load_pretrained(config.model, compute=config.compute)

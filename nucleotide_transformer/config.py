@@ -218,12 +218,10 @@ class EvaluationConfig:
     num_sequences: int = 256
     """Held-out chunks, spread evenly over the validation split."""
     every_steps: int = 1_000
-    """Updates between evaluations; one more comes at the end."""
-    baseline_nucleotides: int = 1_000_000_000
-    """Nucleotides of the training split that the baselines are fitted to, at most."""
+    """Evaluate every N updates, and at the end."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "num_sequences", "every_steps", "baseline_nucleotides")
+        require_positive(self, "num_sequences", "every_steps")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -231,9 +229,10 @@ class CheckpointConfig:
     """When the run saves itself and what it keeps."""
 
     every_steps: int = 1_000
-    """Updates between checkpoints; one more comes at the end and at Ctrl-C."""
+    """Save every N updates, and also at the end and on Ctrl-C."""
     keep: int = 3
-    """Latest checkpoints kept, besides the one with the lowest validation loss."""
+    """Latest checkpoints kept, besides the one with the lowest held-out loss: of those that were
+    evaluated, so every_steps here and in evaluation should have a common multiple."""
 
     def __post_init__(self) -> None:
         require_positive(self, "every_steps", "keep")
@@ -247,18 +246,19 @@ class PretrainConfig:
     """Folder for checkpoints, metrics and plots; a run found there is resumed."""
     seed: int = 0
     """Seed of the initial parameters, the order of the data and the masks."""
+    init_from: str | None = None
+    """Weights to start from: a released model's name, a folder, or a run. By default they are
+    random. A run that resumes has its own."""
     num_devices: int | None = None
     """Accelerators of this process to use; all by default."""
     distributed: bool = False
-    """One of several processes, one a host, which find each other by `jax.distributed`."""
+    """Set when several processes train together (jax.distributed); start one per host."""
     tokens_per_update: int = 1_000_000
     """Tokens of one update, over all devices and micro-batches."""
     sequences_per_device: int = 25
-    """Sequences of one micro-batch on one device: the largest that fits its memory."""
+    """Most sequences of a micro-batch on one device: as many as fit its memory."""
     total_tokens: int = 300_000_000_000
     """Tokens of the whole run; rounded up to whole updates."""
-    shard_optimizer: bool = False
-    """Each device holds and updates a slice of Adam's moments: less memory, the same result."""
     log_every_steps: int = 10
     """Updates between lines of metrics."""
     model: ModelConfig = ModelConfig()
@@ -282,9 +282,12 @@ class PretrainConfig:
         rule = f"must be a multiple of data.sequence_tokens = {self.data.sequence_tokens}"
         divides = self.tokens_per_update % self.data.sequence_tokens == 0
         require(divides, "tokens_per_update", self.tokens_per_update, rule)
-        rule = f"must be at most model.max_positions = {self.model.max_positions}"
-        fits = self.data.sequence_tokens <= self.model.max_positions
+        rule = f"the learned positions end at model.max_positions = {self.model.max_positions}"
+        learned = self.model.position == "learned"
+        fits = not learned or self.data.sequence_tokens <= self.model.max_positions
         require(fits, "data.sequence_tokens", self.data.sequence_tokens, rule)
+        check_trainable(self.compute)
+        check_token_dropout(self.model, self.masking)
 
     @property
     def sequences_per_update(self) -> int:
@@ -296,17 +299,26 @@ class PretrainConfig:
         """Updates of the whole run."""
         return math.ceil(self.total_tokens / self.tokens_per_update)
 
-    def accumulation_steps(self, num_devices: int) -> int:
-        """Micro-batches of one update on each of `num_devices` devices (of all processes).
 
-        Raises:
-            ValueError: if the update does not divide into devices * sequences_per_device.
-        """
-        at_once = num_devices * self.sequences_per_device
-        rule = (
-            f"its {self.sequences_per_update} sequences must be a multiple of {num_devices} devices"
-            f" x {self.sequences_per_device} sequences_per_device = {at_once}"
-        )
-        divides = self.sequences_per_update % at_once == 0
-        require(divides, "tokens_per_update", self.tokens_per_update, rule)
-        return self.sequences_per_update // at_once
+def check_trainable(compute: ComputeConfig) -> None:
+    """Raises an `InputError` for a precision in which updates are lost.
+
+    Adam's epsilon of 1e-8 is 0 in float16; an update of 5e-5 is below half a unit in the last place
+    of most bfloat16 parameters. Float16 activations would need the loss scaled.
+    """
+    rule = "training needs float32 parameters; compute_dtype may be bfloat16"
+    wide = compute.param_dtype == "float32"
+    require(wide, "compute.param_dtype", compute.param_dtype, rule)
+    rule = "float16 would need loss scaling, which training does not have; use bfloat16"
+    dtype = compute.compute_dtype
+    require(dtype != "float16", "compute.compute_dtype", dtype, rule)
+
+
+def check_token_dropout(model: ModelConfig, masking: MaskingConfig) -> None:
+    """Raises an `InputError` unless token dropout rescales by the rates of the masking."""
+    if not model.token_dropout:
+        return
+    expected = (model.masking_ratio, model.masking_probability)
+    rule = f"model.token_dropout rescales by masking_ratio, masking_probability = {expected}"
+    found = (masking.ratio, masking.mask_probability)
+    require(found == expected, "masking.ratio, mask_probability", found, rule)

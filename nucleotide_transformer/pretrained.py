@@ -168,11 +168,11 @@ def load_pretrained(
 
 def _load_run(folder: Path, compute: ComputeConfig) -> tuple[Params, ModelConfig] | None:
     """Loads the checkpoint of a training run; None if the folder is not one."""
-    from nucleotide_transformer.training import checkpoints  # orbax takes seconds to import
+    from nucleotide_transformer.weights import runs  # orbax takes seconds to import
 
-    if not checkpoints.is_run(folder):
+    if not runs.is_run(folder):
         return None
-    tree, config = checkpoints.load_params(folder)
+    tree, config = runs.load_run(folder)
     builder = ParamsBuilder(config, compute, folder)
     for module, leaves in tree.items():
         for name in list(leaves):

@@ -1,66 +1,160 @@
-"""Two processes of one device each are one process of two devices."""
+"""Several processes train as one: same numbers, one word to stop, one checkpoint, and resume.
 
+The real command runs, as a cluster would start it.
+"""
+
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nucleotide_transformer.training.metrics import read_metrics
+from nucleotide_transformer.weights.runs import load_run
 
-PROGRAM = """
-import json, sys
-from nucleotide_transformer.config import PretrainConfig
-from nucleotide_transformer.configfile import config_from_dict
-from nucleotide_transformer.training.loop import pretrain
-pretrain(config_from_dict(PretrainConfig, json.loads(sys.argv[1]), "here"), show=False)
-"""
+ROOT = Path(__file__).parent.parent
+TIMEOUT = 240
 
 
-def start(config, num_devices, environment):
-    flags = f"--xla_force_host_platform_device_count={num_devices}"
-    flags += " --xla_backend_optimization_level=0"
-    variables = {**os.environ, "XLA_FLAGS": flags, **environment}
-    root = Path(__file__).parent.parent
-    command = [sys.executable, "-c", PROGRAM, json.dumps(config)]
-    return subprocess.Popen(command, env=variables, cwd=root, stderr=subprocess.PIPE, text=True)
+def write_toml(path, config):
+    """A config file: scalars first, then a table for each nested dictionary."""
+    scalars = {name: value for name, value in config.items() if not isinstance(value, dict)}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in scalars.items()]
+    for table in sorted(config.keys() - scalars.keys()):
+        lines += [f"[{table}]"]
+        lines += [f"{name} = {json.dumps(value)}" for name, value in config[table].items()]
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
-def wait(*processes):
-    errors = [process.communicate(timeout=240)[1] for process in processes]
-    for process, error in zip(processes, errors, strict=True):
-        assert process.returncode == 0, error[-3000:]
-
-
-@pytest.mark.parametrize("sharded", [False, True])
-def test_two_processes_equal_one_with_two_devices(sharded, small_corpus, tmp_path):
-    config = {
-        "model": {"k": 3, "num_layers": 3, "embed_dim": 16, "num_heads": 2, "ffn_dim": 24},
-        "data": {"corpus": str(small_corpus), "sequence_tokens": 32},
-        "tokens_per_update": 256,
-        "sequences_per_device": 4,
-        "total_tokens": 256 * 3,
-        "shard_optimizer": sharded,
-        "log_every_steps": 1,
-        "evaluation": {"num_sequences": 3},
-    }
-    alone, together = tmp_path / "alone", tmp_path / "together"
-    wait(start(config | {"output": str(alone)}, 2, {}))
-
+@contextlib.contextmanager
+def running(config_file, *, num_processes, num_devices):
+    """The command in each of the processes; those that are left at the end are killed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    shared = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
-    config |= {"output": str(together), "distributed": True}
-    wait(*[start(config, 1, shared | {"JAX_PROCESS_ID": str(rank)}) for rank in range(2)])
+    flags = f"--xla_force_host_platform_device_count={num_devices}"
+    variables = os.environ | {"XLA_FLAGS": flags + " --xla_backend_optimization_level=0"}
+    command = [sys.executable, "-m", "nucleotide_transformer.cli", "pretrain"]
+    command += ["--config", str(config_file)]
+    if num_processes > 1:
+        variables |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(num_processes)}
+        command += ["--distributed"]
+    processes = []
+    try:
+        for rank in range(num_processes):
+            own = variables | {"JAX_PROCESS_ID": str(rank)} if num_processes > 1 else variables
+            pipe = subprocess.PIPE
+            processes.append(
+                subprocess.Popen(command, env=own, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+            )
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def finish(processes, code=0):
+    """Waits for all, and returns what they printed."""
+    outputs = [process.communicate(timeout=TIMEOUT) for process in processes]
+    for process, (output, error) in zip(processes, outputs, strict=True):
+        assert process.returncode == code, output[-1000:] + error[-3000:]
+    return [output for output, _ in outputs]
+
+
+def wait_for_updates(folder, number):
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        if any(line["kind"] == "train" and line["step"] >= number for line in read_metrics(folder)):
+            return
+        time.sleep(0.02)
+    raise TimeoutError(f"{folder}: no update {number}")
+
+
+@pytest.fixture
+def config(small_corpus):
+    return {
+        "model": {"k": 3, "num_layers": 3, "embed_dim": 16, "num_heads": 2, "ffn_dim": 24},
+        "data": {"corpus": str(small_corpus), "sequence_tokens": 32},
+        "optimizer": {"initial_learning_rate": 1e-3, "peak_learning_rate": 1e-3},
+        "seed": 4,
+        "tokens_per_update": 32 * 7,
+        "sequences_per_device": 2,
+        "total_tokens": 32 * 7 * 3,
+        "log_every_steps": 1,
+        "evaluation": {"num_sequences": 3, "every_steps": 1_000_000},
+        "checkpoint": {"every_steps": 1_000_000},
+    }
+
+
+def test_two_processes_of_three_devices_equal_one_of_one(config, tmp_path):
+    """Seven sequences on six devices, of which two processes have four and three."""
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    one = write_toml(tmp_path / "one.toml", config | {"output": str(alone)})
+    two = write_toml(tmp_path / "two.toml", config | {"output": str(together)})
+    with running(one, num_processes=1, num_devices=1) as processes:
+        finish(processes)
+    with running(two, num_processes=2, num_devices=3) as processes:
+        first, second = finish(processes)
+    assert "6 devices in 2 processes x 1 accumulated x 2 sequences" in first
+    assert "5 of the sequences blank" in first
+    assert "devices" not in second
 
     expected, found = read_metrics(alone), read_metrics(together)
     assert [line["step"] for line in found] == [1, 2, 3, 3]
-    for one, other in zip(expected, found, strict=True):
-        name = "loss" if one["kind"] == "train" else "cross_entropy"
-        np.testing.assert_allclose(one[name], other[name], atol=1e-5)
-    assert (together / "checkpoints" / "3").is_dir()
+    for line, other in zip(expected, found, strict=True):
+        name = "loss" if line["kind"] == "train" else "cross_entropy"
+        np.testing.assert_allclose(line[name], other[name], atol=1e-5)
+    (params, _), (others, _) = load_run(alone), load_run(together)
+    for module, leaves in params.items():
+        for name, leaf in leaves.items():
+            np.testing.assert_allclose(leaf, others[module][name], atol=1e-5, err_msg=module)
+
+
+def test_one_process_asked_to_stop_stops_both_and_both_resume(config, tmp_path):
+    endless = config | {"output": str(tmp_path / "run"), "total_tokens": 32 * 7 * 1_000_000}
+    folder = tmp_path / "run"
+    file = write_toml(tmp_path / "run.toml", endless)
+    with running(file, num_processes=2, num_devices=1) as processes:
+        wait_for_updates(folder, 3)
+        processes[1].send_signal(signal.SIGTERM)
+        outputs = finish(processes, code=130)
+    (stopped,) = {int(path.name) for path in (folder / "checkpoints").iterdir()}
+    assert all(f"stopped after update {stopped:,}" in output for output in outputs)
+    assert read_metrics(folder)[-1]["step"] == stopped
+
+    total = stopped + 2
+    longer = endless | {"total_tokens": 32 * 7 * total}
+    with running(write_toml(file, longer), num_processes=2, num_devices=1) as processes:
+        finish(processes)
+    whole = longer | {"output": str(tmp_path / "whole")}
+    whole_file = write_toml(tmp_path / "whole.toml", whole)
+    with running(whole_file, num_processes=2, num_devices=1) as processes:
+        finish(processes)
+    lines, expected = read_metrics(folder), read_metrics(tmp_path / "whole")
+    assert [line["step"] for line in lines] == [*range(1, total + 1), total]
+    for line, other in zip(lines, expected, strict=True):
+        name = "loss" if line["kind"] == "train" else "cross_entropy"
+        assert line[name] == other[name]
+
+
+def test_a_second_signal_ends_a_distributed_run_at_once(config, tmp_path):
+    endless = config | {"output": str(tmp_path / "run"), "total_tokens": 32 * 7 * 1_000_000}
+    file = write_toml(tmp_path / "run.toml", endless)
+    with running(file, num_processes=2, num_devices=1) as processes:
+        wait_for_updates(tmp_path / "run", 2)
+        os.kill(processes[0].pid, signal.SIGSTOP)  # the update of the other can't end now
+        processes[1].send_signal(signal.SIGTERM)
+        time.sleep(1.0)
+        assert processes[1].poll() is None
+        processes[1].send_signal(signal.SIGTERM)
+        assert processes[1].wait(TIMEOUT) == -signal.SIGTERM
+        os.kill(processes[0].pid, signal.SIGCONT)

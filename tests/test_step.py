@@ -1,191 +1,217 @@
-"""The step: the same update on 1, 2 and 8 devices, replicas that agree, and a loss that falls."""
+"""The step: the gradient of the mean loss, on any number of devices, with any objective."""
 
-import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from nucleotide_transformer.config import (
-    ComputeConfig,
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PretrainConfig,
-)
-from nucleotide_transformer.training.step import (
-    find_devices,
-    init_state,
-    lay_out_batch,
-    make_collect,
-    make_train_step,
-    place_state,
-)
+from nucleotide_transformer.config import ComputeConfig, MaskingConfig, ModelConfig
+from nucleotide_transformer.model import exact_products, init_params, make_forward
+from nucleotide_transformer.model.stacking import arrange_params, name_params
+from nucleotide_transformer.pretraining.masking import mask_tokens
+from nucleotide_transformer.pretraining.objective import Sequences, make_blank, make_loss
+from nucleotide_transformer.training.devices import find_devices, lay_out, plan_layout
+from nucleotide_transformer.training.state import init_state
+from nucleotide_transformer.training.step import fetch_state, make_train_step, place_state
 
-NUM_TOKENS, NUM_SEQUENCES = 24, 16
-CONFIG = PretrainConfig(
-    model=ModelConfig(k=3, num_layers=3, embed_dim=16, num_heads=2, ffn_dim=24),
-    data=DataConfig(sequence_tokens=NUM_TOKENS),
-    tokens_per_update=NUM_SEQUENCES * NUM_TOKENS,
-    sequences_per_device=2,
-)
+NUM_TOKENS, NUM_SEQUENCES, SEED = 24, 16, 3
+MODEL = ModelConfig(k=3, num_layers=3, embed_dim=16, num_heads=2, ffn_dim=24)
+SCHEDULE = optax.linear_schedule(1e-3, 2e-3, 10)
+OPTIMIZER = optax.adam(SCHEDULE)
 
 
 def make_batch(seed=0):
     """Sequences of very different lengths, so that devices hold unequal masked counts."""
     rng = np.random.default_rng(seed)
-    model = CONFIG.model
-    tokens = rng.integers(model.first_kmer_id, 70, (NUM_SEQUENCES, NUM_TOKENS), dtype=np.int32)
-    tokens[:, 0] = model.cls_token_id
+    tokens = rng.integers(MODEL.first_kmer_id, 70, (NUM_SEQUENCES, NUM_TOKENS), dtype=np.int32)
+    tokens[:, 0] = MODEL.cls_token_id
     for row, sequence in enumerate(tokens):
-        sequence[NUM_TOKENS - row :] = model.pad_token_id
-    return tokens, np.arange(NUM_SEQUENCES, dtype=np.int32)
+        sequence[NUM_TOKENS - row :] = MODEL.pad_token_id
+    return Sequences(tokens, np.arange(NUM_SEQUENCES, dtype=np.int32))
 
 
-def run(num_devices, sequences_per_device, num_steps=3, config=CONFIG):
-    config = dataclasses.replace(config, sequences_per_device=sequences_per_device)
-    devices = find_devices(num_devices)
-    state, step = (
-        place_state(init_state(config), config, devices),
-        make_train_step(config, devices),
-    )
-    metrics = []
-    for seed in range(num_steps):
-        batch = lay_out_batch(
-            *make_batch(seed), num_devices=num_devices, sequences_per_device=sequences_per_device
+class Setting:
+    """Everything of a step on some devices."""
+
+    def __init__(self, num_devices=1, at_most=NUM_SEQUENCES, compute=None, optimizer=OPTIMIZER):
+        self.compute = compute or ComputeConfig()
+        self.devices = find_devices(num_devices)
+        self.layout = plan_layout(
+            NUM_SEQUENCES, at_most=at_most, num_local=num_devices, num_processes=1
         )
-        state, one = step(state, batch)
-        metrics.append(jax.device_get(one))
-    return make_collect(config, devices)(state), metrics
+        forward = make_forward(MODEL, self.compute)
+        self.step = make_train_step(
+            make_loss(forward, MaskingConfig(), MODEL),
+            optimizer,
+            SCHEDULE,
+            self.devices,
+            seed=SEED,
+            context=lambda: exact_products(self.compute),
+        )
+        params = init_params(jax.random.key(1), MODEL, self.compute)
+        state = init_state(arrange_params(params, self.compute.stack), optimizer)
+        self.state = place_state(state, self.devices)
+        self.stops = np.zeros(num_devices, bool)
+
+    def lay_out(self, batch):
+        return lay_out(batch, make_blank(MODEL, NUM_TOKENS), self.layout)
+
+    def update(self, batch):
+        self.state, metrics = self.step(self.state, self.lay_out(batch), self.stops)
+        return jax.device_get(metrics)
+
+    def run(self, num_steps=3):
+        metrics = [self.update(make_batch(seed)) for seed in range(num_steps)]
+        return name_params(fetch_state(self.state)), metrics
 
 
 @pytest.fixture(scope="module")
 def reference():
-    return run(1, NUM_SEQUENCES)
+    return Setting().run()
 
 
 @pytest.mark.parametrize(
-    ("num_devices", "at_once", "sharded"),
-    [(1, 4, False), (2, 8, False), (8, 1, False), (8, 2, False), (8, 2, True)],
+    ("num_devices", "at_most"), [(1, 4), (2, 8), (3, 2), (6, 16), (7, 2), (8, 1), (8, 2)]
 )
-def test_devices_accumulation_and_sharding_do_not_change_an_update(
-    reference, num_devices, at_once, sharded
+def test_devices_accumulation_and_blank_rows_do_not_change_an_update(
+    reference, num_devices, at_most
 ):
-    config = dataclasses.replace(CONFIG, shard_optimizer=sharded)
-    state, metrics = run(num_devices, at_once, config=config)
+    state, metrics = Setting(num_devices, at_most).run()
     expected_state, expected = reference
     for one, other in zip(expected, metrics, strict=True):
-        assert one.masked_tokens == other.masked_tokens
+        assert one.weight == other.weight
         np.testing.assert_allclose(one.loss, other.loss, atol=1e-5)
+        np.testing.assert_allclose(one.means["accuracy"], other.means["accuracy"], atol=1e-6)
         np.testing.assert_allclose(one.gradient_norm, other.gradient_norm, atol=1e-5)
     for one, other in zip(*map(jax.tree.leaves, (expected_state, state)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_a_loop_over_blocks_gives_the_update_of_the_scan_and_weights_alone_decay():
-    decaying = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(weight_decay=10.0))
-    loop = dataclasses.replace(decaying, compute=ComputeConfig(stack="loop"))
-    (scanned, _), (looped, _), (whole, _) = (
-        run(2, 4, config=config) for config in (decaying, loop, CONFIG)
-    )
-    for one, other in zip(*map(jax.tree.leaves, (looped, scanned)), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
-    # Three updates with a learning rate of 5e-5: weights lose 1.5e-3 of their size; Adam moves each
-    # parameter by 1.5e-4 at the most, in either direction.
-    for module, leaves in whole.params.items():
+def test_one_update_is_the_gradient_of_the_mean_loss_written_out():
+    """With plain descent the update shows the gradient itself, which Adam's scale would hide."""
+    descent = optax.sgd(1.0)
+    setting = Setting(2, 4, optimizer=descent)
+    params = init_params(jax.random.key(1), MODEL)
+    batch = make_batch(5)
+    key = jax.random.fold_in(jax.random.key(SEED), 0)
+    tokens, rows = map(jnp.asarray, batch)
+    masked = mask_tokens(tokens, rows, key, MaskingConfig(), MODEL)
+
+    def mean_loss(params):
+        logits = make_forward(MODEL).apply(params, masked.inputs).logits  # of every token
+        log_probs = jax.nn.log_softmax(logits)
+        nats = []
+        for row in range(NUM_SEQUENCES):
+            slots = np.flatnonzero(masked.valid[row])
+            places, targets = masked.positions[row, slots], masked.targets[row, slots]
+            nats.append(-log_probs[row, places, targets])
+        return jnp.concatenate(nats).mean()
+
+    loss, gradient = jax.value_and_grad(mean_loss)(params)
+    metrics = setting.update(batch)
+    assert metrics.loss == pytest.approx(float(loss), abs=1e-5)
+    assert metrics.weight == np.sum(masked.valid)
+    assert metrics.gradient_norm == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-5)
+    found = name_params(fetch_state(setting.state)).trainable
+    for module, leaves in gradient.items():
         for name, leaf in leaves.items():
-            share = 1.5e-3 if name in ("w", "embeddings") else 0.0
-            np.testing.assert_allclose(
-                scanned.params[module][name], leaf * (1 - share), atol=3.1e-4, err_msg=module + name
-            )
-    weights = [leaves["w"] for name, leaves in whole.params.items() if name.endswith("fc1")]
-    assert len(weights) == 3
-    assert min(abs(leaf).max() for leaf in weights) * 1.5e-3 > 6e-4
+            moved = np.asarray(params[module][name]) - found[module][name]
+            np.testing.assert_allclose(moved, leaf, atol=1e-6, err_msg=f"{module}/{name}")
+
+
+def test_a_loop_over_blocks_gives_the_update_of_the_scan(reference):
+    looped, _ = Setting(2, 4, ComputeConfig(stack="loop")).run()
+    for one, other in zip(*map(jax.tree.leaves, (looped, reference[0])), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_replicas_hold_the_same_bits():
     """`out_axes=None` takes one device's result unchecked: look at every device's."""
-    config, devices = CONFIG, find_devices(8)
-    state = init_state(config)
-    step = make_train_step(config, devices)
-    batch = lay_out_batch(*make_batch(), num_devices=8, sequences_per_device=2)
-    state, _ = step(state, batch)
-    for leaf in jax.tree.leaves(state):
+    setting = Setting(8, 2)
+    setting.update(make_batch())
+    for leaf in jax.tree.leaves(setting.state):
         shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
         assert len(shards) == 8
         assert all(np.array_equal(shards[0], shard) for shard in shards[1:])
 
 
 def test_the_same_run_repeats_itself_bit_for_bit(reference):
-    again, _ = run(1, NUM_SEQUENCES)
+    again, _ = Setting().run()
     for one, other in zip(*map(jax.tree.leaves, (reference[0], again)), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_masks_follow_the_step_and_not_the_batch():
-    """Two updates on one batch mask it differently: another step, another mask."""
-    config = dataclasses.replace(
-        CONFIG, optimizer=OptimizerConfig(peak_learning_rate=1e-30, initial_learning_rate=0.0)
-    )
-    state, step = init_state(config), make_train_step(config, find_devices(1))
-    batch = lay_out_batch(*make_batch(), num_devices=1, sequences_per_device=2)
-    state, first = step(state, batch)
-    state, second = step(state, batch)
+def test_masks_follow_the_step_and_the_seed():
+    """Two updates on one batch mask it differently, and so does another seed."""
+    still = Setting(optimizer=optax.set_to_zero())
+    first, second = still.update(make_batch()), still.update(make_batch())
     assert float(first.loss) != float(second.loss)
+    other = Setting(optimizer=optax.set_to_zero())
+    loss = make_loss(make_forward(MODEL), MaskingConfig(), MODEL)
+    step = make_train_step(loss, optax.set_to_zero(), SCHEDULE, other.devices, seed=SEED + 1)
+    _, third = step(other.state, other.lay_out(make_batch()), other.stops)
+    assert float(third.loss) != float(first.loss)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_loss_falls_on_one_batch_in_every_precision(dtype):
-    optimizer = OptimizerConfig(
-        initial_learning_rate=1e-2, peak_learning_rate=1e-2, warmup_steps=100
-    )
-    compute = ComputeConfig(compute_dtype=dtype)
-    config = dataclasses.replace(CONFIG, optimizer=optimizer, compute=compute)
-    state, step = init_state(config), make_train_step(config, find_devices(1))
-    batch = lay_out_batch(*make_batch(), num_devices=1, sequences_per_device=2)
-    losses = []
-    for _ in range(60):
-        state, metrics = step(state, batch)
-        losses.append(float(metrics.loss))
+    setting = Setting(compute=ComputeConfig(compute_dtype=dtype), optimizer=optax.adam(1e-2))
+    losses = [setting.update(make_batch()).loss for _ in range(60)]
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.5
-    assert int(state.step) == 60
+    assert int(setting.state.step) == 60
 
 
-def test_learning_rate_of_the_first_update_is_the_initial_one(reference):
+def test_metrics_name_the_rate_and_who_was_asked_to_stop(reference):
     _, metrics = reference
-    assert float(metrics[0].learning_rate) == pytest.approx(5e-5)
+    np.testing.assert_allclose([m.learning_rate for m in metrics], [1e-3, 1.1e-3, 1.2e-3])
+    setting = Setting(2, 8)
+    setting.stops = np.array([True, False])
+    assert setting.update(make_batch()).stop == 1
+    assert metrics[0].stop == 0
 
 
-def test_more_devices_than_there_are_is_an_error():
-    with pytest.raises(ValueError, match="num_devices = 9: this process has 8 of the platform cpu"):
-        find_devices(9)
+def test_an_objective_without_a_transformer_takes_a_function():
+    """A new objective: its loss, its counts, a batch and a blank row."""
+
+    def loss_fn(params, micro, key):
+        error = jnp.square(micro["x"] @ params["w"] - micro["y"]) * micro["real"]
+        return error.sum(), {"weight": micro["real"].sum(), "absolute": jnp.sqrt(error).sum()}
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5, 4)).astype(np.float32)
+    batch = {"x": x, "y": x @ np.ones(4, np.float32), "real": np.ones(5, np.float32)}
+    blank = {name: np.zeros_like(leaf[:1]) for name, leaf in batch.items()}
+    devices = find_devices(3)
+    layout = plan_layout(5, at_most=1, num_local=3, num_processes=1)
+    step = make_train_step(loss_fn, optax.sgd(0.1), lambda _: 0.1, devices, seed=0)
+    params = {"w": np.zeros(4, np.float32)}
+    state = place_state(init_state(params, optax.sgd(0.1)), devices)
+    state, metrics = step(state, lay_out(batch, blank, layout), np.zeros(3, bool))
+    assert metrics.weight == 5
+    assert metrics.loss == pytest.approx(np.mean(batch["y"] ** 2), rel=1e-6)
+    assert metrics.means["absolute"] == pytest.approx(np.mean(np.abs(batch["y"])), rel=1e-6)
+    gradient = -2 * (x.T @ batch["y"]) / 5
+    np.testing.assert_allclose(fetch_state(state).trainable["w"], -0.1 * gradient, rtol=1e-5)
 
 
-def test_an_update_that_does_not_divide_is_an_error():
-    with pytest.raises(ValueError, match="16 sequences must be a multiple of 8 devices x 4"):
-        dataclasses.replace(CONFIG, sequences_per_device=4).accumulation_steps(8)
+def test_a_batch_of_blank_rows_alone_changes_nothing_but_the_step():
+    setting = Setting(optimizer=optax.sgd(1.0))
+    before = fetch_state(setting.state).trainable
+    blank = jax.tree.map(lambda leaf: leaf.repeat(16, 0), make_blank(MODEL, NUM_TOKENS))
+    metrics = setting.update(blank)
+    assert (metrics.loss, metrics.weight, metrics.gradient_norm) == (0, 0, 0)
+    after = fetch_state(setting.state).trainable
+    for one, other in zip(*map(jax.tree.leaves, (before, after)), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
-def test_sharded_moments_take_an_eighth_of_the_memory():
-    config = dataclasses.replace(CONFIG, shard_optimizer=True)
-    state = place_state(init_state(config), config, find_devices(8))
-    batch = lay_out_batch(*make_batch(), num_devices=8, sequences_per_device=2)
-    state, _ = make_train_step(config, find_devices(8))(state, batch)
-    moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
-    params = jax.tree.leaves(state.params)
-    sizes = [-(-leaf.size // 8) for leaf in params]
-    assert [leaf.addressable_shards[0].data.size for leaf in moments] == sizes + sizes
-
-
-def test_clipping_bounds_the_update_and_not_the_reported_norm():
-    optimizer = OptimizerConfig(clip_norm=1e-3, beta1=0.0)
-    config = dataclasses.replace(CONFIG, optimizer=optimizer)
-    state, metrics = run(1, NUM_SEQUENCES, num_steps=1, config=config)
-    assert metrics[0].gradient_norm > 0.1
-    second = next(part.nu for part in state.opt_state if hasattr(part, "nu"))
-    # Adam's second moment is 0.001 times the square of the clipped gradient.
-    total = sum(float(leaf.sum()) for leaf in jax.tree.leaves(second))
-    assert (total / 1e-3) ** 0.5 == pytest.approx(1e-3, rel=1e-4)
+def test_the_state_that_goes_in_is_donated():
+    setting = Setting()
+    old = jax.tree.leaves(setting.state.trainable)
+    setting.update(make_batch())
+    assert all(leaf.is_deleted() for leaf in old)
 
 
 def test_a_step_is_compiled_once():
@@ -195,24 +221,22 @@ def test_a_step_is_compiled_once():
     def listen(event, _seconds, **_):
         compiled.append(event) if "backend_compile" in event else None
 
-    devices = find_devices(2)
-    state, step = place_state(init_state(CONFIG), CONFIG, devices), make_train_step(CONFIG, devices)
-    batch = lay_out_batch(*make_batch(), num_devices=2, sequences_per_device=2)
+    setting = Setting(2, 4)
     jax.monitoring.register_event_duration_secs_listener(listen)
-    state, _ = step(state, batch)
-    assert len(compiled) >= 1
-    compiled.clear()
-    step(state, batch)
-    assert compiled == []
+    try:
+        setting.update(make_batch())
+        assert len(compiled) >= 1
+        compiled.clear()
+        setting.update(make_batch(1))
+        assert compiled == []
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_products_of_a_float32_run_are_exact_on_accelerators_too(dtype):
     """GPUs would round their factors to 11 bits, TPUs to 8, backwards as well as forwards."""
-    config = dataclasses.replace(CONFIG, compute=ComputeConfig(compute_dtype=dtype))
-    devices = find_devices(1)
-    state = place_state(init_state(config), config, devices)
-    batch = lay_out_batch(*make_batch(), num_devices=1, sequences_per_device=2)
+    setting = Setting(compute=ComputeConfig(compute_dtype=dtype))
 
     def find_precisions(program):
         for equation in program.eqns:
@@ -222,7 +246,9 @@ def test_products_of_a_float32_run_are_exact_on_accelerators_too(dtype):
                 inner = getattr(option, "jaxpr", option)
                 yield from find_precisions(inner) if hasattr(inner, "eqns") else ()
 
-    traced = jax.make_jaxpr(make_train_step(config, devices))(state, batch)
+    traced = jax.make_jaxpr(setting.step)(
+        setting.state, setting.lay_out(make_batch()), setting.stops
+    )
     highest = (jax.lax.Precision.HIGHEST,) * 2
     found = list(find_precisions(traced.jaxpr))
     assert len(found) > 20

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 
 from nucleotide_transformer.config import Dtype
-from nucleotide_transformer.training.metrics import look_up_peak_flops, measure_peak_flops
+from nucleotide_transformer.training.peaks import look_up_peak_flops, measure_peak_flops
 
 SIZES = {"cpu": (1_024, 2_048)}
 """Rows of the matrices that are multiplied, by platform."""

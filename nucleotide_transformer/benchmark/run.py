@@ -39,7 +39,7 @@ from nucleotide_transformer.errors import require
 from nucleotide_transformer.model import count_parameters
 from nucleotide_transformer.model.attention import check_implementation
 from nucleotide_transformer.plots import save_figure
-from nucleotide_transformer.training.step import find_devices
+from nucleotide_transformer.training.devices import find_devices
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 

@@ -13,15 +13,16 @@ from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, find_
 from nucleotide_transformer.config import DataConfig, ModelConfig, PretrainConfig
 from nucleotide_transformer.inference.embedding import PoolTask
 from nucleotide_transformer.model import exact_products, init_params, make_forward
-from nucleotide_transformer.model.stacking import arrange_blocks
-from nucleotide_transformer.training.metrics import count_forward_flops, count_step_flops
+from nucleotide_transformer.model.flops import count_forward_flops
+from nucleotide_transformer.model.stacking import arrange_blocks, arrange_params
+from nucleotide_transformer.pretraining.objective import Sequences, make_blank, make_loss
+from nucleotide_transformer.pretraining.run import count_update_flops
+from nucleotide_transformer.training.devices import AXIS, lay_out, plan_layout
+from nucleotide_transformer.training.optimizer import make_optimizer, make_schedule
+from nucleotide_transformer.training.state import init_state
 from nucleotide_transformer.training.step import (
-    AXIS,
-    DeviceBatch,
     StepMetrics,
     TrainStep,
-    init_state,
-    lay_out_batch,
     make_train_step,
     place_state,
 )
@@ -57,7 +58,6 @@ def make_pretrain_config(case: Case, config: BenchmarkConfig) -> PretrainConfig:
         num_devices=case.num_devices,
         tokens_per_update=case.tokens_per_step,
         sequences_per_device=case.sequences_per_device,
-        shard_optimizer=config.shard_optimizer,
         model=find_model(case.model, config.model),
         compute=config.compute,
         data=DataConfig(sequence_tokens=case.sequence_tokens),
@@ -65,37 +65,55 @@ def make_pretrain_config(case: Case, config: BenchmarkConfig) -> PretrainConfig:
 
 
 class TrainWorkload:
-    """Updates of `training.step`: masks, forward, backward, all-reduce, Adam."""
+    """Updates of pre-training: masks, forward, backward, all-reduce, Adam."""
 
     def __init__(self, case: Case, config: BenchmarkConfig, devices: list[jax.Device]):
-        self._config, self._devices = make_pretrain_config(case, config), devices
+        run = make_pretrain_config(case, config)
+        self._config, self._devices = run, devices
         self.overlaps = devices[0].platform != "cpu"
-        self.flops_per_step = count_step_flops(self._config)
+        self.flops_per_step = count_update_flops(run)
         self._batches = [self._make_batch(case, config.seed + i) for i in range(NUM_BATCHES)]
-        self._state = place_state(init_state(self._config), self._config, devices)
+        self._stops = np.zeros(len(devices), bool)
+        self._optimizer = make_optimizer(run.optimizer, run.total_steps)
+        params = init_params(jax.random.key(run.seed), run.model, run.compute)
+        arranged = arrange_params(params, run.compute.stack)
+        self._state = place_state(init_state(arranged, self._optimizer), devices)
         self._step: TrainStep | None = None
         self._num_started = 0
         self.metrics: StepMetrics | None = None
 
-    def _make_batch(self, case: Case, seed: int) -> DeviceBatch:
+    def _make_batch(self, case: Case, seed: int) -> Sequences:
         size = (case.sequences_per_step, case.sequence_tokens)
-        return lay_out_batch(
-            draw_tokens(*size, self._config.model, seed),
-            np.arange(size[0], dtype=np.int32),
-            num_devices=case.num_devices,
-            sequences_per_device=case.sequences_per_device,
+        tokens = draw_tokens(*size, self._config.model, seed)
+        layout = plan_layout(
+            len(tokens),
+            at_most=case.sequences_per_device,
+            num_local=case.num_devices,
+            num_processes=1,
         )
+        blank = make_blank(self._config.model, case.sequence_tokens)
+        return lay_out(Sequences(tokens, np.arange(size[0], dtype=np.int32)), blank, layout)
 
     def lower(self) -> Any:
         """Traces a new step, which `start` then runs."""
-        self._step = make_train_step(self._config, self._devices)
-        return self._step.lower(self._state, self._batches[0])  # type: ignore[attr-defined]
+        run = self._config
+        forward = make_forward(run.model, run.compute)
+        self._step = make_train_step(
+            make_loss(forward, run.masking, run.model),
+            self._optimizer,
+            make_schedule(run.optimizer, run.total_steps),
+            self._devices,
+            seed=run.seed,
+            context=functools.partial(exact_products, run.compute),
+        )
+        lower = self._step.lower  # type: ignore[attr-defined]
+        return lower(self._state, self._batches[0], self._stops)
 
     def start(self) -> StepMetrics:
         """Starts an update."""
         assert self._step is not None
         batch = self._batches[self._num_started % NUM_BATCHES]
-        self._state, metrics = self._step(self._state, batch)
+        self._state, metrics = self._step(self._state, batch, self._stops)
         self._num_started += 1
         return metrics
 

@@ -1,29 +1,25 @@
-"""Held-out evaluation on fixed chunks with fixed masks, and the baselines beside it."""
+"""Held-out evaluation on fixed sequences with fixed masks."""
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
-from nucleotide_transformer.config import MaskingConfig, ModelConfig, PretrainConfig
-from nucleotide_transformer.data.dataset import make_evaluation_set
-from nucleotide_transformer.data.manifest import Manifest
-from nucleotide_transformer.data.reader import open_split
-from nucleotide_transformer.pretraining.baselines import (
-    FREQUENCY,
-    Metrics,
-    best_markov,
-    evaluate_baselines,
-    fit_baselines,
-)
+from nucleotide_transformer.config import MaskingConfig, ModelConfig
+from nucleotide_transformer.pretraining.baselines import Metrics
 from nucleotide_transformer.pretraining.masking import MaskedTokens, mask_tokens
-from nucleotide_transformer.tokenizers import KmerTokenizer
-from nucleotide_transformer.training.step import EvaluationStep, EvaluationSums
-from nucleotide_transformer.types import Int, Params
+from nucleotide_transformer.training.devices import Layout, lay_out, plan_layout
+from nucleotide_transformer.training.step import WEIGHT, Counts
+from nucleotide_transformer.types import Array, Float, Int
 
 MASK_SEED = 850
 """Seed of the evaluation's masks: one for all runs, so that runs compare."""
+
+EvaluationStep = Callable[[Any, MaskedTokens], tuple[Float[Array, ""], Counts]]
+"""Nats and counts over all devices and processes, of masked sequences [N, B, ...]."""
 
 
 def mask_evaluation_set(
@@ -40,35 +36,6 @@ def mask_evaluation_set(
     return jax.device_get(mask(tokens, rows, jax.random.key(MASK_SEED), hidden, model))
 
 
-def read_evaluation_tokens(
-    config: PretrainConfig, manifest: Manifest, tokenizer: KmerTokenizer
-) -> Int[np.ndarray, "S T"]:
-    """The held-out chunks that a run is evaluated on."""
-    return make_evaluation_set(
-        manifest,
-        "validation",
-        tokenizer=tokenizer,
-        sequence_tokens=config.data.sequence_tokens,
-        num_sequences=config.evaluation.num_sequences,
-    )
-
-
-def measure_baselines(
-    config: PretrainConfig,
-    manifest: Manifest,
-    tokenizer: KmerTokenizer,
-    tokens: Int[np.ndarray, "S T"],
-    masked: MaskedTokens,
-) -> dict[str, Metrics]:
-    """Token frequencies and the best Markov chain, on the model's own masked tokens."""
-    reader = open_split(manifest, "train")
-    fitted = fit_baselines(reader, tokenizer, config.evaluation.baseline_nucleotides)
-    hidden = (np.asarray(masked.positions), np.asarray(masked.valid))
-    rows = evaluate_baselines(fitted, tokens, *hidden)
-    name, best = best_markov(rows)
-    return {FREQUENCY: rows[FREQUENCY], name: best}
-
-
 def count_nucleotides(masked: MaskedTokens, model: ModelConfig) -> int:
     """Nucleotides that the masked tokens spell: k in a k-mer, 1 in a single letter."""
     is_kmer = masked.targets < model.first_kmer_id + 4**model.k
@@ -76,51 +43,49 @@ def count_nucleotides(masked: MaskedTokens, model: ModelConfig) -> int:
 
 
 class Evaluator:
-    """The held-out sequences, laid out for a device group once and evaluated many times."""
+    """Held-out sequences, laid out on the devices once and evaluated many times."""
 
     def __init__(
-        self,
-        masked: MaskedTokens,
-        config: PretrainConfig,
-        step: EvaluationStep,
-        *,
-        num_devices: int,
+        self, masked: MaskedTokens, model: ModelConfig, step: EvaluationStep, *, like: Layout
     ):
-        """Splits the sequences into batches of num_devices x sequences_per_device.
+        """Splits the sequences into batches, of which every process evaluates its share.
 
-        Every process evaluates its share; what is left over is filled with sequences in which
-        no token is masked, which weigh nothing.
+        Args:
+            masked: the sequences, the same in every process.
+            model: says how many nucleotides a token spells.
+            step: compiled sum over the devices.
+            like: devices, and sequences that each takes at once.
         """
         self._step = step
-        self._num_nucleotides = count_nucleotides(masked, config.model)
-        per_device = min(config.sequences_per_device, math.ceil(len(masked.inputs) / num_devices))
-        at_once = num_devices * per_device * jax.process_count()
-        missing = -len(masked.inputs) % at_once
-        padded = jax.tree.map(lambda leaf: _pad_rows(leaf, missing), masked)
-        shape = (-1, jax.process_count(), num_devices, per_device)
-        own = jax.tree.map(
-            lambda leaf: leaf.reshape(*shape, leaf.shape[1])[:, jax.process_index()], padded
+        self._num_nucleotides = count_nucleotides(masked, model)
+        layout = plan_layout(
+            len(masked.inputs),
+            at_most=like.per_device,
+            num_local=like.num_local,
+            num_processes=like.num_processes,
         )
-        self._batches = [MaskedTokens(*leaves) for leaves in zip(*own, strict=True)]
+        shares = np.array_split(np.arange(len(masked.inputs)), like.num_processes)
+        own = jax.tree.map(lambda leaf: leaf[shares[jax.process_index()]], masked)
+        blank = jax.tree.map(lambda leaf: leaf[:1], masked)
+        blank = blank._replace(valid=np.zeros_like(blank.valid))
+        laid_out = lay_out(own, blank, layout)
+        self._batches = [
+            jax.tree.map(lambda leaf, index=index: leaf[:, index], laid_out)
+            for index in range(layout.accumulation)
+        ]
 
-    def evaluate(self, params: Params) -> Metrics:
+    def evaluate(self, params: Any) -> Metrics:
         """Runs the model over all held-out sequences."""
         sums = [self._step(params, batch) for batch in self._batches]
         return make_metrics(jax.device_get(sums), self._num_nucleotides)
 
 
-def make_metrics(sums: list[EvaluationSums], num_nucleotides: int) -> Metrics:
+def make_metrics(sums: list[tuple[Any, Counts]], num_nucleotides: int) -> Metrics:
     """Adds up batches and divides once, in float64."""
-    nats = sum(float(batch.nats) for batch in sums)
-    num_masked = sum(float(batch.counts.masked) for batch in sums)
-    correct = sum(float(batch.counts.correct) for batch in sums)
+    nats = sum(float(batch) for batch, _ in sums)
+    num_masked = sum(float(counts[WEIGHT]) for _, counts in sums)
+    correct = sum(float(counts["accuracy"]) for _, counts in sums)
     cross_entropy = nats / num_masked
     perplexity = math.exp(cross_entropy) if cross_entropy < 700 else math.inf
     bits = nats / math.log(2) / num_nucleotides
     return Metrics(cross_entropy, perplexity, correct / num_masked, bits)
-
-
-def _pad_rows(leaf: np.ndarray, missing: int) -> np.ndarray:
-    """Repeats the first row `missing` times at the end; of a mask, rows of False."""
-    row = np.zeros_like(leaf[:1]) if leaf.dtype == bool else leaf[:1]
-    return np.concatenate([leaf, np.repeat(row, missing, axis=0)])

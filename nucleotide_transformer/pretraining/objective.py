@@ -1,32 +1,66 @@
-"""Losses, as sums with their counts: a mean of means is wrong where counts differ."""
+"""The objective of pre-training: cross-entropy of masked tokens, as a sum with its counts."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from nucleotide_transformer.types import Array, Bool, Float, Int
+from nucleotide_transformer.config import MaskingConfig, ModelConfig
+from nucleotide_transformer.pretraining.masking import MaskedTokens, mask_tokens
+from nucleotide_transformer.training.step import WEIGHT, Counts, LossFn
+from nucleotide_transformer.types import Array, Bool, Float, Int, PRNGKey
 
 
-class TokenCounts(NamedTuple):
-    """Counts over masked tokens, to be added up over micro-batches and devices."""
+class Sequences(NamedTuple):
+    """A batch of pre-training: whole, of a process, or laid out by device and micro-batch."""
 
-    masked: Float[Array, ""]
-    """Masked tokens."""
-    correct: Float[Array, ""]
-    """Those whose most likely token is the right one."""
+    tokens: Int[Array | np.ndarray, "*lead T"]
+    rows: Int[Array | np.ndarray, "*lead"]
+    """Place of each sequence in the global batch, which decides its mask."""
+
+
+def make_blank(config: ModelConfig, num_tokens: int) -> Sequences:
+    """One row of nothing but padding: no token of it can be masked, so it weighs nothing."""
+    tokens = np.full((1, num_tokens), config.pad_token_id, np.int32)
+    return Sequences(tokens, np.zeros(1, np.int32))
+
+
+def make_loss(forward: Any, masking: MaskingConfig, model: ModelConfig) -> LossFn:
+    """The loss of masked-language-model pre-training (Devlin et al. 2018).
+
+    Args:
+        forward: what `make_forward` gives, with a masked-LM head.
+        masking: which tokens are predicted, and what the model sees in their place.
+        model: says which ids are nucleotide tokens.
+    """
+
+    def masked_loss(params: Any, micro: Sequences, key: PRNGKey) -> tuple[Float[Array, ""], Counts]:
+        masked = mask_tokens(micro.tokens, micro.rows, key, masking, model)
+        return predict_masked(forward, params, masked)
+
+    return masked_loss
+
+
+def predict_masked(
+    forward: Any, params: Any, masked: MaskedTokens
+) -> tuple[Float[Array, ""], Counts]:
+    """Nats and counts over the masked tokens; the head runs at these alone."""
+    logits = forward.apply(params, masked.inputs, masked.positions).logits  # [B, M, V]
+    return masked_cross_entropy(logits, masked.targets, masked.valid)
 
 
 def masked_cross_entropy(
     logits: Float[Array, "B M V"], targets: Int[Array, "B M"], valid: Bool[Array, "B M"]
-) -> tuple[Float[Array, ""], TokenCounts]:
+) -> tuple[Float[Array, ""], Counts]:
     """Cross-entropy in nats, summed over the valid slots, and the counts to divide by.
 
-    Computed in float32 whatever the type of the logits.
+    Computed in float32 whatever the type of the logits. The counts are the masked tokens
+    (`weight`) and those whose most likely token is the right one (`accuracy`).
     """
     logits = logits.astype(jnp.float32)
     target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     nats = jax.nn.logsumexp(logits, axis=-1) - target_logits
     correct = valid & (jnp.argmax(logits, axis=-1) == targets)
-    counts = TokenCounts(valid.sum(dtype=jnp.float32), correct.sum(dtype=jnp.float32))
+    counts = {WEIGHT: valid.sum(dtype=jnp.float32), "accuracy": correct.sum(dtype=jnp.float32)}
     return jnp.sum(nats, where=valid), counts

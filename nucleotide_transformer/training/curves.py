@@ -1,54 +1,43 @@
 """The learning curves of a run as a picture."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.figure
 
-from nucleotide_transformer.pretraining.baselines import Metrics
 from nucleotide_transformer.training.metrics import read_metrics
 
-PANELS = (
-    ("loss", "cross_entropy", "Cross-entropy (nats per masked token)"),
-    ("accuracy", "accuracy", "Accuracy over masked tokens"),
-    ("learning_rate", None, "Learning rate"),
-    ("tokens_per_second", None, "Tokens per second"),
-)
-"""Train metric, validation metric, title."""
 
-
-def plot_curves(run: Path, baselines: dict[str, Metrics]) -> Path:
+def plot_curves(
+    run: Path,
+    panels: Sequence[tuple[str, str | None, str]],
+    *,
+    labels: Mapping[str, str],
+    references: Mapping[str, Mapping[str, float]],
+) -> Path:
     """Draws `curves.png` in the run's folder.
 
     Args:
         run: folder of a run with a `metrics.jsonl`.
-        baselines: name -> metrics, drawn as horizontal lines.
+        panels: four of them: train metric, validation metric or None, title.
+        labels: of the curves, by kind: "train" and "validation".
+        references: name -> metrics, drawn as horizontal lines.
 
     Returns:
         The path of the picture.
     """
     lines = read_metrics(run)
     figure = matplotlib.figure.Figure(figsize=(11, 7), layout="constrained")
-    for axes, (train, validation, title) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
-        _plot_series(
-            axes,
-            lines,
-            "train",
-            train,
-            label="training, 80/10/10 masks",
-            color="tab:blue",
-            alpha=0.6,
-        )
+    for axes, (train, validation, title) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        style: dict[str, Any] = {"label": labels["train"], "color": "tab:blue", "alpha": 0.6}
+        _plot_series(axes, lines, "train", train, **style)
         if validation:
-            style = {
-                "label": "held-out, all hidden",
-                "color": "tab:red",
-                "marker": "o",
-                "markersize": 3,
-            }
-            _plot_series(axes, lines, "validation", validation, **style)
-            for (name, values), dash in zip(baselines.items(), ("--", ":", "-."), strict=False):
-                axes.axhline(getattr(values, validation), label=name, color="0.35", linestyle=dash)
+            style = {"label": labels["validation"], "color": "tab:red", "marker": "o"}
+            _plot_series(axes, lines, "validation", validation, **style, markersize=3)
+            dashes = ("--", ":", "-.")
+            for (name, values), dash in zip(references.items(), dashes, strict=False):
+                axes.axhline(values[validation], label=name, color="0.35", linestyle=dash)
             axes.legend(frameon=False, fontsize="small")
         axes.set(title=title, xlabel="Tokens seen")
         axes.grid(alpha=0.25)

@@ -1,212 +1,238 @@
-"""The pre-training run: set up or resume, update, evaluate, save, report."""
+"""The training loop: set up or resume, update, evaluate, save. It knows no objective."""
 
-import json
+import dataclasses
 import math
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
 
-from nucleotide_transformer.config import PretrainConfig
-from nucleotide_transformer.data.dataset import make_dataset, make_iterator
-from nucleotide_transformer.data.manifest import Manifest, load_manifest
-from nucleotide_transformer.model.attention import check_implementation
-from nucleotide_transformer.pretraining.baselines import Metrics
-from nucleotide_transformer.pretraining.evaluation import (
-    Evaluator,
-    mask_evaluation_set,
-    measure_baselines,
-    read_evaluation_tokens,
-)
-from nucleotide_transformer.tokenizers import KmerTokenizer
-from nucleotide_transformer.training.checkpoints import Checkpointer, is_run
-from nucleotide_transformer.training.curves import plot_curves
+from nucleotide_transformer.configfile import config_to_dict
+from nucleotide_transformer.errors import OutputExistsError
+from nucleotide_transformer.training.checkpoints import Checkpointer, restore
+from nucleotide_transformer.training.devices import Layout, check_agreement, lay_out
+from nucleotide_transformer.training.identity import check_same_rates, check_same_run
 from nucleotide_transformer.training.metrics import IntervalLog, MetricWriter
 from nucleotide_transformer.training.progress import RunProgress
+from nucleotide_transformer.training.state import TrainState
 from nucleotide_transformer.training.step import (
     StepMetrics,
-    agree_to_stop,
-    find_devices,
-    init_state,
-    join_processes,
-    lay_out_batch,
-    make_collect,
-    make_evaluation_step,
-    make_train_step,
+    TrainStep,
+    fetch_state,
     place_state,
 )
+from nucleotide_transformer.weights.runs import FOLDER, is_run
 
 METRICS_LAG = 2
 """Updates that may be under way before the host waits for the metrics of one: enough that a
 device never waits for the host, few enough that a diverged run stops at once."""
 
-BASELINES_FILE = "baselines.json"
-STOPPING = b"\nstopping: this update is finished and saved; Ctrl-C again ends at once\n"
+STOPPING = b"\nstopping: the run is saved after this update; Ctrl-C again ends it at once\n"
 
 
 class TrainingDivergedError(RuntimeError):
     """The loss or the gradient is not finite."""
 
 
-class RunSummary(NamedTuple):
-    """How a run ended."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """When a run does what, and where it keeps it."""
 
-    step: int
-    """Updates applied."""
-    finished: bool
-    """False if it was stopped before `total_steps`."""
-    held_out: Metrics
-    """Of the model as it is now."""
-    baselines: dict[str, Metrics]
-    """Name -> the same metrics on the same masked tokens."""
+    folder: Path
+    """For checkpoints and metrics; a run found there is resumed."""
+    total_steps: int
+    """Updates of the whole run."""
+    tokens_per_update: int
+    """Tokens of an update, over all devices."""
+    log_every_steps: int
+    """Updates between lines of metrics."""
+    evaluate_every_steps: int
+    """Updates between evaluations; one more comes at the end."""
+    save_every_steps: int
+    """Updates between checkpoints; one more comes at the end, and when the run is stopped."""
+    keep: int
+    """Latest checkpoints kept, besides the one with the lowest score."""
+    config: Any
+    """Config dataclass of the run, saved with each checkpoint."""
+    free_fields: Collection[str]
+    """Fields of it that may change when the run resumes."""
+    record: dict[str, Any]
+    """What else makes the run the same run, such as the digest of its corpus."""
+    make_schedule: Callable[[Any], optax.Schedule]
+    """Learning rates of a config like `config`."""
 
 
-def pretrain(config: PretrainConfig, *, show: bool = True) -> RunSummary:
-    """Pre-trains a model, or goes on with the run in `config.output`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a run trains: all that the loop asks of an objective."""
 
-    Args:
-        config: the run.
-        show: print the plan, a progress bar and held-out results.
-
-    Raises:
-        ValueError, FileNotFoundError, FileExistsError: one line; the input is checked before
-            anything is written.
-        TrainingDivergedError: if the loss is not finite; the checkpoints are those of before.
-    """
-    with catch_signals(show=show) as stop:
-        run = Run(config, show=show)
-        try:
-            with run.progress:
-                finished = run.train(stop)
-                held_out = run.evaluate_and_save()
-        finally:
-            run.close()
-    if jax.process_index() == 0:
-        plot_curves(config.output, run.baselines)
-    return RunSummary(run.step, finished, held_out, run.baselines)
+    init_state: Callable[[], TrainState]
+    """The state before the first update."""
+    state_shapes: TrainState
+    """Its shapes (`jax.eval_shape`)."""
+    train_step: TrainStep
+    """See `make_train_step`."""
+    batches: Any
+    """Iterator of this process's batches, arrays [S, ...], with `get_state` and `set_state`."""
+    blank: Any
+    """A batch of one row that weighs nothing."""
+    evaluate: Callable[[Any], dict[str, float]]
+    """Held-out metrics of placed parameters; `score` is what the best checkpoint has the lowest
+    of. Every process calls it after the same updates."""
+    describe: Callable[[dict[str, float]], str]
+    """Held-out metrics in words."""
+    flops_per_update: float
+    """Model FLOPs of an update."""
+    peak_flops: float
+    """FLOP/s of all devices together."""
 
 
 class Run:
-    """A run under way: its devices, input, state and files."""
+    """A run under way: its state, input and files."""
 
-    def __init__(self, config: PretrainConfig, *, show: bool):
-        """Checks the input, then opens the output folder and restores what is there."""
-        self._config = config
-        join_processes(config)
-        self._devices = find_devices(config.num_devices)
-        check_implementation(config.compute)
-        num_devices = len(self._devices) * jax.process_count()
-        accumulation = config.accumulation_steps(num_devices)
-        manifest = load_manifest(config.data.corpus)
-        tokenizer = KmerTokenizer(config.model.vocabulary, config.model.k)
-        self._input = make_input(config, manifest, tokenizer)
-        tokens = read_evaluation_tokens(config, manifest, tokenizer)
-        check_output(config.output)
+    def __init__(
+        self,
+        plan: RunPlan,
+        task: Task,
+        *,
+        devices: list[jax.Device],
+        layout: Layout,
+        show: bool,
+    ):
+        """Opens the output folder, and restores what is there.
 
-        self._checkpointer = Checkpointer(config.output, keep=config.checkpoint.keep)
-        state = init_state(config)
-        if self._checkpointer.latest_step is not None:
-            state, position = self._checkpointer.restore(state, config)
-            self._input.set_state(position)
-        self.step = int(state.step)
-        self._state = place_state(state, config, self._devices)
-        self._collect = make_collect(config, self._devices)
-        show = show and jax.process_index() == 0
-        self.progress = RunProgress(config, first_step=self.step, show=show)
-        self.progress.announce(manifest, num_devices=num_devices, accumulation=accumulation)
-
-        masked = mask_evaluation_set(tokens, config.masking, config.model)
-        self.baselines = load_baselines(config.output)
-        if not self.baselines:
-            self.progress.say("baselines: counting the training split")
-            self.baselines = measure_baselines(config, manifest, tokenizer, tokens, masked)
-            save_baselines(config.output, self.baselines)
-        self._evaluator = Evaluator(
-            masked,
-            config,
-            make_evaluation_step(config, self._devices),
-            num_devices=len(self._devices),
-        )
-        self._evaluated: tuple[int, Metrics] | None = None
-        self._train_step = make_train_step(config, self._devices)
-        self._log = IntervalLog(config, self._devices)
+        Raises:
+            InputError: if the folder holds another run, or other files.
+        """
+        check_output(plan.folder)
+        self._plan, self._task, self._layout = plan, task, layout
         first = jax.process_index() == 0
-        self._writer = MetricWriter(config.output, step=self.step) if first else None
+        self._checkpointer = Checkpointer(plan.folder, keep=plan.keep) if first else None
+        state = self._restore_or_init()
+        check_agreement((state.trainable, state.opt_state))
+        self.step = int(state.step)
+        self._state = place_state(state, devices)
+        self._log = IntervalLog(
+            tokens_per_update=plan.tokens_per_update,
+            flops_per_update=task.flops_per_update,
+            peak_flops=task.peak_flops,
+            log_every_steps=plan.log_every_steps,
+            total_steps=plan.total_steps,
+        )
+        self._writer = MetricWriter(plan.folder, step=self.step) if first else None
+        self._evaluated: tuple[int, dict[str, float]] | None = None
+        self.progress = RunProgress(
+            total_steps=plan.total_steps, first_step=self.step, show=show and first
+        )
 
-    def train(self, stop: threading.Event) -> bool:
-        """Updates until the last step, or until `stop` is set; says whether it got to the end."""
+    def train(self, stop: threading.Event) -> dict[str, float] | None:
+        """Updates until the last step, or until `stop` is set in any process.
+
+        Returns:
+            Held-out metrics at the end; None if the run was stopped before.
+        """
         pending: deque[tuple[int, StepMetrics]] = deque()
-        while self.step < self._config.total_steps:
-            pending.append(self._update(newest=pending[-1][1] if pending else None))
-            self._record(pending, leave=METRICS_LAG)
-            evaluate = self.step % self._config.evaluation.every_steps == 0
-            save = self.step % self._config.checkpoint.every_steps == 0
-            stopping = agree_to_stop(stop.is_set())
+        stopping = False
+        while self.step < self._plan.total_steps and not stopping:
+            pending.append(self._update(stop, newest=pending[-1][1] if pending else None))
+            stopping = self._record(pending, leave=METRICS_LAG)
+            # Alone, a process need not wait for its own word to come back from the devices.
+            stopping |= jax.process_count() == 1 and stop.is_set()
+            last = self.step >= self._plan.total_steps
+            evaluate = last or self.step % self._plan.evaluate_every_steps == 0
+            save = last or self.step % self._plan.save_every_steps == 0
             if evaluate or save or stopping:
-                self._record(pending, leave=0)
+                stopping |= self._record(pending, leave=0)
                 with self._log.pause():
-                    if evaluate:
-                        self.evaluate_and_save()
-                    else:
-                        self._save()
-            if stopping:
-                break
-        self._record(pending, leave=0)
-        return self.step >= self._config.total_steps
-
-    def evaluate_and_save(self) -> Metrics:
-        """Held-out metrics of the state as it is, written down, and a checkpoint with them."""
-        if self._evaluated is None or self._evaluated[0] != self.step:
-            held_out = self._evaluator.evaluate(self._state.params)
-            self._evaluated = (self.step, held_out)
-            tokens = self.step * self._config.tokens_per_update
-            self._write("validation", self.step, {"tokens": tokens, **held_out._asdict()})
-            self.progress.show_validation(self.step, held_out)
-        held_out = self._evaluated[1]
-        self._save(held_out._asdict())
+                    held_out = self.evaluate() if evaluate else {}
+                    if save or stopping:
+                        self._save(held_out)
+        if self.step < self._plan.total_steps:
+            return None
+        held_out = self.evaluate()
+        self._save(held_out)  # for a run that was finished already, and stopped before this
         return held_out
+
+    def evaluate(self) -> dict[str, float]:
+        """Held-out metrics of the parameters as they are, written down and shown once."""
+        if self._evaluated is None or self._evaluated[0] != self.step:
+            held_out = self._task.evaluate(self._state.params)
+            self._evaluated = (self.step, held_out)
+            tokens = self.step * self._plan.tokens_per_update
+            values = {name: value for name, value in held_out.items() if name != "score"}
+            self._write("validation", self.step, {"tokens": tokens, **values})
+            self.progress.say(f"update {self.step:,}: {self._task.describe(held_out)}")
+        return self._evaluated[1]
 
     def close(self) -> None:
         """Waits for what is being written."""
-        self._checkpointer.close()
+        if self._checkpointer:
+            self._checkpointer.close()
         if self._writer:
             self._writer.close()
 
-    def _update(self, newest: StepMetrics | None) -> tuple[int, StepMetrics]:
+    def _restore_or_init(self) -> TrainState:
+        """The newest checkpoint's state, and the input's position; else the initial state."""
+        latest = self._checkpointer.latest_step if self._checkpointer else None
+        step = agree_on(-1 if latest is None else latest)
+        if step < 0:
+            return self._task.init_state()
+        plan = self._plan
+        checkpoint = plan.folder / FOLDER / str(step)
+        saved = check_same_run(checkpoint, plan.config, free=plan.free_fields, record=plan.record)
+        check_same_rates(
+            checkpoint, step, plan.make_schedule(saved), plan.make_schedule(plan.config)
+        )
+        like = self._task.state_shapes
+        if jax.tree.leaves(like.frozen):
+            like = like._replace(frozen=self._task.init_state().frozen)
+        state, position = restore(checkpoint, like)
+        self._task.batches.set_state(position)
+        return state
+
+    def _update(self, stop: threading.Event, newest: StepMetrics | None) -> tuple[int, StepMetrics]:
         """One update: the next batch, and the step, which runs on while this returns.
 
         Args:
+            stop: whether this process was asked to stop; all processes learn of it together.
             newest: what the update before will return, if it may still be under way.
         """
         with self._log.wait_for_input(newest):
-            batch = next(self._input)
-        laid_out = lay_out_batch(
-            batch.tokens,
-            batch.rows,
-            num_devices=len(self._devices),
-            sequences_per_device=self._config.sequences_per_device,
-        )
-        self._state, metrics = self._train_step(self._state, laid_out)
+            batch = next(self._task.batches)
+        laid_out = lay_out(batch, self._task.blank, self._layout)
+        stops = np.full(self._layout.num_local, stop.is_set())
+        self._state, metrics = self._task.train_step(self._state, laid_out, stops)
         self.step += 1
         return self.step, metrics
 
-    def _record(self, pending: deque[tuple[int, StepMetrics]], *, leave: int) -> None:
-        """Fetches the metrics of all but the last `leave` updates; checks and logs them."""
+    def _record(self, pending: deque[tuple[int, StepMetrics]], *, leave: int) -> bool:
+        """Fetches, checks and logs the metrics of all but the last `leave` updates.
+
+        Returns:
+            Whether some process was asked to stop: the same answer in all of them.
+        """
+        stop = False
         while len(pending) > leave:
             step, metrics = pending.popleft()
             values = jax.device_get(metrics)
+            stop |= bool(values.stop)
             self._check_finite(step, values)
             line = self._log.add(step, values)
             self.progress.advance(step, values, self._log.tokens_per_second)
             if line:
                 self._write("train", step, line)
+                self.progress.log(step, line)
+        return stop
 
     def _write(self, kind: str, step: int, values: dict[str, int | float]) -> None:
         """Writes a line of metrics; the first process does so for all."""
@@ -216,61 +242,51 @@ class Run:
     def _check_finite(self, step: int, metrics: StepMetrics) -> None:
         if math.isfinite(metrics.loss) and math.isfinite(metrics.gradient_norm):
             return
-        self._checkpointer.wait()
-        latest = self._checkpointer.latest_step
-        good = "none was saved" if latest is None else str(self._checkpointer.path(latest))
+        good = "none was saved"
+        if self._checkpointer:
+            self._checkpointer.wait()
+            latest = self._checkpointer.latest_step
+            good = good if latest is None else str(self._checkpointer.path(latest))
         raise TrainingDivergedError(
             f"update {step}: loss {metrics.loss}, gradient norm {metrics.gradient_norm}:"
             f" not finite; the last good checkpoint: {good}"
         )
 
-    def _save(self, metrics: dict[str, int | float] | None = None) -> None:
-        position = self._input.get_state()
-        state = self._collect(self._state)
-        self._checkpointer.save(state, position, self._config, metrics=metrics)
+    def _save(self, held_out: dict[str, float]) -> None:
+        """Starts a checkpoint; only the first process fetches the state and writes it."""
+        if self._checkpointer and self._checkpointer.has(self.step):
+            self._checkpointer.add_metrics(self.step, held_out)
+        elif self._checkpointer:
+            self._checkpointer.save(
+                fetch_state(self._state),
+                self._task.batches.get_state(),
+                config_to_dict(self._plan.config),
+                self._plan.record,
+                held_out,
+            )
 
 
-def make_input(config: PretrainConfig, manifest: Manifest, tokenizer: KmerTokenizer) -> Any:
-    """The batches of this process, update by update; its state is the next update's number."""
-    dataset = make_dataset(
-        manifest,
-        "train",
-        tokenizer=tokenizer,
-        data=config.data,
-        sequences_per_update=config.sequences_per_update,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        num_processes=jax.process_count(),
-    )
-    return make_iterator(dataset)
-
-
-def save_baselines(run: Path, baselines: dict[str, Metrics]) -> None:
-    """Writes the baselines into a run's folder, so that they are measured once."""
-    rows = {name: row._asdict() for name, row in baselines.items()}
-    partial = run / f"{BASELINES_FILE}.{jax.process_index()}"
-    partial.write_text(json.dumps(rows, indent=2) + "\n")
-    partial.replace(run / BASELINES_FILE)
-
-
-def load_baselines(run: Path) -> dict[str, Metrics]:
-    """What `save_baselines` wrote; nothing if it has not."""
-    path = run / BASELINES_FILE
-    rows = json.loads(path.read_text()) if path.exists() else {}
-    return {name: Metrics(**row) for name, row in rows.items()}
+def agree_on(value: int) -> int:
+    """The first process's value, in every process."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def check_output(folder: Path) -> None:
-    """Raises a `FileExistsError` if a run can neither start nor go on in `folder`."""
+    """Raises an `InputError` if a run can neither start nor resume in `folder`."""
     if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder}: is a file; the output of a run must be a folder")
+        raise OutputExistsError(f"{folder}: is a file; the output of a run must be a folder")
     if folder.is_dir() and any(folder.iterdir()) and not is_run(folder):
-        raise FileExistsError(f"{folder}: holds other files; the output must be empty or a run")
+        raise OutputExistsError(f"{folder}: holds other files; the output must be empty or a run")
 
 
 @contextmanager
 def catch_signals(*, show: bool) -> Iterator[threading.Event]:
-    """Turns the first Ctrl-C or SIGTERM into an event and says so; a second ends the process."""
+    """Turns the first Ctrl-C or SIGTERM into an event and says so; a second ends the process.
+
+    Call it after `join_processes`, where JAX takes over SIGTERM.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -1,0 +1,309 @@
+"""A pre-training run put together: corpus, model, objective, optimiser, evaluation, baselines."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from nucleotide_transformer.config import ModelConfig, PretrainConfig
+from nucleotide_transformer.data.dataset import make_dataset, make_evaluation_set, make_iterator
+from nucleotide_transformer.data.manifest import Manifest, load_manifest
+from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.model import exact_products, init_params, make_forward
+from nucleotide_transformer.model.flops import count_forward_flops
+from nucleotide_transformer.model.stacking import arrange_params
+from nucleotide_transformer.pretrained import load_pretrained
+from nucleotide_transformer.pretraining.baselines import (
+    FREQUENCY,
+    Metrics,
+    best_markov,
+    evaluate_baselines,
+    load_baselines,
+)
+from nucleotide_transformer.pretraining.evaluation import Evaluator, mask_evaluation_set
+from nucleotide_transformer.pretraining.masking import MaskedTokens, count_slots
+from nucleotide_transformer.pretraining.objective import (
+    Sequences,
+    make_blank,
+    make_loss,
+    predict_masked,
+)
+from nucleotide_transformer.pretraining.report import LABELS, PANELS, describe_metrics
+from nucleotide_transformer.tokenizers import KmerTokenizer
+from nucleotide_transformer.training.curves import plot_curves
+from nucleotide_transformer.training.devices import (
+    Layout,
+    find_devices,
+    join_processes,
+    plan_layout,
+)
+from nucleotide_transformer.training.loop import Run, RunPlan, Task, catch_signals
+from nucleotide_transformer.training.optimizer import make_optimizer, make_schedule
+from nucleotide_transformer.training.peaks import find_total_peak_flops
+from nucleotide_transformer.training.state import TrainState, init_state
+from nucleotide_transformer.training.step import make_sum_step, make_train_step
+from nucleotide_transformer.types import Int, Params
+
+FREE_FIELDS = (
+    "output",
+    "num_devices",
+    "distributed",
+    "sequences_per_device",
+    "total_tokens",
+    "log_every_steps",
+    "checkpoint",
+    "evaluation.every_steps",
+    "data.corpus",
+    "model.init",
+    "compute.attention",
+    "compute.remat",
+    "compute.stack",
+)
+"""Config fields that may change when a run resumes: they leave every update as it was, up to
+rounding. The corpus counts by the digest of its content and not by its path."""
+
+
+class RunSummary(NamedTuple):
+    """How a run ended."""
+
+    step: int
+    """Updates applied."""
+    held_out: Metrics | None
+    """Of the model at the end; None if the run was stopped before `total_steps`."""
+    baselines: dict[str, Metrics]
+    """Name -> the same metrics on the same masked tokens; empty if the corpus has none."""
+
+    @property
+    def finished(self) -> bool:
+        """False if the run was stopped before `total_steps`."""
+        return self.held_out is not None
+
+
+class HeldOut(NamedTuple):
+    """The sequences that a run is evaluated on."""
+
+    tokens: Int[np.ndarray, "S T"]
+    masked: MaskedTokens
+
+
+def pretrain(config: PretrainConfig, *, show: bool = True) -> RunSummary:
+    """Pre-trains a model, or resumes the run in `config.output`.
+
+    Args:
+        config: the run.
+        show: print the plan, a progress bar and held-out results.
+
+    Raises:
+        InputError: one line; the input is checked before anything is written.
+        TrainingDivergedError: if the loss is not finite; the checkpoints are those of before.
+    """
+    join_processes(distributed=config.distributed)
+    with catch_signals(show=show) as stop:
+        devices = find_devices(config.num_devices)
+        manifest = load_manifest(config.data.corpus)
+        tokenizer = KmerTokenizer(config.model.vocabulary, config.model.k)
+        layout = plan_layout(
+            config.sequences_per_update,
+            at_most=config.sequences_per_device,
+            num_local=len(devices),
+            num_processes=jax.process_count(),
+        )
+        held_out = read_held_out(config, manifest, tokenizer)
+        task = make_task(config, manifest, tokenizer, held_out, devices, layout)
+        baselines = measure_baselines(manifest, tokenizer, held_out)
+        run = Run(make_plan(config, manifest), task, devices=devices, layout=layout, show=show)
+        run.progress.announce(describe_run(config, manifest, layout))
+        if not baselines:
+            hint = f"none; `nt corpus baselines {config.data.corpus}` counts them once"
+            run.progress.say(f"baselines {hint}")
+        try:
+            with run.progress:
+                result = run.train(stop)
+        finally:
+            run.close()
+    if jax.process_index() == 0:
+        references = {name: row._asdict() for name, row in baselines.items()}
+        plot_curves(config.output, PANELS, labels=LABELS, references=references)
+    metrics = None
+    if result is not None:
+        metrics = Metrics(**{name: result[name] for name in Metrics._fields})
+    return RunSummary(run.step, metrics, baselines)
+
+
+def make_plan(config: PretrainConfig, manifest: Manifest) -> RunPlan:
+    """When the run does what, and what makes it the same run."""
+    return RunPlan(
+        folder=config.output,
+        total_steps=config.total_steps,
+        tokens_per_update=config.tokens_per_update,
+        log_every_steps=config.log_every_steps,
+        evaluate_every_steps=config.evaluation.every_steps,
+        save_every_steps=config.checkpoint.every_steps,
+        keep=config.checkpoint.keep,
+        config=config,
+        free_fields=FREE_FIELDS,
+        record={"corpus": manifest.digest},
+        make_schedule=lambda config: make_schedule(config.optimizer, config.total_steps),
+    )
+
+
+def make_task(
+    config: PretrainConfig,
+    manifest: Manifest,
+    tokenizer: KmerTokenizer,
+    held_out: HeldOut,
+    devices: list[jax.Device],
+    layout: Layout,
+) -> Task:
+    """Masked-language-model pre-training as the loop takes it."""
+    forward = make_forward(config.model, config.compute)
+    optimizer = make_optimizer(config.optimizer, config.total_steps)
+    context = functools.partial(exact_products, config.compute)
+    evaluation_step = make_sum_step(
+        functools.partial(predict_masked, forward), devices, context=context
+    )
+    evaluator = Evaluator(held_out.masked, config.model, evaluation_step, like=layout)
+
+    def evaluate(params: Any) -> dict[str, float]:
+        metrics = evaluator.evaluate(params)
+        return {"score": metrics.cross_entropy, **metrics._asdict()}
+
+    def start() -> TrainState:
+        params = load_initial(config) if config.init_from else make_initial(config)
+        return init_state(arrange_params(params, config.compute.stack), optimizer)
+
+    def start_shapes() -> TrainState:
+        params = arrange_params(make_initial(config), config.compute.stack)
+        return init_state(params, optimizer)
+
+    return Task(
+        init_state=start,
+        state_shapes=jax.eval_shape(start_shapes),
+        train_step=make_train_step(
+            make_loss(forward, config.masking, config.model),
+            optimizer,
+            make_schedule(config.optimizer, config.total_steps),
+            devices,
+            seed=config.seed,
+            context=context,
+        ),
+        batches=make_input(config, manifest, tokenizer),
+        blank=make_blank(config.model, config.data.sequence_tokens),
+        evaluate=evaluate,
+        describe=describe_metrics,
+        flops_per_update=count_update_flops(config),
+        peak_flops=find_total_peak_flops(devices, config.compute.compute_dtype),
+    )
+
+
+def make_input(config: PretrainConfig, manifest: Manifest, tokenizer: KmerTokenizer) -> Any:
+    """The batches of this process, update by update; its state is the next update's number."""
+    dataset = make_dataset(
+        manifest,
+        "train",
+        tokenizer=tokenizer,
+        data=config.data,
+        sequences_per_update=config.sequences_per_update,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        num_processes=jax.process_count(),
+    )
+    return make_iterator(dataset.map(lambda batch: Sequences(batch.tokens, batch.rows)))
+
+
+def make_initial(config: PretrainConfig) -> Params:
+    """Random parameters; a function of the seed alone."""
+    return init_params(jax.random.key(config.seed), config.model, config.compute)
+
+
+def load_initial(config: PretrainConfig) -> Params:
+    """The parameters that a run starts from, by `init_from`.
+
+    Raises:
+        InputError: if there are none, or they are of another architecture.
+    """
+    assert config.init_from is not None
+    model = load_pretrained(config.init_from, compute=config.compute)
+    free = {"init"} | ({"max_positions"} if config.model.position == "rotary" else set())
+    differing = [
+        f"model.{field.name} = {there!r} there, {here!r} here"
+        for field in dataclasses.fields(ModelConfig)
+        if field.name not in free
+        and (there := getattr(model.config, field.name))
+        != (here := getattr(config.model, field.name))
+    ]
+    if differing:
+        rule = "the model must be that of the weights"
+        raise InputError(f"init_from = {config.init_from!r}: {'; '.join(differing)}: {rule}")
+    return model.params
+
+
+def read_held_out(config: PretrainConfig, manifest: Manifest, tokenizer: KmerTokenizer) -> HeldOut:
+    """The validation sequences that a run is evaluated on, and their masks."""
+    tokens = make_evaluation_set(
+        manifest,
+        "validation",
+        tokenizer=tokenizer,
+        sequence_tokens=config.data.sequence_tokens,
+        num_sequences=config.evaluation.num_sequences,
+    )
+    return HeldOut(tokens, mask_evaluation_set(tokens, config.masking, config.model))
+
+
+def measure_baselines(
+    manifest: Manifest, tokenizer: KmerTokenizer, held_out: HeldOut
+) -> dict[str, Metrics]:
+    """Token frequencies and the best Markov chain of the corpus, on the model's masked tokens.
+
+    Empty if `nt corpus baselines` has not counted them.
+    """
+    fitted = load_baselines(manifest, tokenizer)
+    if fitted is None:
+        return {}
+    positions, valid = (
+        np.asarray(leaf) for leaf in (held_out.masked.positions, held_out.masked.valid)
+    )
+    rows = evaluate_baselines(fitted, held_out.tokens, positions, valid)
+    name, best = best_markov(rows)
+    return {FREQUENCY: rows[FREQUENCY], name: best}
+
+
+def count_update_flops(config: PretrainConfig) -> int:
+    """Model FLOPs of one update: forward, and twice that for backward; recomputation left out."""
+    num_tokens = config.data.sequence_tokens
+    num_slots = count_slots(num_tokens, config.masking)
+    forward = count_forward_flops(config.model, num_tokens=num_tokens, num_head_tokens=num_slots)
+    return 3 * forward * config.sequences_per_update
+
+
+def describe_run(
+    config: PretrainConfig, manifest: Manifest, layout: Layout
+) -> list[tuple[str, str]]:
+    """The plan of a run: corpus, model, and what the tokens of an update become."""
+    model = config.model
+    processes = f" in {layout.num_processes} processes" if layout.num_processes > 1 else ""
+    slots = layout.num_devices * layout.accumulation * layout.per_device
+    blank = slots - config.sequences_per_update
+    return [
+        (
+            "corpus",
+            f"{config.data.corpus}: {len(manifest.genomes)} genomes,"
+            f" {manifest.num_nucleotides('train'):,} nucleotides to train on",
+        ),
+        (
+            "model",
+            f"{model.num_layers} layers, width {model.embed_dim}, {model.num_heads} heads,"
+            f" feed-forward {model.ffn_dim}, {config.compute.compute_dtype}"
+            + (f", from {config.init_from}" if config.init_from else ""),
+        ),
+        (
+            "update",
+            f"{config.tokens_per_update:,} tokens = {layout.num_devices} devices{processes}"
+            f" x {layout.accumulation} accumulated x {layout.per_device} sequences"
+            f" x {config.data.sequence_tokens} tokens"
+            + (f", {blank} of the sequences blank" if blank else ""),
+        ),
+        ("folder", str(config.output)),
+    ]

@@ -1,0 +1,145 @@
+"""Processes and devices of a run, and how the sequences of an update lie on them."""
+
+import math
+import os
+import zlib
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from nucleotide_transformer.errors import InputError, require
+
+AXIS = "device"
+"""Name of the axis of devices, for the collectives."""
+
+Batch = TypeVar("Batch")
+
+
+def join_processes(*, distributed: bool) -> None:
+    """Joins the other processes of a run on several hosts; nothing happens without `distributed`.
+
+    The address of the first process and their number come from the cluster's environment (Slurm,
+    Open MPI, TPU pods, Kubernetes) or from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID. JAX takes over SIGTERM here: install handlers afterwards.
+    """
+    if distributed and not jax.distributed.is_initialized():
+        jax.distributed.initialize(**read_cluster())
+
+
+def read_cluster() -> dict[str, Any]:
+    """Arguments of `jax.distributed.initialize` that the environment gives.
+
+    Under Slurm JAX shows each process one GPU, that of its number on the host. Where a host runs
+    one task this would leave the other GPUs unused, so all are shown (an empty list), unless
+    JAX_LOCAL_DEVICE_IDS names some.
+    """
+    kinds = {"coordinator_address": str, "num_processes": int, "process_id": int}
+    given = {name: os.environ.get(f"JAX_{name.upper()}") for name in kinds}
+    arguments: dict[str, Any] = {
+        name: kinds[name](value) for name, value in given.items() if value is not None
+    }
+    tasks, hosts = (os.environ.get(name) for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_NODES"))
+    if tasks is not None and tasks == hosts and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
+        arguments["local_device_ids"] = []
+    return arguments
+
+
+def find_devices(num_devices: int | None) -> list[jax.Device]:
+    """This process's devices that take part: all, or the first `num_devices`.
+
+    Raises:
+        InputError: if there are fewer, or none of the platform that JAX_PLATFORMS names.
+    """
+    try:
+        devices = jax.local_devices()
+    except (RuntimeError, AssertionError):
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        raise InputError(f"JAX_PLATFORMS = {platforms!r}: JAX finds no such device here") from None
+    number = len(devices) if num_devices is None else num_devices
+    rule = f"this process has {len(devices)} of the platform {devices[0].platform}"
+    require(1 <= number <= len(devices), "num_devices", number, rule)
+    return devices[:number]
+
+
+def span_processes(devices: list[jax.Device]) -> list[jax.Device]:
+    """As many devices of every process as are given of this one: what pmap asks for."""
+    if jax.process_count() == 1:
+        return devices
+    processes = range(jax.process_count())
+    return [d for process in processes for d in jax.local_devices(process)[: len(devices)]]
+
+
+def check_agreement(tree: Any) -> None:
+    """Raises a `RuntimeError` unless all processes hold the same bits.
+
+    A step that takes the state as replicated never compares the replicas. Processes on different
+    hardware, or with another version of JAX, may start from different random parameters.
+
+    Args:
+        tree: arrays that every process has whole.
+    """
+    if jax.process_count() == 1:
+        return
+    checksum = 0
+    for leaf in jax.tree.leaves(jax.device_get(tree)):
+        checksum = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), checksum)
+    sums = multihost_utils.process_allgather(np.uint32(checksum))
+    if len(np.unique(sums)) > 1:
+        raise RuntimeError(f"the processes start from different states: checksums {sums.tolist()}")
+
+
+class Layout(NamedTuple):
+    """How the sequences of an update lie on the devices of all processes."""
+
+    num_local: int
+    """Devices of this process."""
+    num_processes: int
+    """Processes, with as many devices each."""
+    accumulation: int
+    """Micro-batches of an update on each device."""
+    per_device: int
+    """Sequences of a micro-batch on a device."""
+
+    @property
+    def num_devices(self) -> int:
+        """Devices of all processes."""
+        return self.num_local * self.num_processes
+
+
+def plan_layout(num_sequences: int, *, at_most: int, num_local: int, num_processes: int) -> Layout:
+    """The fewest micro-batches that hold an update, and of these the smallest.
+
+    Any number of devices will do: where the update does not divide, blank rows, which weigh
+    nothing, fill the micro-batches.
+
+    Args:
+        num_sequences: sequences of an update, over all processes.
+        at_most: sequences that a device takes at once.
+        num_local: devices of this process.
+        num_processes: processes.
+    """
+    num_devices = num_local * num_processes
+    accumulation = math.ceil(num_sequences / (num_devices * at_most))
+    per_device = math.ceil(num_sequences / (num_devices * accumulation))
+    return Layout(num_local, num_processes, accumulation, per_device)
+
+
+def lay_out(batch: Batch, blank: Batch, layout: Layout) -> Batch:
+    """This process's rows as [devices, micro-batches, rows, ...]: N, A, B.
+
+    Args:
+        batch: arrays with a first axis of rows.
+        blank: the same arrays with one row, which weighs nothing in the loss.
+        layout: how they lie.
+    """
+    shape = (layout.num_local, layout.accumulation, layout.per_device)
+
+    def arrange(leaf: np.ndarray, fill: np.ndarray) -> np.ndarray:
+        missing = math.prod(shape) - len(leaf)
+        if missing:
+            leaf = np.concatenate([leaf, np.repeat(fill, missing, axis=0)])
+        return leaf.reshape(*shape, *leaf.shape[1:])
+
+    return jax.tree.map(arrange, batch, blank)

@@ -1,0 +1,160 @@
+"""Checkpoints of a training run, read: which there are, which is the best, and what is in them.
+
+Readers only read: a run may be saving itself at the same moment. What writes is
+`training.checkpoints`.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from nucleotide_transformer.config import ModelConfig
+from nucleotide_transformer.configfile import config_from_dict
+from nucleotide_transformer.errors import InputError, MissingInputError
+from nucleotide_transformer.types import Params
+
+FOLDER = "checkpoints"
+FORMAT_VERSION = 1
+"""Of what a checkpoint holds; files of version 0 have no `record`.
+
+`state` (parameters, the optimiser's state and the step, with parameters by their released names),
+`position` of the input, `config` of the run, `metrics` with the held-out `score`, and `record`:
+this number, and the digest of the corpus."""
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run, or is one of its checkpoints."""
+    return (folder / FOLDER).is_dir() or (folder / "_CHECKPOINT_METADATA").is_file()
+
+
+def open_manager(run: Path, *, keep: int | None = None) -> ocp.CheckpointManager:
+    """The checkpoints of a run, by this process alone.
+
+    Args:
+        run: the output folder of a run.
+        keep: for writing: the latest checkpoints kept, besides the one with the lowest score.
+            Folders of interrupted saves are removed. Without it nothing is ever changed.
+    """
+    shared: dict[str, Any] = {
+        "best_fn": get_score,
+        "best_mode": "min",
+        "multiprocessing_options": act_alone(),
+        "create": False,
+    }
+    folder = Path(run).absolute() / FOLDER
+    if keep is None:
+        options = ocp.CheckpointManagerOptions(read_only=True, **shared)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        lowest = BestN(
+            get_metric_fn=get_score,
+            reverse=True,  # orbax keeps the last of the sorted
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=AnyPreservationPolicy([LatestN(keep), lowest]),
+            cleanup_tmp_directories=True,
+            **shared,
+        )
+    return ocp.CheckpointManager(folder, options=options)
+
+
+def act_alone() -> ocp.options.MultiprocessingOptions:
+    """Keeps orbax from waiting for the other processes of a run."""
+    process = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"{process}"
+    )
+
+
+def get_score(metrics: dict[str, Any]) -> float:
+    """The held-out score that the best checkpoint has the lowest of; infinite if not measured."""
+    score = metrics.get("score")
+    return math.inf if score is None else float(score)
+
+
+def find_best_step(manager: ocp.CheckpointManager) -> int | None:
+    """Step of the checkpoint with the lowest score, of several the first; None if none has one."""
+    found = [(manager.metrics(step), step) for step in manager.all_steps()]
+    scored = [(get_score(metrics), step) for metrics, step in found if metrics]
+    score, step = min(scored, default=(math.inf, None))
+    return step if score < math.inf else None
+
+
+def find_checkpoint(folder: Path) -> Path:
+    """The checkpoint that a folder stands for: a run's best, else its latest, or itself.
+
+    Raises:
+        MissingInputError: if there is no finished checkpoint.
+    """
+    folder = Path(folder).absolute()
+    if not (folder / FOLDER).is_dir():
+        return folder
+    with open_manager(folder) as manager:
+        step = find_best_step(manager)
+        step = manager.latest_step() if step is None else step
+    if step is None:
+        raise MissingInputError(f"{folder / FOLDER}: no finished checkpoint")
+    return folder / FOLDER / str(step)
+
+
+def read_json(checkpoint: Path, item: str) -> dict[str, Any] | None:
+    """An item of a checkpoint that is JSON; None if it is not there."""
+    path = checkpoint / item / "metadata"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def read_record(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself: `format_version`, and since version 1 `corpus`.
+
+    Raises:
+        InputError: for a version that is newer than this package.
+    """
+    record = read_json(checkpoint, "record") or {"format_version": 0}
+    version = record.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        rule = f"this package reads versions up to {FORMAT_VERSION}; install a newer one"
+        raise InputError(f"{checkpoint}: format_version = {version!r}: {rule}")
+    return record
+
+
+def load_run(folder: Path) -> tuple[Params, ModelConfig]:
+    """Parameters and architecture of a run or of one of its checkpoints.
+
+    Args:
+        folder: the output folder of `nt pretrain` (its best checkpoint, else its latest), or one
+            checkpoint in its checkpoints/.
+
+    Returns:
+        The parameters by their released names, as NumPy arrays, and the model's config.
+
+    Raises:
+        InputError: if there is no finished checkpoint, or it is of a newer version.
+    """
+    checkpoint = find_checkpoint(folder)
+    config = read_json(checkpoint, "config")
+    if config is None:
+        raise MissingInputError(f"{checkpoint}: not a checkpoint of `nt pretrain`: no config in it")
+    read_record(checkpoint)
+    model = config_from_dict(ModelConfig, config["model"], f"{checkpoint}/config: model")
+    return read_params(checkpoint / "state"), model
+
+
+def read_params(state: Path) -> Params:
+    """The parameters of a saved state; the optimiser's, two thirds of the file, are not read."""
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=act_alone())
+    with ocp.Checkpointer(handler, multiprocessing_options=act_alone()) as reader:
+        tree = reader.metadata(state).item_metadata.tree
+        wanted = {
+            "params": jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree["params"])
+        }
+        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=kinds, partial_restore=True)
+        return reader.restore(state, args=arguments)["params"]
