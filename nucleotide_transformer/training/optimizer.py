@@ -88,8 +88,7 @@ def clip_before(
         return rule
 
     def update(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        norm = optax.tree.norm(gradient)
-        factor = jnp.minimum(1.0, clip_norm / jnp.maximum(norm, 1e-30))
+        factor = jnp.minimum(1.0, clip_norm / optax.tree.norm(gradient))  # 1 for a norm of zero
         clipped = jax.tree.map(lambda leaf: leaf * factor, gradient)
         return rule.update(clipped, state, params)
 
