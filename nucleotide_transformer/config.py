@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import require_positive as require_positive
+from nucleotide_transformer.optimizer_config import OptimizerConfig as OptimizerConfig
 from nucleotide_transformer.types import Vocabulary
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -15,13 +17,6 @@ Remat = Literal["none", "block", "dots"]
 """What the backward pass computes again; see remat.py."""
 Stack = Literal["loop", "scan"]
 """How the blocks follow each other; see blocks.py."""
-
-
-def require_positive(config: object, *fields: str) -> None:
-    """Raises an `InputError` for the first of the fields that is not above zero."""
-    for field in fields:
-        value = getattr(config, field)
-        require(value > 0, field, value, "must be above 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,43 +152,6 @@ class MaskingConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """Adam with linear warm-up and inverse-square-root decay. Defaults: the published run."""
-
-    initial_learning_rate: float = 5e-5
-    """Learning rate of the first update."""
-    peak_learning_rate: float = 1e-4
-    """Learning rate at the end of the warm-up."""
-    warmup_steps: int = 16_000
-    """Updates of linear warm-up; then peak * sqrt(warmup_steps / step)."""
-    beta1: float = 0.9
-    """Decay of Adam's first moment."""
-    beta2: float = 0.999
-    """Decay of Adam's second moment."""
-    epsilon: float = 1e-8
-    """Added to the square root of Adam's second moment."""
-    clip_norm: float | None = None
-    """Largest global norm of the gradients; none by default."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay on the matrices (not on norms, biases); off by default."""
-
-    def __post_init__(self) -> None:
-        require_positive(self, "peak_learning_rate", "warmup_steps", "epsilon")
-        require(
-            self.initial_learning_rate >= 0,
-            "initial_learning_rate",
-            self.initial_learning_rate,
-            "must be 0 or above",
-        )
-        for field in ("beta1", "beta2"):
-            value = getattr(self, field)
-            require(0 <= value < 1, field, value, "must lie in [0, 1)")
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "must be 0 or above")
-        clip = self.clip_norm
-        require(clip is None or clip > 0, "clip_norm", clip, "must be above 0, or none")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What the model reads."""
 
@@ -270,7 +228,7 @@ class PretrainConfig:
     masking: MaskingConfig = MaskingConfig()
     """Masked-language-model corruption."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """Adam and its schedule."""
+    """The rule of the updates and its schedule."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Held-out evaluation."""
     checkpoint: CheckpointConfig = CheckpointConfig()

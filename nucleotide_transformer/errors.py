@@ -20,3 +20,10 @@ def require(condition: bool, field: str, value: object, rule: str) -> None:
     """Raises a one-line `InputError` that names the field, its value and the rule it breaks."""
     if not condition:
         raise InputError(f"{field} = {value!r}: {rule}")
+
+
+def require_positive(config: object, *fields: str) -> None:
+    """Raises an `InputError` for the first of the fields that is not above zero."""
+    for field in fields:
+        value = getattr(config, field)
+        require(value > 0, field, value, "must be above 0")

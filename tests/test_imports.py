@@ -21,6 +21,7 @@ PACKAGE = "nucleotide_transformer"
 ORDER = (
     {"types"},
     {"errors"},
+    {"optimizer_config"},
     {"config"},
     {"configfile", "tokenizers"},
     {"data", "model"},
@@ -33,7 +34,9 @@ ORDER = (
 )
 """A module imports what stands above it, and a folder of modules also its own parts."""
 
-WITHOUT_JAX = {"types", "errors", "config", "configfile", "tokenizers", "data"}
+WITHOUT_JAX = {
+    *("types", "errors", "optimizer_config", "config", "configfile", "tokenizers", "data"),
+}
 JAX = {"jax", "jaxlib", "haiku", "optax", "orbax", "chex", "flax"}
 COLLECTIVES = {
     *("pmap", "psum", "pmean", "pmax", "pmin", "psum_scatter", "all_gather"),
