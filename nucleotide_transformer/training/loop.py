@@ -91,7 +91,7 @@ class Task:
     of. Every process calls it after the same updates."""
     describe: Callable[[dict[str, float]], str]
     """Held-out metrics in words."""
-    flops_per_update: float
+    flops_per_update: int
     """Model FLOPs of an update."""
     peak_flops: float
     """FLOP/s of all devices together."""
