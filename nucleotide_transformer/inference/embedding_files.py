@@ -29,6 +29,12 @@ from rich.text import Text
 
 from nucleotide_transformer import __version__
 from nucleotide_transformer.config import ComputeConfig
+from nucleotide_transformer.errors import (
+    InputError,
+    NotAFolderError,
+    OutputExistsError,
+    UnwritableOutputError,
+)
 from nucleotide_transformer.inference.batching import BatchConfig, resolve_windows
 from nucleotide_transformer.inference.embedding import Embedding, Pooling, embed, resolve_layers
 from nucleotide_transformer.inference.embedding_tables import (
@@ -99,8 +105,8 @@ def embed_file(model: Model, config: EmbedConfig, *, progress: bool = False) -> 
         The path of the output.
 
     Raises:
-        FileExistsError: if the output is there already.
-        FileNotFoundError, NotADirectoryError, ValueError: in one line, for what is wrong with the
+        OutputExistsError: if the output is there already.
+        MissingInputError, NotAFolderError, InputError: in one line, for what is wrong with the
             input, the arguments or the output's folder, or if the folder of parts is that of a
             run with other arguments.
     """
@@ -132,13 +138,15 @@ def embed_file(model: Model, config: EmbedConfig, *, progress: bool = False) -> 
 def _check_output(output: Path) -> None:
     """Raises in one line if the output is there, or if there is no way to write it."""
     if output.exists():
-        raise FileExistsError(f"{output}: exists already: delete it, or choose another name")
+        raise OutputExistsError(f"{output}: exists already: delete it, or choose another name")
     folder = output.parent
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir():
-        raise NotADirectoryError(f"{output}: {there} is a file: must be a folder")
+        raise NotAFolderError(f"{output}: {there} is a file: must be a folder")
     if not os.access(there, os.W_OK):
-        raise ValueError(f"{output}: can't be written: no permission to write in {there}")
+        raise UnwritableOutputError(
+            f"{output}: can't be written: no permission to write in {there}"
+        )
 
 
 def _embed_records(
@@ -218,7 +226,9 @@ class _Parts:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._check_settings(settings)
         except OSError as error:
-            raise ValueError(f"{self.folder}: can't be written: {error.strerror}") from None
+            raise UnwritableOutputError(
+                f"{self.folder}: can't be written: {error.strerror}"
+            ) from None
         self.paths = sorted(self.folder.glob("part-*.npz"))
         self.num_finished = 0
         for path in self.paths:
@@ -233,10 +243,13 @@ class _Parts:
             partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
             partial.replace(path)
             return
-        found = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, ValueError):
+            raise InputError(f"{path}: damaged: delete the folder {self.folder}") from None
         for name, value in settings.items():
             if found.get(name) != value:
-                raise ValueError(
+                raise InputError(
                     f"{self.folder}: an unfinished run with {name} = {found.get(name)!r}, not"
                     f" {value!r}: finish it with the same arguments, or delete the folder"
                 )

@@ -73,7 +73,7 @@ def fill_mask(
         top_k: tokens to return for each.
 
     Raises:
-        ValueError: for a sequence without `<mask>`, with an illegal character, or with more
+        InputError: for a sequence without `<mask>`, with an illegal character, or with more
             tokens than the model has positions.
     """
     vocabulary = model.config.vocabulary_size
