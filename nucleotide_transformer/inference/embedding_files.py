@@ -89,7 +89,25 @@ class EmbedConfig:
         get_kind(self.output)
 
 
-def embed_file(model: Model, config: EmbedConfig, *, progress: bool = False) -> Path:
+def check_files(config: EmbedConfig) -> SequenceTotals:
+    """Checks output and input of a run, of which it reads all; no model is needed.
+
+    Raises:
+        InputError: as `embed_file` does.
+    """
+    output = Path(config.output)
+    get_writer(output)
+    _check_output(output)
+    return measure_sequences(_read(config))
+
+
+def embed_file(
+    model: Model,
+    config: EmbedConfig,
+    *,
+    totals: SequenceTotals | None = None,
+    progress: bool = False,
+) -> Path:
     """Embeds all sequences of a file, in its order; `embedding_tables.py` describes the result.
 
     The input is read and checked whole before the first sequence is embedded. Finished sequences
@@ -99,6 +117,7 @@ def embed_file(model: Model, config: EmbedConfig, *, progress: bool = False) -> 
     Args:
         model: what `load_pretrained(config.model, ...)` returns.
         config: files and options.
+        totals: what `check_files` returned, if it was called before the model was loaded.
         progress: show a bar with rate and time left.
 
     Returns:
@@ -114,8 +133,7 @@ def embed_file(model: Model, config: EmbedConfig, *, progress: bool = False) -> 
     write_output = get_writer(output)
     resolve_layers(model.config, config.layers)
     resolve_windows(model.config, config.batching)
-    _check_output(output)
-    totals = measure_sequences(_read(config))
+    totals = check_files(config) if totals is None else totals
     settings = _make_settings(model, config, totals)
     parts = _Parts(output, settings)
     with _show(progress, totals, output) as bar, parts:
