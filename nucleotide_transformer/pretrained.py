@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.model import Outputs, exact_products, make_forward
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Int, Params
@@ -75,7 +76,7 @@ class Model:
             `logits` [B, T, V] (not zeroed at padding), `embeddings` and `attention` by layer.
 
         Raises:
-            ValueError: for tokens of another shape or type, more than the model has positions, ids
+            InputError: for tokens of another shape or type, more than the model has positions, ids
                 outside the vocabulary, or a layer that does not exist.
         """
         last = self.config.num_layers
@@ -106,9 +107,9 @@ class Model:
             overwrite: replace an export that is there already.
 
         Raises:
-            FileExistsError: if the folder is not empty.
-            NotADirectoryError, PermissionError: if it can't be written.
-            ValueError: for an architecture that the layout has no words for.
+            OutputExistsError: if the folder is not empty.
+            NotAFolderError, PermissionError: if it can't be written.
+            InputError: for an architecture that the layout has no words for.
         """
         save_folder(
             Path(folder).expanduser(),
@@ -143,9 +144,9 @@ def load_pretrained(
         cache: folder of the hub's cache; huggingface_hub's own by default.
 
     Raises:
-        FileNotFoundError: if there is no such folder or no model in it, or neither network nor
+        MissingInputError: if there is no such folder or no model in it, or neither network nor
             cache has the model.
-        ValueError: for an unknown name (the nearest is suggested), a file that is damaged or asks
+        InputError: for an unknown name (the nearest is suggested), a file that is damaged or asks
             for more than arrays, or tensors that don't fit the model: one line lists them all.
     """
     place = None if cache is None else Path(cache).expanduser()
@@ -212,8 +213,8 @@ def export_model(
         compute: its `param_dtype` is the type of the numbers that are written.
 
     Raises:
-        FileExistsError: if the folder is not empty; before anything is loaded.
-        FileNotFoundError, NotADirectoryError, ValueError: see `load_pretrained`.
+        OutputExistsError: if the folder is not empty; before anything is loaded.
+        MissingInputError, NotAFolderError, InputError: see `load_pretrained`.
     """
     check_target(Path(folder).expanduser(), overwrite)
     model = load_pretrained(source, compute=compute)
@@ -222,36 +223,36 @@ def export_model(
 
 
 def _sort_layers(name: str, asked: Sequence[int], first: int, last: int) -> tuple[int, ...]:
-    """Layers in one order, so that equal choices are compiled once; a `ValueError` for others."""
+    """Layers in one order, so that equal choices are compiled once; an `InputError` for others."""
     layers = sorted({operator.index(layer) for layer in asked})
     for layer in layers:
         if not first <= layer <= last:
             rule = f"the model's are numbered {first} to {last}"
-            raise ValueError(f"{name}: there is no layer {layer}; {rule}")
+            raise InputError(f"{name}: there is no layer {layer}; {rule}")
     return tuple(layers)
 
 
 def check_tokens(
     tokens: Shaped[Array | np.ndarray, "..."] | Sequence[Sequence[int]], config: ModelConfig
 ) -> Int[Array, "B T"]:
-    """Returns token ids as int32 on the device, or raises a one-line `ValueError`.
+    """Returns token ids as int32 on the device, or raises a one-line `InputError`.
 
     Inside a traced function the values of the ids are not known and not checked.
     """
     array = tokens if isinstance(tokens, jax.Array | np.ndarray) else np.asarray(tokens)
     if array.ndim != 2 or 0 in array.shape:
-        raise ValueError(f"tokens: shape {list(array.shape)}: must be [sequences, tokens]")
+        raise InputError(f"tokens: shape {list(array.shape)}: must be [sequences, tokens]")
     if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise ValueError(f"tokens: {array.dtype}: must be integers, as the tokenizer gives them")
+        raise InputError(f"tokens: {array.dtype}: must be integers, as the tokenizer gives them")
     if array.shape[1] > config.max_positions:
-        raise ValueError(
+        raise InputError(
             f"tokens: {array.shape[1]} a sequence: the model's positions end at"
             f" {config.max_positions}"
         )
     if not isinstance(array, jax.core.Tracer):
         values = np.asarray(array)
         for row, column in np.argwhere((values < 0) | (values >= config.vocabulary_size))[:1]:
-            raise ValueError(
+            raise InputError(
                 f"tokens[{row}, {column}] = {values[row, column]}: must lie between 0 and"
                 f" {config.vocabulary_size - 1}"
             )

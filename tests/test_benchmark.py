@@ -280,7 +280,7 @@ def test_peak_of_a_matrix_product_counts_two_flops_a_multiply_add(monkeypatch):
         ("--models v2_500m", "500M"),
         ("--num-devices 99", "num_devices = 99: this process has 8"),
         ("--sequence-tokens 5000", "sequence_tokens = 5000: the positions of model 100M end at"),
-        ("--sequences-per-device 0", "sequences_per_device"),
+        ("--sequences-per-device 0", "--sequences-per-device = (0,): at least 1 each"),
         ("--rounds 0", "rounds = 0: must be above 0"),
         ("--scaling strong --sequences-per-device 3", "must be a multiple of 2 devices"),
         ("--output {tmp}/file", "is a file; the output must be a folder"),

@@ -202,6 +202,10 @@ def test_output_that_is_no_corpus(config: CorpusConfig, tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError, match="must be a folder") as file:
         build_corpus(dataclasses.replace(config, output=config.inputs[0]))
     assert_one_line(file, config.inputs[0])
+    below = config.inputs[0] / "below"
+    with pytest.raises(NotADirectoryError, match="must be a folder") as file:
+        build_corpus(dataclasses.replace(config, output=below))
+    assert_one_line(file, below)
     (tmp_path / "empty").mkdir()
     build_corpus(dataclasses.replace(config, output=tmp_path / "empty"))
 

@@ -23,7 +23,7 @@ ORDER = (
     {"errors"},
     {"optimizer_config"},
     {"config"},
-    {"configfile", "tokenizers"},
+    {"configfile", "options", "tokenizers"},
     {"data", "model"},
     {"weights"},
     {"pretrained"},
@@ -35,13 +35,17 @@ ORDER = (
 """A module imports what stands above it, and a folder of modules also its own parts."""
 
 WITHOUT_JAX = {
-    *("types", "errors", "optimizer_config", "config", "configfile", "tokenizers", "data"),
+    *("types", "errors", "optimizer_config", "config", "configfile", "options", "tokenizers"),
+    "data",
 }
 JAX = {"jax", "jaxlib", "haiku", "optax", "orbax", "chex", "flax"}
 COLLECTIVES = {
     *("pmap", "psum", "pmean", "pmax", "pmin", "psum_scatter", "all_gather"),
     *("all_to_all", "ppermute", "pshuffle", "pbroadcast", "axis_index", "axis_size"),
 }
+PLAIN_ERRORS = {"ValueError", "FileNotFoundError", "FileExistsError", "NotADirectoryError"}
+RAISES_PLAIN_ERRORS = {"weights.unpickle", "weights.safetensors_file"}
+NOT_YET = {"training", "pretraining", "model"}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
@@ -134,6 +138,19 @@ def test_imports_point_one_way() -> None:
         for module, needs in graph().items()
         for imported in needs
         if breaks_order(module, imported)
+    ]
+    assert wrong == []
+
+
+def test_what_a_user_can_mend_has_its_own_class() -> None:
+    """A plain error is a bug of ours, or is caught and told anew before it reaches anyone."""
+    wrong = [
+        f"{module} line {node.lineno}: raises {name}"
+        for module, tree in trees().items()
+        if module not in RAISES_PLAIN_ERRORS and group(module) not in NOT_YET
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+        for name in named(node.exc.func) & PLAIN_ERRORS
     ]
     assert wrong == []
 

@@ -35,7 +35,7 @@ from nucleotide_transformer.benchmark.timing import (
 )
 from nucleotide_transformer.benchmark.torch_peer import TorchPeer, explain_absence
 from nucleotide_transformer.benchmark.workloads import make_workload
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import NotAFolderError, require
 from nucleotide_transformer.model import count_parameters
 from nucleotide_transformer.model.attention import check_implementation
 from nucleotide_transformer.plots import save_figure
@@ -52,7 +52,7 @@ def run_benchmark(config: BenchmarkConfig, *, progress: bool = False) -> Report:
         progress: show a bar.
 
     Raises:
-        ValueError, NotADirectoryError: one line, before anything is measured, for cases that
+        InputError, NotAFolderError: one line, before anything is measured, for cases that
             can't be, several processes, or an output folder that can't be.
     """
     devices = find_devices(None)
@@ -84,7 +84,7 @@ def name_files(folder: Path) -> tuple[Path, Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise NotADirectoryError(f"{folder}: is a file; the output must be a folder") from None
+        raise NotAFolderError(f"{folder}: is a file; the output must be a folder") from None
     stem = f"benchmark_{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H-%M-%S}"
     taken = len(list(folder.glob(f"{stem}*.json")))
     stem += f"_{taken}" if taken else ""

@@ -74,7 +74,7 @@ def make_dataset(
         num_processes: processes that share each update.
 
     Raises:
-        ValueError: if the split is empty, if a chunk is too short for the tokens asked for, or if
+        InputError: if the split is empty, if a chunk is too short for the tokens asked for, or if
             the processes can't share the sequences equally.
     """
     rule = f"must be a positive multiple of num_processes = {num_processes}"
@@ -183,7 +183,7 @@ def make_evaluation_set(
         num_sequences: sequences wanted.
 
     Raises:
-        ValueError: if there is none, or if a chunk is too short for the tokens asked for.
+        InputError: if there is none, or if a chunk is too short for the tokens asked for.
     """
     require(num_sequences > 0, "num_sequences", num_sequences, "must be above 0")
     needed = count_nucleotides(manifest, tokenizer, sequence_tokens)
@@ -209,7 +209,7 @@ def count_nucleotides(manifest: Manifest, tokenizer: KmerTokenizer, sequence_tok
     """Returns the nucleotides that fill a sequence: k for each token but `<cls>`.
 
     Raises:
-        ValueError: if a chunk fills less than 90 % of a sequence. (The published 2,048 tokens of
+        InputError: if a chunk fills less than 90 % of a sequence. (The published 2,048 tokens of
             12,000 nt are filled to 98 %.)
     """
     needed = (sequence_tokens - 1) * tokenizer.k

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nucleotide_transformer.data.chunking import SPLITS, Segment
+from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.types import Split
 
 FORMAT_VERSION = 1
@@ -154,17 +155,17 @@ def load_manifest(folder: Path | str) -> Manifest:
     """Loads a corpus, and checks that its shards are there and have their size.
 
     Raises:
-        FileNotFoundError: if the folder, the manifest or a shard is missing.
-        ValueError: if the manifest is damaged or of another version, or a shard is truncated.
+        MissingInputError: if the folder, the manifest or a shard is missing.
+        InputError: if the manifest is damaged or of another version, or a shard is truncated.
     """
     folder = Path(folder)
     path = folder / MANIFEST_FILE
     if not folder.is_dir():
         rule = "no such corpus folder: `nt corpus build` makes one"
-        raise FileNotFoundError(f"{folder}: {rule}")
+        raise MissingInputError(f"{folder}: {rule}")
     if not path.is_file():
         rule = "no such file: the folder is no corpus, or its build did not finish"
-        raise FileNotFoundError(f"{path}: {rule}")
+        raise MissingInputError(f"{path}: {rule}")
     values = _load_json(path)
     try:
         config = dict(values["config"])
@@ -172,7 +173,7 @@ def load_manifest(folder: Path | str) -> Manifest:
         manifest = Manifest(folder=folder, config=config, genomes=genomes)
         assert manifest.record_length > 0
     except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: damaged ({error!r}): {_REBUILD}") from None
+        raise InputError(f"{path}: damaged ({error!r}): {_REBUILD}") from None
     for genome in genomes:
         check_shards(folder, genome)
     return manifest
@@ -185,7 +186,7 @@ def load_genome(folder: Path, name: str) -> tuple[dict[str, Any], Genome]:
     try:
         return dict(values["config"]), _make_genome(values["genome"])
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: damaged ({error!r}): {_REBUILD}") from None
+        raise InputError(f"{path}: damaged ({error!r}): {_REBUILD}") from None
 
 
 def load_contigs(folder: Path, name: str) -> tuple[ContigEntry, ...]:
@@ -203,26 +204,26 @@ def load_contigs(folder: Path, name: str) -> tuple[ContigEntry, ...]:
             for contig in values["contigs"]
         )
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: damaged ({error!r}): {_REBUILD}") from None
+        raise InputError(f"{path}: damaged ({error!r}): {_REBUILD}") from None
 
 
 def check_shards(folder: Path, genome: Genome) -> None:
     """Checks that the shards of a genome are there and have the size that was written.
 
     Raises:
-        FileNotFoundError: if a shard is missing.
-        ValueError: if a shard is truncated or longer.
+        MissingInputError: if a shard is missing.
+        InputError: if a shard is truncated or longer.
     """
     for shard in genome.shards:
         path = folder / shard.file
         if not path.is_file():
             rule = f"no such file: must hold {shard.num_records:,} records of {genome.species!r}"
-            raise FileNotFoundError(f"{path}: {rule}: {_REBUILD}")
+            raise MissingInputError(f"{path}: {rule}: {_REBUILD}")
         size = path.stat().st_size
         if size != shard.num_bytes:
             state = "truncated" if size < shard.num_bytes else "overwritten"
             rule = f"must be {shard.num_bytes:,}: {state}: {_REBUILD}"
-            raise ValueError(f"{path}: size = {size:,} bytes: {rule}")
+            raise InputError(f"{path}: size = {size:,} bytes: {rule}")
 
 
 def describe(manifest: Manifest) -> list[dict[str, str | int]]:
@@ -266,13 +267,13 @@ def _to_json(values: Mapping[str, Any]) -> str:
 def _load_json(path: Path) -> dict[str, Any]:
     """Reads one of the files above and checks its version."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file: {_REBUILD}")
+        raise MissingInputError(f"{path}: no such file: {_REBUILD}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}): {_REBUILD}") from None
+        raise InputError(f"{path}: damaged ({error}): {_REBUILD}") from None
     version = values.get("format_version") if isinstance(values, dict) else None
     if version != FORMAT_VERSION:
         rule = f"must be {FORMAT_VERSION}, the version that this package reads: {_REBUILD}"
-        raise ValueError(f"{path}: format_version = {version!r}: {rule}")
+        raise InputError(f"{path}: format_version = {version!r}: {rule}")
     return dict(values)

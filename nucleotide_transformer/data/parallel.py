@@ -16,6 +16,7 @@ from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.data.manifest import Genome
 from nucleotide_transformer.data.shards import Report, build_genome
 from nucleotide_transformer.data.sources import Source
+from nucleotide_transformer.errors import RunFailedError
 
 _BYTES_WORTH_A_PROCESS = 100_000_000
 """FASTA bytes below which starting another process takes longer than it saves."""
@@ -30,8 +31,8 @@ def build_genomes(
     After an error, or Ctrl-C, the genomes that are not finished are removed.
 
     Raises:
-        FileNotFoundError, ValueError: for bad input, in one line.
-        RuntimeError: if a process was killed.
+        MissingInputError, InputError: for bad input, in one line.
+        RunFailedError: if a process was killed.
     """
     if not sources:
         return {}
@@ -110,7 +111,7 @@ def _build_parallel(
             return {name: future.result() for name, future in futures.items()}
         except BrokenProcessPool:
             rule = "was there enough memory? The same command again goes on"
-            raise RuntimeError(
+            raise RunFailedError(
                 f"{config.output}: a process of the build was killed: {rule}"
             ) from None
         except BaseException:

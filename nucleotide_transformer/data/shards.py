@@ -47,7 +47,7 @@ def build_genome(source: Source, config: CorpusConfig, report: Report) -> Genome
     """Builds one genome in the folder `genomes` of the corpus, all of it or nothing.
 
     Raises:
-        FileNotFoundError, ValueError: for bad input, in one line (see `FastaReader`).
+        MissingInputError, InputError: for bad input, in one line (see `FastaReader`).
     """
     final = config.output / "genomes" / source.name
     partial = final.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-{source.name}")

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from nucleotide_transformer.config import (
     ModelConfig,
 )
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.model import exact_products
 from nucleotide_transformer.model.attention import check_implementation
 from nucleotide_transformer.model.stacking import arrange_blocks
@@ -92,7 +92,7 @@ class WindowSize(NamedTuple):
 
 
 def resolve_windows(config: ModelConfig, batching: BatchConfig) -> WindowSize:
-    """Fills in the defaults of a model; raises a `ValueError` for windows that don't fit it."""
+    """Fills in the defaults of a model; raises an `InputError` for windows that don't fit it."""
     limit = config.max_positions
     size = limit if batching.window_tokens is None else batching.window_tokens
     require(size <= limit, "window_tokens", size, f"the model's positions end at {limit}")
@@ -108,16 +108,16 @@ def encode_sequences(
     """Token ids of each sequence, `<cls>` first.
 
     Raises:
-        ValueError: naming the sequence (from 0) that is empty or, with the position (from 0), that
+        InputError: naming the sequence (from 0) that is empty or, with the position (from 0), that
             has an illegal character.
     """
     if isinstance(sequences, (str, bytes)):
-        raise ValueError("sequences: one text: must be a list of texts, or another iterable")
+        raise InputError("sequences: one text: must be a list of texts, or another iterable")
     for index, sequence in enumerate(sequences):
         try:
             tokens = tokenizer.encode(sequence)
-        except ValueError as error:
-            raise ValueError(f"sequence {index}, {error}") from None
+        except InputError as error:
+            raise InputError(f"sequence {index}, {error}") from None
         require(tokens.size > 1, f"sequence {index}", "", "must have at least one nucleotide")
         yield tokens
 

@@ -69,7 +69,7 @@ def embed(
             share of that sequence.
 
     Raises:
-        ValueError: in one line, for a layer that does not exist or windows that don't fit the
+        InputError: in one line, for a layer that does not exist or windows that don't fit the
             model; while iterating for a sequence that is empty or has an illegal character.
     """
     rule = f"must be one of {', '.join(get_args(Pooling))}"
@@ -103,7 +103,7 @@ def embed_array(
 
 
 def resolve_layers(config: ModelConfig, layers: Sequence[int]) -> tuple[int, ...]:
-    """The layers asked for, or the last one; a `ValueError` for a layer that does not exist."""
+    """The layers asked for, or the last one; an `InputError` for a layer that does not exist."""
     for layer in layers:
         rule = f"the model's are numbered 0 to {config.num_layers}"
         require(0 <= layer <= config.num_layers, "layer", layer, rule)

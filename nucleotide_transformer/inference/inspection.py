@@ -26,7 +26,7 @@ def hidden_states(
             by default.
 
     Raises:
-        ValueError: for a layer that does not exist, an illegal character or too many tokens.
+        InputError: for a layer that does not exist, an illegal character or too many tokens.
     """
     count = model.config.num_layers
     layers = _resolve(layers, "layer", range(count + 1))
@@ -47,7 +47,7 @@ def attention_maps(
         heads: 0 to num_heads - 1, in the order of the result; all by default.
 
     Raises:
-        ValueError: for a layer or head that does not exist, an illegal character or too many
+        InputError: for a layer or head that does not exist, an illegal character or too many
             tokens.
     """
     layers = _resolve(layers, "layer", range(1, model.config.num_layers + 1))
@@ -60,7 +60,7 @@ def attention_maps(
 
 
 def _resolve(asked: Sequence[int], name: str, there: range) -> tuple[int, ...]:
-    """What was asked for, or all there is; a `ValueError` for what there is not."""
+    """What was asked for, or all there is; an `InputError` for what there is not."""
     for number in asked:
         rule = f"the model's are numbered {there.start} to {there.stop - 1}"
         require(number in there, name, number, rule)

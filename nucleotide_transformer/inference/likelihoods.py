@@ -27,8 +27,11 @@ from nucleotide_transformer.inference.embedding import is_known
 from nucleotide_transformer.inference.windows import place_windows
 from nucleotide_transformer.model import make_forward
 from nucleotide_transformer.pretrained import Model
-from nucleotide_transformer.tokenizers import Nucleotides
+from nucleotide_transformer.tokenizers import KmerTokenizer, Nucleotides
 from nucleotide_transformer.types import Array, Float, Int, Params
+
+_MASK = "<mask>"
+_NO_MASK = f"must hold at least one {_MASK}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,9 @@ class FillMaskConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "top_k")
+        has_mask = _MASK in self.sequence
+        require(has_mask, "sequence", _shorten(self.sequence), _NO_MASK)
+        next(encode_sequences(KmerTokenizer(), [self.sequence]))  # before a model is fetched
 
 
 class TokenProbability(NamedTuple):
@@ -73,14 +79,14 @@ def fill_mask(
         top_k: tokens to return for each.
 
     Raises:
-        ValueError: for a sequence without `<mask>`, with an illegal character, or with more
+        InputError: for a sequence without `<mask>`, with an illegal character, or with more
             tokens than the model has positions.
     """
     vocabulary = model.config.vocabulary_size
     require(1 <= top_k <= vocabulary, "top_k", top_k, f"must lie between 1 and {vocabulary}")
     tokens = encode_whole(model, sequence)
     masks = np.flatnonzero(tokens == model.config.mask_token_id)
-    require(masks.size > 0, "sequence", _shorten(sequence), "must hold at least one <mask>")
+    require(masks.size > 0, "sequence", _shorten(sequence), _NO_MASK)
     task = LogitsTask(model.config, model.compute)
     (result,) = run_rows(model, task, [Row(tokens)], BatchConfig(num_devices=1))
     probabilities = np.asarray(jax.nn.softmax(result[masks].astype(np.float32), axis=-1))

@@ -71,7 +71,7 @@ def nucleotide_probabilities(
         float32, a row for each nucleotide.
 
     Raises:
-        ValueError: for an empty sequence, an illegal character or a special token.
+        InputError: for an empty sequence, an illegal character or a special token.
     """
     place = sequence.find("<")
     require(place < 0, f"sequence, position {place}", "<", "must not hold special tokens")
