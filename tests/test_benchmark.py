@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -23,7 +24,6 @@ from nucleotide_transformer.benchmark.workloads import InferenceWorkload, draw_t
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.inference.embedding import is_known
 from nucleotide_transformer.model import init_params, make_forward
-from nucleotide_transformer.training import metrics
 
 MODEL = ModelConfig(k=3, num_layers=2, embed_dim=16, num_heads=2, ffn_dim=24, max_positions=64)
 CONFIG = BenchmarkConfig(
@@ -63,7 +63,7 @@ def test_the_file_says_what_was_measured_and_with_what(report):
     assert machine["device_kind"] == jax.devices()[0].device_kind
     assert machine["versions"]["jax"] == jax.__version__
     assert {"dm-haiku", "jaxlib", "numpy", "optax"} <= set(machine["versions"])
-    assert "device_count=8" in machine["settings"]["XLA_FLAGS"]
+    assert machine["settings"]["XLA_FLAGS"] == os.environ["XLA_FLAGS"]
     for field in ("date", "python", "processor", "num_cores", "runtime", "commit", "gpus"):
         assert field in machine
     assert content["config"]["model"]["embed_dim"] == MODEL.embed_dim
@@ -111,7 +111,6 @@ def test_spread_compile_times_and_memory(results):
         assert spread[0] > 0
         times = result["compile_seconds"]
         assert times["lower"] > 0 < times["compile"]
-        assert times["first_step"] > times["lower"] + times["compile"]
         assert times["second_start"] is None
         memory = result["memory_bytes"]
         assert memory["total"] > memory["arguments"] + memory["temporaries"] > 0
@@ -266,11 +265,14 @@ def test_scaling_is_compared_with_the_same_work_on_one_device(report):
     assert find_base(at("weak", 2, 4), all_cases) is None
 
 
-def test_peak_of_a_matrix_product_counts_two_flops_a_multiply_add(monkeypatch):
-    ticks = iter(np.arange(100) * 0.5)
-    monkeypatch.setattr(peak, "SIZES", {"cpu": (64,)})
-    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(ticks))
-    assert peak.measure_product(jax.devices()[0], "bfloat16") == 2 * 64**3 / 0.5
+@pytest.mark.parametrize(("dtype", "found"), [("bfloat16", (8.0, 4.0)), ("float32", (2.0, 1.0))])
+def test_the_peak_is_looked_up_and_measured_in_the_type_of_the_computation(
+    monkeypatch, dtype, found
+):
+    measured, listed = {"bfloat16": 4.0, "float32": 1.0}, {"bfloat16": 8.0, "float32": 2.0}
+    monkeypatch.setattr(peak, "measure_peak_flops", lambda _, dtype, **__: measured[dtype])
+    monkeypatch.setattr(peak, "look_up_peak_flops", lambda _, dtype: listed[dtype])
+    assert peak.find_peak(jax.devices()[0], dtype) == found
 
 
 @pytest.mark.parametrize(
@@ -278,7 +280,7 @@ def test_peak_of_a_matrix_product_counts_two_flops_a_multiply_add(monkeypatch):
     [
         ("--models 10M", "did you mean 100M?"),
         ("--models v2_500m", "500M"),
-        ("--num-devices 99", "num_devices = 99: this process has 8"),
+        ("--num-devices 99", "num_devices = 99: this process has "),
         ("--sequence-tokens 5000", "sequence_tokens = 5000: the positions of model 100M end at"),
         ("--sequences-per-device 0", "sequences_per_device"),
         ("--rounds 0", "rounds = 0: must be above 0"),

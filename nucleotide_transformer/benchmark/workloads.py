@@ -13,8 +13,9 @@ from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, find_
 from nucleotide_transformer.config import DataConfig, ModelConfig, PretrainConfig
 from nucleotide_transformer.inference.embedding import PoolTask
 from nucleotide_transformer.model import exact_products, init_params, make_forward
+from nucleotide_transformer.model.flops import count_forward_flops, count_update_flops
 from nucleotide_transformer.model.stacking import arrange_blocks
-from nucleotide_transformer.training.metrics import count_forward_flops, count_step_flops
+from nucleotide_transformer.pretraining.masking import count_slots
 from nucleotide_transformer.training.step import (
     AXIS,
     DeviceBatch,
@@ -70,7 +71,12 @@ class TrainWorkload:
     def __init__(self, case: Case, config: BenchmarkConfig, devices: list[jax.Device]):
         self._config, self._devices = make_pretrain_config(case, config), devices
         self.overlaps = devices[0].platform != "cpu"
-        self.flops_per_step = count_step_flops(self._config)
+        self.flops_per_step = count_update_flops(
+            self._config.model,
+            num_sequences=case.sequences_per_step,
+            num_tokens=case.sequence_tokens,
+            num_head_tokens=count_slots(case.sequence_tokens, self._config.masking),
+        )
         self._batches = [self._make_batch(case, config.seed + i) for i in range(NUM_BATCHES)]
         self._state = place_state(init_state(self._config), self._config, devices)
         self._step: TrainStep | None = None

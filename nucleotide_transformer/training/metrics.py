@@ -1,4 +1,4 @@
-"""What a run costs and how it is written down: FLOPs, peak, JSON lines, TensorBoard."""
+"""What a run costs and how it is written down: throughput, MFU, JSON lines, TensorBoard."""
 
 import json
 import math
@@ -9,102 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tensorboardX
 
-from nucleotide_transformer.config import Dtype, ModelConfig, PretrainConfig
+from nucleotide_transformer.config import PretrainConfig
+from nucleotide_transformer.model.flops import count_update_flops
 from nucleotide_transformer.pretraining.masking import count_slots
+from nucleotide_transformer.training.peaks import find_total_peak_flops
 from nucleotide_transformer.training.step import StepMetrics
 
 METRICS_FILE = "metrics.jsonl"
-
-PEAK_FLOPS = {
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "GH200": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "A10": 125e12,
-    "L40S": 362e12,
-    "L40": 181e12,
-    "L4": 121e12,
-    "V100": 125e12,
-    "TPU v6": 918e12,
-    "TPU v5p": 459e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v4": 275e12,
-    "TPU v3": 123e12,
-}
-"""Dense bfloat16 (V100: float16) FLOP/s by the makers' data sheets; the longest name that fits."""
-
-
-def count_forward_flops(config: ModelConfig, *, num_tokens: int, num_head_tokens: int) -> int:
-    """FLOPs of the matrix products that one sequence's forward pass needs (2 per multiply-add).
-
-    Per token and layer 4 D^2 for keys and values, and 4 D^2 + 2 (2 + gated) D F for the other
-    projections and 4 T D for the scores and their use; these last two in the last layer only for
-    tokens that go through the head, if any do. Per token there 2 (D^2 + D V). Norms, softmax,
-    activations and the embedding look-up are left out, as is usual for MFU
-    (Chowdhery et al. 2022, appendix B).
-    """
-    width, hidden = config.embed_dim, config.ffn_dim
-    shared = 4 * width**2
-    own = 4 * width**2 + 2 * (2 + config.ffn_gated) * width * hidden + 4 * num_tokens * width
-    head = 2 * (width**2 + width * config.vocabulary_size)
-    last = num_head_tokens or num_tokens
-    updated = (config.num_layers - 1) * num_tokens + last
-    return config.num_layers * num_tokens * shared + updated * own + num_head_tokens * head
-
-
-def count_step_flops(config: PretrainConfig) -> int:
-    """Model FLOPs of one update: forward, and twice that for backward; recomputation left out."""
-    num_tokens = config.data.sequence_tokens
-    num_slots = count_slots(num_tokens, config.masking)
-    forward = count_forward_flops(config.model, num_tokens=num_tokens, num_head_tokens=num_slots)
-    return 3 * forward * config.sequences_per_update
-
-
-def find_peak_flops(device: jax.Device) -> float:
-    """FLOP/s that the device can do: of the data sheet, else of a matrix product measured now."""
-    return look_up_peak_flops(device.device_kind) or measure_peak_flops(device)
-
-
-def look_up_peak_flops(device_kind: str) -> float | None:
-    """FLOP/s by the maker's data sheet, of a name as `jax.Device.device_kind` gives it."""
-    names = [name for name in PEAK_FLOPS if name in device_kind]
-    return PEAK_FLOPS[max(names, key=len)] if names else None
-
-
-def measure_peak_flops(
-    device: jax.Device, *, size: int = 1024, dtype: Dtype = "float32", repeats: int = 8
-) -> float:
-    """FLOP/s of the fastest of some products of two [size, size] matrices; 2 size^3 FLOPs each.
-
-    The numbers are random: a processor that multiplies ones or zeros draws less power, and may
-    run at a clock that no real product sees. On a CPU all devices share the cores, so the value is
-    that of the whole machine.
-    """
-    numbers = jax.random.normal(jax.random.key(0), (2, size, size), jnp.dtype(dtype))
-    left, right = jax.device_put(tuple(numbers), device)
-    product = jax.jit(jnp.matmul)
-    product(left, right).block_until_ready()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        product(left, right).block_until_ready()
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds)
-
-
-def find_total_peak_flops(devices: list[jax.Device]) -> float:
-    """FLOP/s of all devices of all processes together."""
-    peak = find_peak_flops(devices[0])
-    shared = devices[0].platform == "cpu"  # virtual devices divide one machine's cores
-    return peak * (1 if shared else len(devices)) * jax.process_count()
 
 
 class MetricWriter:
@@ -158,8 +72,14 @@ class IntervalLog:
     def __init__(self, config: PretrainConfig, devices: list[jax.Device]):
         """Measures the peak of the devices where no data sheet gives it."""
         self._config = config
-        self._flops_per_update = count_step_flops(config)
-        self._peak_flops = find_total_peak_flops(devices)
+        num_tokens = config.data.sequence_tokens
+        self._flops_per_update = count_update_flops(
+            config.model,
+            num_sequences=config.sequences_per_update,
+            num_tokens=num_tokens,
+            num_head_tokens=count_slots(num_tokens, config.masking),
+        )
+        self._peak_flops = find_total_peak_flops(devices, config.compute.compute_dtype)
         self._steps: list[StepMetrics] = []
         self._first = True
         self._restart()
@@ -192,7 +112,7 @@ class IntervalLog:
         """Adds an update; at the end of an interval returns its line of metrics.
 
         MFU, the share of the hardware's peak, is the model FLOPs of an update (forward and
-        backward, see `count_step_flops`) times updates per second over the peak of all devices.
+        backward, see `count_update_flops`) times updates per second over the peak of all devices.
         The first update of a process, which compiles, is left out of the timing.
         """
         self._steps.append(metrics)
