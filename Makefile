@@ -28,7 +28,7 @@ pretrain: install ## build a corpus from the genomes here, pre-train a small mod
 	$(BIN)/nt pretrain --config experiments/quickstart.toml
 
 test: install ## run all tests
-	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST) $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST) $(TESTS)
 
 check: install ## format, lint, types and tests: what a change must pass
 	$(BIN)/ruff format --check .

@@ -173,7 +173,7 @@ def test_a_run_that_diverges_is_one_line_and_exit_code_1(capfd, monkeypatch):
     def diverge(*_: object, **__: object) -> None:
         raise loop.TrainingDivergedError("update 5: loss nan")
 
-    monkeypatch.setattr(loop, "pretrain", diverge)
+    monkeypatch.setattr("nucleotide_transformer.pretraining.run.pretrain", diverge)
     assert run(capfd, "pretrain") == (1, "", "error: update 5: loss nan\n")
 
 

@@ -18,7 +18,7 @@ from nucleotide_transformer.benchmark.compilation import (
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, find_model, list_cases
 from nucleotide_transformer.benchmark.machine import describe_machine
 from nucleotide_transformer.benchmark.operations import profile_workload
-from nucleotide_transformer.benchmark.peak import Peak, count_units, find_peak
+from nucleotide_transformer.benchmark.peak import Peak, find_peak
 from nucleotide_transformer.benchmark.pictures import plot_results
 from nucleotide_transformer.benchmark.results import (
     CaseResult,
@@ -40,6 +40,7 @@ from nucleotide_transformer.model import count_parameters
 from nucleotide_transformer.model.attention import check_implementation
 from nucleotide_transformer.plots import save_figure
 from nucleotide_transformer.training.devices import find_devices
+from nucleotide_transformer.training.peaks import count_peaks
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
@@ -137,7 +138,7 @@ def measure_case(
         step_seconds=spread,
         flops_per_step=workload.flops_per_step,
         peak=peak,
-        num_peaks=count_units(devices[0], case.num_devices),
+        num_peaks=count_peaks(devices),
         compile_seconds=compile_seconds,
         memory=find_memory(compiled),
         device_peak_bytes=find_device_peak(devices[0]),
