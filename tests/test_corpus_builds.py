@@ -315,7 +315,7 @@ def test_interrupted_build_goes_on(config: CorpusConfig, monkeypatch: pytest.Mon
 
         return build(source, config, stop)
 
-    monkeypatch.setattr("nucleotide_transformer.data.parallel.build_genome", interrupt)
+    monkeypatch.setattr("nucleotide_transformer.data.corpus.build_genome", interrupt)
     with pytest.raises(KeyboardInterrupt):
         build_corpus(config)
     assert [path.name[:4] for path in (config.output / "genomes").iterdir()] == ["moss"]

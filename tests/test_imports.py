@@ -20,7 +20,7 @@ PACKAGE = "nucleotide_transformer"
 
 ORDER = (
     {"types"},
-    {"errors"},
+    {"errors", "files"},
     {"config"},
     {"configfile", "tokenizers"},
     {"data", "model"},
@@ -33,7 +33,7 @@ ORDER = (
 )
 """A module imports what stands above it, and a folder of modules also its own parts."""
 
-WITHOUT_JAX = {"types", "errors", "config", "configfile", "tokenizers", "data"}
+WITHOUT_JAX = {"types", "errors", "files", "config", "configfile", "tokenizers", "data"}
 JAX = {"jax", "jaxlib", "haiku", "optax", "orbax", "chex", "flax"}
 COLLECTIVES = {
     *("pmap", "psum", "pmean", "pmax", "pmin", "psum_scatter", "all_gather"),
