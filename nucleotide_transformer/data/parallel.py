@@ -82,8 +82,13 @@ def count_workers(wanted: int | None, size: int) -> int:
         wanted: processes, or None for the default.
         size: nucleotides, or bytes of FASTA.
     """
+    return wanted or min(count_cores(), 1 + size // _SIZE_WORTH_A_PROCESS)
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return wanted or min(num_cores or 1, 1 + size // _SIZE_WORTH_A_PROCESS)
+    return num_cores or 1
 
 
 @contextlib.contextmanager

@@ -10,11 +10,13 @@ only.
 
 import dataclasses
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
 from nucleotide_transformer.data.manifest import Manifest
+from nucleotide_transformer.data.parallel import count_cores
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.pretraining.counts import (
     Counts,
@@ -133,8 +135,9 @@ def evaluate_baselines(
     contexts = _find_contexts(tokens, places, lengths, tokenizer)
     best = np.full(len(targets), baselines.log_frequencies.argmax())
     predictions = {FREQUENCY: (baselines.log_frequencies[targets], best)}
-    for order in range(1, len(baselines.chains.log_probs)):
-        predictions[f"markov_{order}"] = _predict(baselines, order, contexts, targets)
+    with ThreadPoolExecutor(count_cores()) as pool:  # NumPy's loops leave Python to the others
+        for order in range(1, len(baselines.chains.log_probs)):
+            predictions[f"markov_{order}"] = _predict(baselines, order, contexts, targets, pool)
     num_nucleotides = int(lengths.sum())
     return {
         name: _make_metrics(log_probs, best == targets, num_nucleotides)
@@ -185,7 +188,11 @@ def _find_contexts(
 
 
 def _predict(
-    baselines: Baselines, order: int, contexts: Contexts, targets: Int[np.ndarray, " N"]
+    baselines: Baselines,
+    order: int,
+    contexts: Contexts,
+    targets: Int[np.ndarray, " N"],
+    pool: ThreadPoolExecutor,
 ) -> tuple[Float[np.ndarray, " N"], Int[np.ndarray, " N"]]:
     """Log probability of each target, and the most likely token, from the chain of one order."""
     k = baselines.tokenizer.k
@@ -193,7 +200,9 @@ def _predict(
     shares = np.log([frequencies[: 4**k].sum(), frequencies[4**k :].sum()])
     log_probs = np.zeros(len(targets))
     best = np.zeros(len(targets), np.int64)
-    for places, some in iterate_batches(contexts, order):
+
+    def predict(batch: tuple[Int[np.ndarray, " b"], Contexts]) -> None:
+        places, some = batch
         scores = [
             _normalise(score_words(baselines.chains, order, length, some)) + np.float32(share)
             for length, share in zip((k, 1), shares, strict=True)
@@ -201,6 +210,9 @@ def _predict(
         both = np.concatenate(scores, axis=1)
         log_probs[places] = both[np.arange(len(places)), targets[places]]
         best[places] = both.argmax(axis=1)
+
+    for _ in pool.map(predict, iterate_batches(contexts, order)):
+        pass  # an error is raised here
     return log_probs, best
 
 
