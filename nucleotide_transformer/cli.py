@@ -131,6 +131,17 @@ def _describe_corpus(args: list[str]) -> int:
     return _print_corpus(parse(info, args, "nt corpus info"))
 
 
+def _count_baselines(args: list[str]) -> int:
+    from nucleotide_transformer.pretraining.counts import BaselinesConfig, count_corpus
+
+    kind = tyro.conf.PositionalRequiredArgs[BaselinesConfig]
+    config = parse(kind, args, "nt corpus baselines")
+    path, is_new = count_corpus(config, progress=True)
+    state = "wrote" if is_new else "counted before, and still right:"
+    _console().print(f"{state} {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
 def _print_corpus(folder: Path) -> int:
     from rich.box import HEAVY_HEAD, SIMPLE
     from rich.table import Table
@@ -254,6 +265,7 @@ def _console() -> Console:
 COMMANDS: dict[str, Command] = {
     "corpus build": Command("FASTA files to a corpus of shuffled-access chunks", _build_corpus),
     "corpus info": Command("the genomes and splits of a corpus", _describe_corpus),
+    "corpus baselines": Command("count what baselines are fitted to, once", _count_baselines),
     "pretrain": Command("pre-train a model on a corpus, or go on with a run", _pretrain),
     "export": Command("a run or released weights to a folder that others can load", _export),
     "embed": Command("embeddings of the sequences of a file", _embed),

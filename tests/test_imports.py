@@ -20,7 +20,7 @@ PACKAGE = "nucleotide_transformer"
 
 ORDER = (
     {"types"},
-    {"errors"},
+    {"errors", "files"},
     {"optimizer_config"},
     {"config"},
     {"configfile", "options", "tokenizers"},
@@ -35,8 +35,8 @@ ORDER = (
 """A module imports what stands above it, and a folder of modules also its own parts."""
 
 WITHOUT_JAX = {
-    *("types", "errors", "optimizer_config", "config", "configfile", "options", "tokenizers"),
-    "data",
+    *("types", "errors", "files", "optimizer_config", "config", "configfile", "options"),
+    *("tokenizers", "data"),
 }
 JAX = {"jax", "jaxlib", "haiku", "optax", "orbax", "chex", "flax"}
 COLLECTIVES = {

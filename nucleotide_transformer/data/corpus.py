@@ -11,6 +11,7 @@ what an interrupted build left behind is used by the next one or removed.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,6 @@ from typing import Any
 from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.data.manifest import (
     MANIFEST_FILE,
-    PARTIAL_PREFIX,
     Genome,
     Manifest,
     check_shards,
@@ -30,11 +30,12 @@ from nucleotide_transformer.data.manifest import (
     load_manifest,
     save_manifest,
 )
-from nucleotide_transformer.data.parallel import build_genomes
+from nucleotide_transformer.data.parallel import count_workers, run_tasks, show_progress
 from nucleotide_transformer.data.reader import Location, SplitReader, open_split
-from nucleotide_transformer.data.shards import make_contig_names
+from nucleotide_transformer.data.shards import build_genome, make_contig_names
 from nucleotide_transformer.data.sources import Source, load_sources
 from nucleotide_transformer.errors import InputError, NotAFolderError, OutputExistsError
+from nucleotide_transformer.files import PARTIAL_PREFIX
 
 __all__ = [
     "CorpusConfig",
@@ -73,7 +74,7 @@ def build_corpus(config: CorpusConfig, *, progress: bool = False) -> Manifest:
     with _make_folder(config.output):
         finished = {s.name: genome for s in sources if (genome := _find_finished(s, config))}
         missing = [source for source in sources if source.name not in finished]
-        finished |= build_genomes(missing, config, progress=progress)
+        finished |= _build_genomes(missing, config, progress=progress)
         genomes = tuple(_label(finished[source.name], source) for source in sources)
         _check_named_contigs(config, genomes)
         recipe = config.make_recipe()
@@ -152,6 +153,24 @@ def _find_finished(source: Source, config: CorpusConfig) -> Genome | None:
         raise OutputExistsError(f"{place}, {source.file} has {sha256[:12]}: {_OTHER_OUTPUT}")
     check_shards(config.output, genome)
     return genome
+
+
+def _build_genomes(
+    sources: Sequence[Source], config: CorpusConfig, *, progress: bool
+) -> dict[str, Genome]:
+    """Builds genomes, in several processes if that is worth it; keys are the sources' names."""
+    finished: dict[str, Genome] = {}
+    if not sources:
+        return finished
+    sizes = {source: source.file.stat().st_size for source in sources}
+    num_bytes = sum(sizes.values())
+    # The largest first, so that no process is left with one at the end.
+    order = sorted(sources, key=lambda source: -sizes[source])
+    tasks = {source.name: functools.partial(build_genome, source, config) for source in order}
+    with show_progress("corpus", num_bytes, visible=progress) as report:
+        num_workers = count_workers(config.workers, num_bytes)
+        run_tasks(tasks, num_workers, report, finished.__setitem__)
+    return finished
 
 
 def _label(genome: Genome, source: Source) -> Genome:

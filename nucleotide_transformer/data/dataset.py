@@ -60,8 +60,9 @@ def make_dataset(
     (sequence_tokens - 1) * k. A record shorter than a chunk starts no later than needed for that
     or for the frame to vary.
 
-    The update's sequences and their order are the same for every number of processes: process p
-    of P has the p-th of P equal slices.
+    The update's sequences and their order are the same for every number of processes P: the slices
+    of processes 0 to P - 1 follow one another. Where P does not divide the update, the first
+    processes have one sequence more.
 
     Args:
         manifest: of the corpus.
@@ -75,11 +76,11 @@ def make_dataset(
 
     Raises:
         InputError: if the split is empty, if a chunk is too short for the tokens asked for, or if
-            the processes can't share the sequences equally.
+            there are more processes than sequences.
     """
-    rule = f"must be a positive multiple of num_processes = {num_processes}"
-    divides = sequences_per_update > 0 and sequences_per_update % num_processes == 0
-    require(divides, "sequences_per_update", sequences_per_update, rule)
+    rule = f"must be at least num_processes = {num_processes}: each needs a sequence"
+    enough = sequences_per_update >= num_processes
+    require(enough, "sequences_per_update", sequences_per_update, rule)
     rule = f"must lie between 0 and num_processes - 1 = {num_processes - 1}"
     require(0 <= process_index < num_processes, "process_index", process_index, rule)
     loader = UpdateLoader(
@@ -89,8 +90,12 @@ def make_dataset(
         sequences_per_update=sequences_per_update,
         seed=seed,
     )
-    num_local = sequences_per_update // num_processes
-    rows = np.arange(num_local * process_index, num_local * (process_index + 1))
+    first, end = (
+        process * (sequences_per_update // num_processes)
+        + min(process, sequences_per_update % num_processes)
+        for process in (process_index, process_index + 1)
+    )
+    rows = np.arange(first, end)
     return grain.MapDataset.range(_NUM_UPDATES).map(lambda update: loader.load(update, rows))
 
 

@@ -10,14 +10,15 @@ same way have the same bytes.
 """
 
 import dataclasses
+import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nucleotide_transformer.data.chunking import SPLITS, Segment
 from nucleotide_transformer.errors import InputError, MissingInputError
+from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.types import Split
 
 FORMAT_VERSION = 1
@@ -25,8 +26,6 @@ FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 GENOME_FILE = "genome.json"
 CONTIGS_FILE = "contigs.json"
-PARTIAL_PREFIX = ".partial-"
-"""Start of the name of what is being written."""
 _REBUILD = "delete the folder and build the corpus again"
 
 
@@ -105,6 +104,23 @@ class Manifest:
         """Nucleotides of a full record; records of short contigs and segments are shorter."""
         return self.chunk_length + 2 * self.overlap
 
+    @property
+    def digest(self) -> str:
+        """sha256, in hex, of what decides the records and their order.
+
+        These are the recipe and, for each genome in order, its species, assembly and name, the
+        digest of its FASTA file and its number of records. The folder, the machine, the names of
+        the FASTA files, groups and the compression of the records change nothing.
+        """
+        recipe = {field: _normalise(value) for field, value in self.config.items()}
+        del recipe["compression"]
+        genomes = [
+            (*(genome.species, genome.assembly, genome.name, genome.sha256), _count_records(genome))
+            for genome in self.genomes
+        ]
+        text = json.dumps([recipe, genomes], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def list_shards(self, split: Split) -> list[tuple[Genome, Shard]]:
         """The shards of a split that hold records, in the order of its index."""
         pairs = [(genome, shard) for genome in self.genomes for shard in genome.shards]
@@ -126,16 +142,8 @@ def save_manifest(manifest: Manifest) -> None:
         "config": dict(manifest.config),
         "genomes": [dataclasses.asdict(genome) for genome in manifest.genomes],
     }
-    path = manifest.folder / MANIFEST_FILE
-    partial = path.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-{MANIFEST_FILE}")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(_to_json(values))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with write_whole(manifest.folder / MANIFEST_FILE) as partial:
+        partial.write_text(_to_json(values), encoding="utf-8")
 
 
 def save_genome(
@@ -248,10 +256,20 @@ def _describe_genome(genome: Genome) -> dict[str, str | int]:
         "nucleotides": genome.num_nucleotides,
         "unknown": genome.num_unknown,
     }
-    records = {shard.split: shard.num_records for shard in genome.shards}
+    records = _count_records(genome)
     row |= {split: records.get(split, 0) for split in SPLITS}
     row["left out"] = sum(shard.num_left_out_records for shard in genome.shards)
     return row
+
+
+def _normalise(value: Any) -> Any:
+    """Whole numbers in one form, so that 1.0 is 1."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _count_records(genome: Genome) -> dict[str, int]:
+    """Split -> records."""
+    return {shard.split: shard.num_records for shard in genome.shards}
 
 
 def _make_genome(values: Mapping[str, Any]) -> Genome:
