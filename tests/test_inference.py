@@ -14,6 +14,7 @@ import pytest
 from jax import numpy as jnp
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.inference import (
     BatchConfig,
     attention_maps,
@@ -58,7 +59,7 @@ def run_tokens(model: Model, tokens: np.ndarray) -> Outputs:
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    params = jax.jit(init_params, static_argnums=1)(jax.random.key(0), CONFIG)
+    params = init_params(jax.random.key(0), CONFIG)
     # Random biases and a sharper head, so that probabilities are far from uniform.
     noise = np.random.default_rng(0)
     params = jax.tree.map(lambda x: x + 0.3 * noise.standard_normal(x.shape, np.float32), params)
@@ -223,13 +224,37 @@ def test_learned_positions_are_used_to_the_last(model: Model) -> None:
         ffn_activation="gelu",
         ffn_gated=False,
     )
-    params = jax.jit(init_params, static_argnums=1)(jax.random.key(1), config)
+    params = init_params(jax.random.key(1), config)
     tokenizer = KmerTokenizer(vocabulary="v1", k=3)
     old = dataclasses.replace(model, params=params, config=config, tokenizer=tokenizer)
     fits, longer = random_sequences([3 * 36, 3 * 50])
     found, _ = embed(old, [fits, longer], pooling="tokens", batching=ONE)
     wanted = old(tokenizer.encode_batch([fits]), layers=(2,)).embeddings[2][0]
     np.testing.assert_allclose(found[2], wanted, atol=TOLERANCE)
+    limit = "38: the model's learned positions end at 37 tokens"
+    with pytest.raises(InputError, match=f"^window_tokens = {limit}$"):
+        embed(old, [], batching=BatchConfig(window_tokens=38))
+    for call in (hidden_states, attention_maps):
+        with pytest.raises(InputError, match=f"^sequence = {limit}$"):
+            call(old, fits + "ACG")
+    with pytest.raises(InputError, match=f"^sequence = {limit}$"):
+        fill_mask(old, fits + "<mask>")
+    with pytest.raises(InputError, match=f"^tokens = {limit}$"):
+        old(tokenizer.encode_batch([fits + "ACG"]))
+
+
+def test_rotary_models_take_sequences_beyond_their_positions_whole(model: Model) -> None:
+    """131 tokens, where max_positions is 128: as one window, and as a call gives them."""
+    (sequence,) = random_sequences([3 * 130])
+    tokens = model.tokenizer.encode(sequence)
+    wanted = np.asarray(model(tokens[None], layers=(2,)).embeddings[2][0])
+    assert len(wanted) == 131
+    batching = dataclasses.replace(ONE, window_tokens=140)
+    (found,) = embed(model, [sequence], pooling="tokens", batching=batching)
+    np.testing.assert_allclose(found[2], wanted, atol=TOLERANCE)
+    np.testing.assert_allclose(hidden_states(model, sequence)[2], wanted, atol=TOLERANCE)
+    cut = next(iter(embed(model, [sequence], pooling="tokens", batching=ONE)))[2]
+    assert np.abs(cut - wanted).max() > 100 * TOLERANCE  # by default they are cut into windows
 
 
 def test_fill_mask_is_the_softmax_at_each_mask(model: Model) -> None:
@@ -375,9 +400,7 @@ def test_hidden_states_and_attention_maps_are_those_of_the_model(model: Model) -
     (lambda m: list(embed(m, ["ACGT", "ACGXT"])), r"sequence 1, position 3: character 'X' must be"),
     (lambda m: list(embed(m, ["ACGT", ""])), "sequence 1 = '': must have at least one nucleotide"),
     (lambda m: list(embed(m, "ACGT")), "sequences: one text: must be a list"),
-    (lambda m: embed(m, [], layers=(3,)), "layer = 3: the model's are numbered 0 to 2"),
-    (lambda m: embed(m, [], batching=BatchConfig(window_tokens=129)),
-     "window_tokens = 129: the model's positions end at 128"),
+    (lambda m: embed(m, [], layers=(3,)), "layers: there is no layer 3; the model's are numbered"),
     (lambda m: embed(m, [], batching=BatchConfig(window_tokens=9, overlap_tokens=8)),
      "overlap_tokens = 8: must lie between 0 and window_tokens - 2 = 7"),
     (lambda m: list(embed(m, [], batching=BatchConfig(num_devices=9))),
@@ -385,10 +408,8 @@ def test_hidden_states_and_attention_maps_are_those_of_the_model(model: Model) -
     (lambda _: BatchConfig(batch_tokens=0), "batch_tokens = 0: must be 1 or above"),
     (lambda m: fill_mask(m, "ACGT"), "sequence = 'ACGT': must hold at least one <mask>"),
     (lambda m: fill_mask(m, "<mask>", top_k=0), "top_k = 0: must lie between 1 and 75"),
-    (lambda m: fill_mask(m, "ACG" * 140 + "<mask>"), "sequence = 142: tokens with <cls> are more"),
-    (lambda m: hidden_states(m, "ACG" * 128), "sequence = 129: tokens with <cls> are more"),
-    (lambda m: hidden_states(m, "ACG", layers=(-1,)), "layer = -1: the model's are numbered"),
-    (lambda m: attention_maps(m, "ACG", layers=(0,)), "layer = 0: the model's are numbered 1 to 2"),
+    (lambda m: hidden_states(m, "ACG", layers=(-1,)), "layers: there is no layer -1; the"),
+    (lambda m: attention_maps(m, "ACG", layers=(0,)), "attention: there is no layer 0; the"),
     (lambda m: attention_maps(m, "ACG", heads=(2,)), "head = 2: the model's are numbered 0 to 1"),
     (lambda m: nucleotide_probabilities(m, "AC<mask>"), "sequence, position 2 = '<': must not"),
 ])  # fmt: skip

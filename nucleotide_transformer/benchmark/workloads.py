@@ -13,7 +13,7 @@ from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, find_
 from nucleotide_transformer.config import DataConfig, ModelConfig, PretrainConfig
 from nucleotide_transformer.inference.embedding import PoolTask
 from nucleotide_transformer.model import exact_products, init_params, make_forward
-from nucleotide_transformer.model.stacking import arrange_blocks
+from nucleotide_transformer.model.stacking import arrange_params
 from nucleotide_transformer.training.metrics import count_forward_flops, count_step_flops
 from nucleotide_transformer.training.step import (
     AXIS,
@@ -129,8 +129,8 @@ class InferenceWorkload:
         mesh = Mesh(np.array(devices), (AXIS,))
         self._mesh, self._split = mesh, NamedSharding(mesh, P(AXIS))
         params = init_params(jax.random.key(config.seed), model, config.compute)
-        params = arrange_blocks(params, config.compute.stack)
-        self._params = jax.device_put(params, NamedSharding(mesh, P()))
+        arranged = arrange_params(params, config.compute.stack)
+        self._params = jax.device_put(arranged, NamedSharding(mesh, P()))
         size = (case.sequences_per_step, case.sequence_tokens)
         seeds = range(config.seed, config.seed + NUM_BATCHES)
         self._batches = [draw_tokens(*size, model, seed) for seed in seeds]

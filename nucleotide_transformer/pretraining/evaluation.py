@@ -10,6 +10,7 @@ from nucleotide_transformer.config import MaskingConfig, ModelConfig, PretrainCo
 from nucleotide_transformer.data.dataset import make_evaluation_set
 from nucleotide_transformer.data.manifest import Manifest
 from nucleotide_transformer.data.reader import open_split
+from nucleotide_transformer.model.stacking import AnyParams as Params
 from nucleotide_transformer.pretraining.baselines import (
     FREQUENCY,
     Metrics,
@@ -20,7 +21,7 @@ from nucleotide_transformer.pretraining.baselines import (
 from nucleotide_transformer.pretraining.masking import MaskedTokens, mask_tokens
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.training.step import EvaluationStep, EvaluationSums
-from nucleotide_transformer.types import Int, Params
+from nucleotide_transformer.types import Int
 
 MASK_SEED = 850
 """Seed of the evaluation's masks: one for all runs, so that runs compare."""

@@ -1,13 +1,13 @@
 """Adam with linear warm-up and inverse-square-root decay."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from nucleotide_transformer.config import OptimizerConfig
-from nucleotide_transformer.types import Array, Float, Params
+from nucleotide_transformer.types import Array, Float
 
 
 def make_schedule(config: OptimizerConfig) -> optax.Schedule:
@@ -50,8 +50,8 @@ def clip_gradient(gradient: Gradient, norm: Float[Array, ""], config: OptimizerC
 
 
 def apply_updates(
-    params: Params, updates: Params, learning_rate: Float[Array, ""], config: OptimizerConfig
-) -> Params:
+    params: Any, updates: Any, learning_rate: Float[Array, ""], config: OptimizerConfig
+) -> Any:
     """Adds updates to parameters; matrices, not biases and norms, also decay where asked.
 
     Which is which goes by name, since stacked biases have two axes as well.
@@ -60,10 +60,7 @@ def apply_updates(
         return optax.apply_updates(params, updates)
     decay = learning_rate * config.weight_decay
 
-    def apply(name: str, param: Float[Array, "*shape"], update: Float[Array, "*shape"]) -> Array:
-        return param + update - (0.0 if name in NOT_DECAYED else decay * param)
+    def apply(path: Any, param: Float[Array, "*shape"], update: Float[Array, "*shape"]) -> Array:
+        return param + update - (0.0 if path[-1].key in NOT_DECAYED else decay * param)
 
-    return {
-        module: {name: apply(name, param, updates[module][name]) for name, param in leaves.items()}
-        for module, leaves in params.items()
-    }
+    return jax.tree_util.tree_map_with_path(apply, params, updates)

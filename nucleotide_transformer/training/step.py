@@ -17,7 +17,8 @@ from nucleotide_transformer.config import (
 )
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.model import exact_products, init_params, make_forward
-from nucleotide_transformer.model.stacking import arrange_blocks, unstack_blocks
+from nucleotide_transformer.model.stacking import AnyParams as Params
+from nucleotide_transformer.model.stacking import arrange_params, name_params
 from nucleotide_transformer.pretraining.masking import MaskedTokens, mask_tokens
 from nucleotide_transformer.pretraining.objective import TokenCounts, masked_cross_entropy
 from nucleotide_transformer.training.optimizer import (
@@ -26,7 +27,7 @@ from nucleotide_transformer.training.optimizer import (
     make_optimizer,
     make_schedule,
 )
-from nucleotide_transformer.types import Array, Float, Int, Params
+from nucleotide_transformer.types import Array, Float, Int
 
 AXIS = "device"
 
@@ -245,7 +246,7 @@ def map_moments(function: Callable[[Any], Any], opt_state: Any) -> Any:
     return adam._replace(mu=function(adam.mu), nu=function(adam.nu)), *rest
 
 
-def map_params(function: Callable[[Params], Params], state: TrainState) -> TrainState:
+def map_params(function: Callable[[Params], Any], state: TrainState) -> TrainState:
     """Applies a function to the parameters and, alike, to each of Adam's whole moments."""
     moments = map_moments(function, state.opt_state)
     return state._replace(params=function(state.params), opt_state=moments)
@@ -267,7 +268,7 @@ def place_state(state: TrainState, config: PretrainConfig, devices: list[jax.Dev
     slices [N, Q], of which each process keeps those of its own devices. For a state
     that lies on the devices in another way the step would be compiled a second time.
     """
-    arrange = functools.partial(arrange_blocks, stack=config.compute.stack)
+    arrange = functools.partial(arrange_params, stack=config.compute.stack)
     state = map_params(arrange, state)
     axes = find_state_axes(config)
     if config.shard_optimizer:
@@ -294,13 +295,13 @@ def make_collect(
 ) -> Callable[[TrainState], TrainState]:
     """The reverse of `place_state`: what is saved depends neither on devices nor on the stack."""
     if not config.shard_optimizer:
-        return jax.jit(functools.partial(map_params, unstack_blocks))
+        return jax.jit(name_params)
     axes = find_state_axes(config)
 
     def collect(state: TrainState) -> TrainState:
         gather = functools.partial(gather_update, like=state.params, sharded=True)
         whole = state._replace(opt_state=map_moments(gather, state.opt_state))
-        return map_params(unstack_blocks, whole)
+        return name_params(whole)
 
     everywhere = span_processes(devices)
     return jax.pmap(collect, AXIS, in_axes=(axes,), out_axes=None, devices=everywhere)
