@@ -21,6 +21,7 @@ from jaxtyping import Shaped
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.model import Outputs, exact_products, make_forward
+from nucleotide_transformer.model.encoder import check_layers, check_length
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Int, Params
 from nucleotide_transformer.weights.assembly import ParamsBuilder
@@ -84,6 +85,7 @@ class Model:
                 positions, ids outside the vocabulary, or a layer that does not exist.
         """
         chosen = {"layers": _sort_layers(layers), "attention": _sort_layers(attention)}
+        check_layers(self.config, **chosen)
         ids = check_tokens(tokens, self.config)
         with exact_products(self.compute):
             return self._apply(self.params, ids, **chosen, logits=logits)
@@ -232,14 +234,14 @@ def check_tokens(
 ) -> Int[Array, "B T"]:
     """Returns token ids as int32 on the device, or raises a one-line `InputError`.
 
-    Inside a traced function the values of the ids are not known and not checked. Their number is
-    checked by the model itself.
+    Inside a traced function the values of the ids are not known and not checked.
     """
     array = tokens if isinstance(tokens, jax.Array | np.ndarray) else np.asarray(tokens)
     if array.ndim != 2 or 0 in array.shape:
         raise InputError(f"tokens: shape {list(array.shape)}: must be [sequences, tokens]")
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise InputError(f"tokens: {array.dtype}: must be integers, as the tokenizer gives them")
+    check_length(array.shape[1], config)
     if not isinstance(array, jax.core.Tracer):
         values = np.asarray(array)
         for row, column in np.argwhere((values < 0) | (values >= config.vocabulary_size))[:1]:

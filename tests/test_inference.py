@@ -14,7 +14,6 @@ import pytest
 from jax import numpy as jnp
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
-from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.inference import (
     BatchConfig,
     attention_maps,
@@ -231,30 +230,6 @@ def test_learned_positions_are_used_to_the_last(model: Model) -> None:
     found, _ = embed(old, [fits, longer], pooling="tokens", batching=ONE)
     wanted = old(tokenizer.encode_batch([fits]), layers=(2,)).embeddings[2][0]
     np.testing.assert_allclose(found[2], wanted, atol=TOLERANCE)
-    limit = "38: the model's learned positions end at 37 tokens"
-    with pytest.raises(InputError, match=f"^window_tokens = {limit}$"):
-        embed(old, [], batching=BatchConfig(window_tokens=38))
-    for call in (hidden_states, attention_maps):
-        with pytest.raises(InputError, match=f"^sequence = {limit}$"):
-            call(old, fits + "ACG")
-    with pytest.raises(InputError, match=f"^sequence = {limit}$"):
-        fill_mask(old, fits + "<mask>")
-    with pytest.raises(InputError, match=f"^tokens = {limit}$"):
-        old(tokenizer.encode_batch([fits + "ACG"]))
-
-
-def test_rotary_models_take_sequences_beyond_their_positions_whole(model: Model) -> None:
-    """131 tokens, where max_positions is 128: as one window, and as a call gives them."""
-    (sequence,) = random_sequences([3 * 130])
-    tokens = model.tokenizer.encode(sequence)
-    wanted = np.asarray(model(tokens[None], layers=(2,)).embeddings[2][0])
-    assert len(wanted) == 131
-    batching = dataclasses.replace(ONE, window_tokens=140)
-    (found,) = embed(model, [sequence], pooling="tokens", batching=batching)
-    np.testing.assert_allclose(found[2], wanted, atol=TOLERANCE)
-    np.testing.assert_allclose(hidden_states(model, sequence)[2], wanted, atol=TOLERANCE)
-    cut = next(iter(embed(model, [sequence], pooling="tokens", batching=ONE)))[2]
-    assert np.abs(cut - wanted).max() > 100 * TOLERANCE  # by default they are cut into windows
 
 
 def test_fill_mask_is_the_softmax_at_each_mask(model: Model) -> None:

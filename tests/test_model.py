@@ -1,21 +1,16 @@
 """The model: released names and sizes, and that how it is computed does not change what it is."""
 
 import dataclasses
-import functools
-import math
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.model import count_parameters, init_params, make_forward
 from nucleotide_transformer.model.layers import (
-    Linear,
     apply_gate,
     gelu,
     make_rotary_angles,
@@ -23,7 +18,6 @@ from nucleotide_transformer.model.layers import (
     normalise,
     rotate,
 )
-from nucleotide_transformer.types import Array, Float
 
 SMALL = ModelConfig(num_layers=3, embed_dim=32, num_heads=4, ffn_dim=48, max_positions=64)
 SMALL_V1 = dataclasses.replace(
@@ -198,176 +192,6 @@ def test_half_precision_is_finite_and_close(config, params, dtype):
 def test_parameter_type_is_an_argument(config, dtype):
     params = init_params(jax.random.key(0), config, ComputeConfig(param_dtype=dtype))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
-
-
-TRUNCATED = 0.8796256610342398
-"""Standard deviation of a unit normal that is cut off at -2 and 2."""
-WIDTH, HIDDEN = 128, 192
-
-
-def expected_spread(init):
-    """Standard deviation and bound of every kind of parameter, as the published code draws them."""
-    he = (math.sqrt(2 / WIDTH), math.sqrt(6 / WIDTH))
-    zero, one = (0, 0), (0, 1)
-
-    def normal(stddev):
-        return (TRUNCATED * stddev, 2 * stddev)
-
-    in_width, in_hidden = normal(WIDTH**-0.5), normal(HIDDEN**-0.5)
-    norms = {"scale": one, "offset": zero}
-    attention = {"w": he, "b": he} if init == "he_uniform" else {"w": in_width, "b": zero}
-    return {
-        "embed": {"embeddings": normal(1)},
-        "positions": {"embeddings": normal(1 if init == "he_uniform" else 0.02)},
-        **dict.fromkeys(("query", "key", "value", "mha_output"), attention),
-        "fc1": {"w": in_width, "b": zero},
-        "fc2": {"w": in_hidden, "b": zero},
-        "lm_head_fc_1": {"w": in_width, "b": zero},
-        "lm_final_fc": {"w": in_width, "b": zero},
-        **dict.fromkeys(("mha_layer_norm", "final_layer_norm"), norms),
-        **dict.fromkeys(("emb_layer_norm_after", "lm_head_layer_norm"), norms),
-        "emb_layer_norm_before": norms,
-    }
-
-
-@pytest.mark.parametrize("init", ["he_uniform", "truncated_normal"])
-def test_initial_parameters_have_the_published_spread(init):
-    """Of each kind over all layers: 768 numbers for a bias, 10,000 and more for a weight.
-
-    The standard deviation of n numbers is off by 1 / sqrt(2 n) of itself for a normal, by less for
-    a uniform: 2.6 % and 0.7 %; four times that is allowed. The mean is off by 1 / sqrt(n) of it.
-    """
-    config = dataclasses.replace(
-        SMALL_V1, embed_dim=WIDTH, ffn_dim=HIDDEN, num_layers=6, embed_layer_norm=True, init=init
-    )
-    kinds = {}
-    for module, leaves in init_params(jax.random.key(3), config).items():
-        table = "positions" if "positional" in module else module.rpartition("/")[2]
-        for name, leaf in leaves.items():
-            kinds.setdefault((table, name), []).append(np.asarray(leaf).ravel())
-    expected = {
-        (module, name): numbers
-        for module, leaves in expected_spread(init).items()
-        for name, numbers in leaves.items()
-    }
-    assert kinds.keys() == expected.keys()
-    for kind, (deviation, bound) in expected.items():
-        values = np.concatenate(kinds[kind])
-        if deviation == 0:
-            assert set(values) == {bound}, kind
-            continue
-        assert values.std() == pytest.approx(deviation, rel=4 / math.sqrt(2 * values.size)), kind
-        assert abs(values.mean()) < 4 * deviation / math.sqrt(values.size), kind
-        assert 0.98 * bound < abs(values).max() <= bound, kind
-
-
-def test_initial_parameters_are_the_same_however_they_are_used():
-    base = init_params(jax.random.key(2), SMALL)
-    same = (
-        init_params(jax.random.key(2), SMALL, ComputeConfig(stack="loop", remat="none")),
-        jax.jit(init_params, static_argnums=1)(jax.random.key(2), SMALL),
-        dict(base) | make_forward(SMALL, head=None).init(jax.random.key(2)),
-    )
-    for other in same:
-        jax.tree.map(np.testing.assert_array_equal, dict(base), dict(other))
-    weights = [base[f"esm_transformer/attention_layer_{i}/~/fc2"]["w"] for i in range(3)]
-    weights += [
-        init_params(jax.random.key(4), SMALL)["esm_transformer/attention_layer_0/~/fc2"]["w"]
-    ]
-    distinct = {np.asarray(weight).tobytes() for weight in weights}
-    assert len(distinct) == 4  # each layer and each seed draws its own
-
-
-class SegmentationHead(hk.Module):
-    """Logits of two labels for every token."""
-
-    def __init__(self, config, compute, name="segmentation_head"):  # noqa: ARG002
-        super().__init__(name=name)
-        self._linear = Linear(2, param_dtype=compute.param_dtype, name="labels")
-
-    def __call__(self, x: Float[Array, "B M D"]) -> Float[Array, "B M 2"]:
-        return self._linear(x)
-
-
-@pytest.mark.parametrize("stack", ["scan", "loop"])
-def test_a_new_head_is_one_class_and_one_line(config, stack):
-    forward = make_forward(config, ComputeConfig(stack=stack), head=SegmentationHead)
-    params, tokens = forward.init(jax.random.key(0)), make_tokens(config)
-
-    def loss(params):
-        logits = forward.apply(params, tokens).logits
-        return optax.softmax_cross_entropy_with_integer_labels(logits, tokens % 2).sum()
-
-    losses, learn = [], jax.jit(jax.value_and_grad(loss))
-    for _ in range(5):
-        value, gradient = learn(params)
-        losses.append(float(value))
-        params = jax.tree.map(lambda leaf, slope: leaf - 1e-3 * slope, params, gradient)
-    head = gradient["esm_transformer/~/segmentation_head/~/labels"]
-    assert head["w"].shape == (32, 2)
-    assert all(jnp.abs(leaf).max() > 0 for leaf in head.values())
-    assert jnp.abs(gradient["esm_transformer/~/embed"]["embeddings"]).max() > 0
-    assert losses[-1] < losses[0]
-    assert not any("lm_head_fc_1" in name for name in params)
-
-
-def test_a_head_reads_what_the_encoder_alone_gives(config, params):
-    tokens = make_tokens(config)
-    alone = make_forward(config, head=None)
-    encoded = alone.apply(params, tokens, layers=(3,))
-    assert encoded.logits is None
-    expected = apply(config, params, tokens, layers=(3,))
-    np.testing.assert_allclose(encoded.embeddings[3], expected.embeddings[3], atol=1e-5)
-    head = functools.partial(Identity, scale=2)
-    found = make_forward(config, head=head).apply(params, tokens, POSITIONS).logits
-    at = jnp.take_along_axis(encoded.embeddings[3], POSITIONS[..., None], axis=1)
-    np.testing.assert_allclose(found, 2 * at, atol=1e-5)
-
-
-class Identity(hk.Module):
-    def __init__(self, config, compute, scale):  # noqa: ARG002
-        super().__init__()
-        self._scale = scale
-
-    def __call__(self, x):
-        return self._scale * x
-
-
-@pytest.mark.parametrize("stack", ["scan", "loop"])
-def test_only_what_is_asked_for_is_computed(config, params, stack):
-    """Without logits no block runs behind the last layer asked for, and no head."""
-    tokens = make_tokens(config)
-    forward = make_forward(config, ComputeConfig(stack=stack, attention="einsum"))
-
-    def count_products(**asked):
-        run = functools.partial(forward.apply, **asked)
-        return count_dots(jax.make_jaxpr(run)(params, tokens).jaxpr)
-
-    block = 6 + 2  # projections of attention and feed-forward; scores and mixture
-    of_head = 2
-    assert count_products(logits=False) == 0
-    assert count_products(layers=(0,), logits=False) == 0
-    assert count_products(layers=(1,), logits=False) == block
-    assert count_products(attention=(1,), logits=False) == block + 1
-    assert count_products(layers=(1, 3), logits=False) == 3 * block
-    assert count_products(layers=(1, 3)) == 3 * block + of_head
-    whole = forward.apply(params, tokens, layers=(0, 2))
-    part = forward.apply(params, tokens, layers=(0, 2), logits=False)
-    assert part.logits is None
-    for layer in (0, 2):
-        np.testing.assert_allclose(part.embeddings[layer], whole.embeddings[layer], atol=1e-6)
-
-
-def count_dots(program):
-    """Matrix products of a program; those inside a scan once for each of its steps."""
-    total = 0
-    for equation in program.eqns:
-        total += equation.primitive.name == "dot_general"
-        for option in jax.tree.leaves(list(equation.params.values())):
-            inner = getattr(option, "jaxpr", option)
-            if hasattr(inner, "eqns"):
-                total += equation.params.get("length", 1) * count_dots(inner)
-    return total
 
 
 @pytest.mark.parametrize(
