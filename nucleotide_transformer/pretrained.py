@@ -21,6 +21,7 @@ from jaxtyping import Shaped
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.model import Outputs, exact_products, make_forward
+from nucleotide_transformer.model.encoder import check_layers, check_length
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Int, Params
 from nucleotide_transformer.weights.assembly import ParamsBuilder
@@ -60,6 +61,8 @@ class Model:
         tokens: Shaped[Array | np.ndarray, "..."] | Sequence[Sequence[int]],
         layers: Sequence[int] = (),
         attention: Sequence[int] = (),
+        *,
+        logits: bool = True,
     ) -> Outputs:
         """Runs the model; compiled once for every shape of tokens and choice of outputs.
 
@@ -71,27 +74,26 @@ class Model:
             layers: layers whose embeddings [B, T, D] to return, 0 (the input of the first block)
                 to num_layers.
             attention: layers whose attention maps [B, H, T, T] to return, 1 to num_layers.
+            logits: False where they are not needed: they take 16 KB a token with 6-mers.
 
         Returns:
-            `logits` [B, T, V] (not zeroed at padding), `embeddings` and `attention` by layer.
+            `logits` [B, T, V] (not zeroed at padding) or None, `embeddings` and `attention` by
+            layer.
 
         Raises:
-            InputError: for tokens of another shape or type, more than the model has positions, ids
-                outside the vocabulary, or a layer that does not exist.
+            InputError: for tokens of another shape or type, more than the model has learned
+                positions, ids outside the vocabulary, or a layer that does not exist.
         """
-        last = self.config.num_layers
-        chosen = {
-            "layers": _sort_layers("layers", layers, 0, last),
-            "attention": _sort_layers("attention", attention, 1, last),
-        }
+        chosen = {"layers": _sort_layers(layers), "attention": _sort_layers(attention)}
+        check_layers(self.config, **chosen)
         ids = check_tokens(tokens, self.config)
         with exact_products(self.compute):
-            return self._apply(self.params, ids, **chosen)
+            return self._apply(self.params, ids, **chosen, logits=logits)
 
     @functools.cached_property
     def _apply(self) -> Callable[..., Outputs]:
         apply = make_forward(self.config, self.compute).apply
-        return jax.jit(apply, static_argnames=("layers", "attention"))
+        return jax.jit(apply, static_argnames=("layers", "attention", "logits"))
 
     def save_pretrained(
         self, folder: str | Path, layout: Layout = "huggingface", *, overwrite: bool = False
@@ -222,14 +224,9 @@ def export_model(
     return model
 
 
-def _sort_layers(name: str, asked: Sequence[int], first: int, last: int) -> tuple[int, ...]:
-    """Layers in one order, so that equal choices are compiled once; an `InputError` for others."""
-    layers = sorted({operator.index(layer) for layer in asked})
-    for layer in layers:
-        if not first <= layer <= last:
-            rule = f"the model's are numbered {first} to {last}"
-            raise InputError(f"{name}: there is no layer {layer}; {rule}")
-    return tuple(layers)
+def _sort_layers(asked: Sequence[int]) -> tuple[int, ...]:
+    """Layers in one order, so that equal choices are compiled once."""
+    return tuple(sorted({operator.index(layer) for layer in asked}))
 
 
 def check_tokens(
@@ -244,11 +241,7 @@ def check_tokens(
         raise InputError(f"tokens: shape {list(array.shape)}: must be [sequences, tokens]")
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise InputError(f"tokens: {array.dtype}: must be integers, as the tokenizer gives them")
-    if array.shape[1] > config.max_positions:
-        raise InputError(
-            f"tokens: {array.shape[1]} a sequence: the model's positions end at"
-            f" {config.max_positions}"
-        )
+    check_length(array.shape[1], config)
     if not isinstance(array, jax.core.Tracer):
         values = np.asarray(array)
         for row, column in np.argwhere((values < 0) | (values >= config.vocabulary_size))[:1]:

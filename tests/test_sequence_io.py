@@ -50,7 +50,7 @@ three\t0\t12\td\t0\t-
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    params = jax.jit(init_params, static_argnums=1)(jax.random.key(0), CONFIG)
+    params = init_params(jax.random.key(0), CONFIG)
     return Model(params=params, config=CONFIG, tokenizer=KmerTokenizer(k=3))
 
 

@@ -26,9 +26,11 @@ from nucleotide_transformer.inference.batching import (
 from nucleotide_transformer.inference.embedding import is_known
 from nucleotide_transformer.inference.windows import place_windows
 from nucleotide_transformer.model import make_forward
+from nucleotide_transformer.model.encoder import check_length
+from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer, Nucleotides
-from nucleotide_transformer.types import Array, Float, Int, Params
+from nucleotide_transformer.types import Array, Float, Int
 
 _MASK = "<mask>"
 _NO_MASK = f"must hold at least one {_MASK}"
@@ -169,7 +171,7 @@ class LogitsTask:
     compute: ComputeConfig
 
     def __call__(
-        self, params: Params, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
+        self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
     ) -> Float[Array, "B T V"]:
         """Returns the logits; `numbers` is not used."""
         del numbers
@@ -184,7 +186,7 @@ class TokenLogLikelihoodTask:
     compute: ComputeConfig
 
     def __call__(
-        self, params: Params, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
+        self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
     ) -> Float[Array, "B T"]:
         """Returns the log-probabilities; `numbers` is not used."""
         scores = LogitsTask(self.config, self.compute)(params, tokens, numbers)
@@ -199,7 +201,7 @@ class MaskedLogLikelihoodTask:
     compute: ComputeConfig
 
     def __call__(
-        self, params: Params, tokens: Int[Array, "B T"], numbers: Int[Array, "B 1"]
+        self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B 1"]
     ) -> Float[Array, " B"]:
         """Returns one number a row."""
         scores = mask_and_score(self.config, self.compute, params, tokens, numbers)
@@ -210,7 +212,7 @@ class MaskedLogLikelihoodTask:
 def mask_and_score(
     config: ModelConfig,
     compute: ComputeConfig,
-    params: Params,
+    params: AnyParams,
     tokens: Int[Array, "B T"],
     positions: Int[Array, "B 1"],
 ) -> Float[Array, "B 1 V"]:
@@ -223,9 +225,7 @@ def mask_and_score(
 def encode_whole(model: Model, sequence: Nucleotides) -> Int[np.ndarray, " T"]:
     """Tokens of a sequence that must go through the model in one piece."""
     (tokens,) = encode_sequences(model.tokenizer, [sequence])
-    limit = model.config.max_positions
-    rule = f"tokens with <cls> are more than the model's {limit} positions"
-    require(tokens.size <= limit, "sequence", tokens.size, rule)
+    check_length(tokens.size, model.config, "sequence")
     return tokens
 
 

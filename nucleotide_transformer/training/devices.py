@@ -87,7 +87,9 @@ def check_agreement(tree: Any) -> None:
         checksum = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), checksum)
     sums = multihost_utils.process_allgather(np.uint32(checksum))
     if len(np.unique(sums)) > 1:
-        raise RunFailedError(f"the processes start from different states: checksums {sums.tolist()}")
+        raise RunFailedError(
+            f"the processes start from different states: checksums {sums.tolist()}"
+        )
 
 
 class Layout(NamedTuple):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import haiku as hk
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,7 +20,7 @@ from nucleotide_transformer.config import (
     ModelConfig,
 )
 from nucleotide_transformer.errors import InputError, require
-from nucleotide_transformer.model.encoder import NucleotideTransformer
+from nucleotide_transformer.model import make_forward
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Float, Int, Params
 from nucleotide_transformer.weights.configs import make_hyperparams
@@ -130,13 +131,14 @@ def _make_forward_fn(
     maps: tuple[tuple[int, int], ...],
 ) -> Callable[..., dict[str, Array]]:
     """The function that is given to `hk.transform`."""
+    forward = make_forward(config, compute)
 
     def forward_fn(tokens: Int[Array, "B T"], attention_mask: None = None) -> dict[str, Array]:
         if attention_mask is not None:
             raise InputError("attention_mask: not taken; what is <pad> is never attended to")
+        params = hk.transparent_lift(forward.init)(hk.maybe_next_rng_key())
         mapped = sorted({layer for layer, _ in maps})
-        model = NucleotideTransformer(config, compute)
-        outputs = model(jnp.asarray(tokens), layers=layers, attention=mapped)
+        outputs = forward.apply(params, jnp.asarray(tokens), layers=layers, attention=mapped)
         outs: dict[str, Array] = {
             f"attention_map_layer_{layer}_number_{head}": outputs.attention[layer][:, head - 1]
             for layer, head in maps
