@@ -8,7 +8,7 @@ import pytest
 from nucleotide_transformer.config import ComputeConfig, OptimizerConfig
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.pretrained import load_pretrained
-from nucleotide_transformer.pretraining.run import pretrain
+from nucleotide_transformer.pretraining.run import count_run_flops, pretrain
 from nucleotide_transformer.training.metrics import read_metrics
 from nucleotide_transformer.weights.runs import find_checkpoint
 
@@ -76,3 +76,19 @@ def test_token_dropout_takes_the_rates_of_the_masking(config):
     dataclasses.replace(config, model=model)
     with pytest.raises(InputError, match=r"masking.ratio, .* = \(0.3, 0.8\): model.token_dropout"):
         dataclasses.replace(config, model=model, masking=masking)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_mfu_is_held_against_the_peak_in_the_precision_of_the_run(config, monkeypatch, dtype):
+    asked = []
+
+    def find(devices, precision):
+        asked.append((len(devices), precision))
+        return 1e12
+
+    monkeypatch.setattr("nucleotide_transformer.pretraining.run.find_total_peak_flops", find)
+    compute = ComputeConfig(compute_dtype=dtype)
+    pretrain(dataclasses.replace(config, compute=compute, total_tokens=1024), show=False)
+    assert asked == [(1, dtype)]
+    rate, flops = read_metrics(config.output)[1], count_run_flops(config)
+    assert rate["mfu"] == pytest.approx(rate["tokens_per_second"] / 512 * flops / 1e12)
