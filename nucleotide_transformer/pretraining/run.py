@@ -193,7 +193,7 @@ def make_task(
         blank=make_blank(config.model, config.data.sequence_tokens),
         evaluate=evaluate,
         describe=describe_metrics,
-        flops_per_update=count_update_flops(config),
+        flops_per_update=float(count_update_flops(config)),
         peak_flops=find_total_peak_flops(devices, config.compute.compute_dtype),
     )
 
