@@ -25,10 +25,11 @@ install: $(call STAMP,$(EXTRAS)) ## make .venv and install the package in it, wi
 
 pretrain: install ## build a corpus from the genomes here, pre-train a small model, evaluate it
 	$(BIN)/nt corpus build --inputs nucleotide_transformer/data/genomes/genomes.tsv --chunk-length 1530 --output runs/quickstart_corpus
+	$(BIN)/nt corpus baselines runs/quickstart_corpus
 	$(BIN)/nt pretrain --config experiments/quickstart.toml
 
 test: install ## run all tests
-	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST) $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST) $(TESTS)
 
 check: install ## format, lint, types and tests: what a change must pass
 	$(BIN)/ruff format --check .

@@ -57,6 +57,7 @@ EXTRAS = {
         "pre-commit>=4.0",
         "pysam>=0.23",
         "pytest>=8.3",
+        "pytest-timeout>=2.4.0",
         "pytest-xdist>=3.6.1",
         "ruff>=0.14",
         "safetensors>=0.8",

@@ -45,7 +45,7 @@ def make_sequences(count: int, shortest: int, longest: int, seed: int = 0) -> li
 
 def make_model(config: ModelConfig, compute: ComputeConfig) -> Model:
     """A model of random numbers."""
-    params = jax.jit(init_params, static_argnums=(1, 2))(jax.random.key(0), config, compute)
+    params = init_params(jax.random.key(0), config, compute)
     tokenizer = KmerTokenizer(vocabulary=config.vocabulary, k=config.k)
     return Model(params=params, config=config, compute=compute, tokenizer=tokenizer)
 

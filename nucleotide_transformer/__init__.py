@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nucleotide_transformer.data.corpus_config import CorpusConfig as CorpusConfig
     from nucleotide_transformer.data.dataset import make_dataset as make_dataset
     from nucleotide_transformer.data.manifest import load_manifest as load_manifest
+    from nucleotide_transformer.errors import InputError as InputError
     from nucleotide_transformer.inference.embedding import embed as embed
     from nucleotide_transformer.inference.likelihoods import fill_mask as fill_mask
     from nucleotide_transformer.inference.nucleotides import (
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 _HOME = {
     "ComputeConfig": "config",
     "CorpusConfig": "data.corpus_config",
+    "InputError": "errors",
     "KmerTokenizer": "tokenizers",
     "ModelConfig": "config",
     "PretrainConfig": "config",
@@ -53,6 +55,7 @@ _HOME = {
 __all__ = [
     "ComputeConfig",
     "CorpusConfig",
+    "InputError",
     "KmerTokenizer",
     "ModelConfig",
     "PretrainConfig",

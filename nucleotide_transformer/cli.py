@@ -1,20 +1,24 @@
 """The command line `nt`. Each command is a config dataclass and a function of it."""
 
-import contextlib
+import difflib
 import io
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
 import tyro
 from rich.console import Console
 
-Config = TypeVar("Config")
+from nucleotide_transformer.errors import InputError, RunFailedError
+from nucleotide_transformer.options import parse
 
+FAILED = 1
+"""Exit code of a run that failed; Python's own after a traceback, too."""
 BAD_INPUT = 2
-"""Exit code for input that breaks a rule; 1 is for a run that failed."""
+"""Exit code for input that breaks a rule."""
 LOG_WIDTH = 160
 """Columns of a table where the output is no terminal."""
 LEFT_OUT_IF_NARROW = ("assembly", "group", "contigs", "unknown")
@@ -33,7 +37,8 @@ class Command(NamedTuple):
 def main(args: Sequence[str] | None = None) -> int:
     """Runs `nt`; returns its exit code.
 
-    Errors that a user can mend are one line on standard error and exit code 2.
+    One line on standard error, and no traceback, for what a user can mend (code 2), and for a run
+    that failed without a fault of ours or that the operating system ended (1). All else is raised.
     """
     words = list(sys.argv[1:] if args is None else args)
     for number in (2, 1):
@@ -44,25 +49,59 @@ def main(args: Sequence[str] | None = None) -> int:
     if asked:
         sys.stdout.write(_describe_commands())
         return 0 if words else BAD_INPUT
-    known = ", ".join(COMMANDS)
-    return _fail(f"{' '.join(words[:2])}: no such command; there are {known}")
+    return _fail(_describe_unknown(words), BAD_INPUT)
 
 
 def _run_command(command: Command, args: list[str]) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax remarks on what is as it should be
     try:
         return command.run(args)
-    except (ValueError, OSError, RuntimeError) as error:
-        return _fail(str(error))
+    except InputError as error:
+        return _fail(str(error), BAD_INPUT)
+    except RunFailedError as error:
+        return _fail(str(error), FAILED)
+    except OSError as error:
+        return _fail(_describe_os_error(error), FAILED)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
 
 
-def _fail(message: str, code: int = BAD_INPUT) -> int:
+def _fail(message: str, code: int) -> int:
     one_line = " ".join(message.split())
     sys.stderr.write(f"error: {one_line}\n")
     return code
+
+
+def _describe_os_error(error: OSError) -> str:
+    """What the operating system says, and of which file, or else where it was met."""
+    reason = error.strerror or str(error) or type(error).__name__
+    files = [str(file) for file in (error.filename, error.filename2) if file is not None]
+    if files:
+        return f"{' -> '.join(files)}: {reason}"
+    if error.errno is None:  # raised with a message by a library or by us
+        return reason
+    package = str(Path(__file__).parent)
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if frame.filename.startswith(package)]
+    place = f" (in {Path(ours[-1].filename).name}, {ours[-1].name})" if ours else ""
+    return f"{reason}{place}"
+
+
+def _describe_unknown(words: list[str]) -> str:
+    """Says that there is no such command, and which one may be meant."""
+    group = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    is_incomplete = bool(group) and (len(words) == 1 or words[1].startswith("-"))
+    in_full = " ".join(words[:2])
+    asked = in_full if group and not is_incomplete else words[0]
+    near = [
+        name
+        for typed in (in_full, words[0])
+        for name in difflib.get_close_matches(typed, COMMANDS, n=1)
+        if not is_incomplete
+    ]
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(group or COMMANDS)}"
+    return f"{asked}: no such command; {hint}"
 
 
 def _describe_commands() -> str:
@@ -70,38 +109,6 @@ def _describe_commands() -> str:
     rows = [f"  nt {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
     head = "The Nucleotide Transformer: pre-training and what one does with a trained model.\n\n"
     return head + "\n".join(rows) + "\n\n`nt COMMAND --help` lists the options of a command.\n"
-
-
-def parse(
-    kind: Callable[..., Config], args: list[str], prog: str, default: Config | None = None
-) -> Config:
-    """Command-line options as a config.
-
-    Raises:
-        ValueError: one line, for an unknown option, a wrong type or a broken rule.
-        SystemExit: after `--help`.
-    """
-    box = io.StringIO()
-    given: Any = {} if default is None else {"default": default}
-    try:
-        with contextlib.redirect_stderr(box):
-            return cast(Config, tyro.cli(kind, args=args, prog=prog, **given))
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise ValueError(f"{prog}: {_read_box(box.getvalue())}") from None
-
-
-def _read_box(text: str) -> str:
-    """The message in the frame that tyro draws around it, without its advice on help."""
-    lines = [line.strip("│ \n") for line in text.splitlines() if line.startswith("│")]
-    message = []
-    for line in lines:
-        if line.startswith(("For full helptext", "Argument helptext")):
-            break
-        if line.strip("─ "):
-            message.append(line)
-    return " ".join(message)
 
 
 def _build_corpus(args: list[str]) -> int:
@@ -122,6 +129,17 @@ def _describe_corpus(args: list[str]) -> int:
         return folder
 
     return _print_corpus(parse(info, args, "nt corpus info"))
+
+
+def _count_baselines(args: list[str]) -> int:
+    from nucleotide_transformer.pretraining.counts import BaselinesConfig, count_corpus
+
+    kind = tyro.conf.PositionalRequiredArgs[BaselinesConfig]
+    config = parse(kind, args, "nt corpus baselines")
+    path, is_new = count_corpus(config, progress=True)
+    state = "wrote" if is_new else "counted before, and still right:"
+    _console().print(f"{state} {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    return 0
 
 
 def _print_corpus(folder: Path) -> int:
@@ -159,12 +177,8 @@ def _pretrain(args: list[str]) -> int:
 
     from nucleotide_transformer.pretraining.report import print_summary
     from nucleotide_transformer.pretraining.run import pretrain
-    from nucleotide_transformer.training.loop import TrainingDivergedError
 
-    try:
-        summary = pretrain(config)
-    except TrainingDivergedError as error:
-        return _fail(str(error), code=1)
+    summary = pretrain(config)
     if summary.held_out is None:
         _console().print(f"stopped after update {summary.step:,}; the same command resumes there")
         return INTERRUPTED
@@ -194,16 +208,21 @@ def _export(args: list[str]) -> int:
 
 
 def _embed(args: list[str]) -> int:
-    from nucleotide_transformer.inference.embedding_files import EmbedConfig, embed_file
+    from nucleotide_transformer.inference.embedding_files import (
+        EmbedConfig,
+        check_files,
+        embed_file,
+    )
 
     config = parse(EmbedConfig, args, "nt embed")
+    totals = check_files(config)  # before the model: a typo should not cost a download
 
     from nucleotide_transformer.pretrained import load_pretrained
     from nucleotide_transformer.training.devices import find_devices
 
     find_devices(None)
     model = load_pretrained(config.model, compute=config.compute)
-    _console().print(f"wrote {embed_file(model, config, progress=True)}")
+    _console().print(f"wrote {embed_file(model, config, totals=totals, progress=True)}")
     return 0
 
 
@@ -231,7 +250,7 @@ def _take_option(args: list[str], name: str) -> tuple[str | None, list[str]]:
             return word.removeprefix(name + "="), args[:index] + args[index + 1 :]
         if word == name:
             if index + 1 == len(args):
-                raise ValueError(f"{name}: needs a value")
+                raise InputError(f"{name}: needs a value")
             return args[index + 1], args[:index] + args[index + 2 :]
     return None, args
 
@@ -246,6 +265,7 @@ def _console() -> Console:
 COMMANDS: dict[str, Command] = {
     "corpus build": Command("FASTA files to a corpus of shuffled-access chunks", _build_corpus),
     "corpus info": Command("the genomes and splits of a corpus", _describe_corpus),
+    "corpus baselines": Command("count what baselines are fitted to, once", _count_baselines),
     "pretrain": Command("pre-train a model on a corpus, or go on with a run", _pretrain),
     "export": Command("a run or released weights to a folder that others can load", _export),
     "embed": Command("embeddings of the sequences of a file", _embed),
@@ -256,6 +276,8 @@ COMMANDS: dict[str, Command] = {
 
 def run_and_exit() -> Any:
     """Entry point of the console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a species' name, in ASCII
     sys.exit(main())
 
 

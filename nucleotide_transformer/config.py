@@ -44,7 +44,8 @@ class ModelConfig:
     position: Literal["rotary", "learned"] = "rotary"
     """Rotary embedding of queries and keys, or a learned table added to the token embedding."""
     max_positions: int = 2048
-    """Longest sequence in tokens, <cls> included. A hard limit for learned positions."""
+    """Longest sequence in training, in tokens, <cls> included, and the default window of inference.
+    Learned positions end there; rotary models take longer sequences."""
     layer_norm_epsilon: float = 1e-5
     """Added to the variance in every layer norm. Released JAX files mean 1e-5."""
     embed_scale: float = 1.0
@@ -57,6 +58,13 @@ class ModelConfig:
     """Share of tokens selected in pre-training; used by token_dropout alone."""
     masking_probability: float = 0.8
     """Share of the selected tokens replaced by <mask>; used by token_dropout alone."""
+    init: Literal["he_uniform", "truncated_normal"] = "he_uniform"
+    """How parameters are drawn before training. he_uniform, as the published code: weights and
+    biases of the four attention projections uniform with variance 2 / fan-in, for a bias 2 / width;
+    both tables truncated normals of 1, all other weights of 1 / sqrt(fan-in), other biases 0.
+    truncated_normal: attention's weights like all others, its biases 0, learned positions of
+    0.02. (Haiku cuts a normal off at twice its deviation and does not rescale it: what is drawn has
+    0.88 of the deviation, 0.774 of the variance.) Files of weights don't say it."""
 
     def __post_init__(self) -> None:
         require_positive(self, "num_layers", "embed_dim", "num_heads", "ffn_dim", "max_positions")
@@ -75,6 +83,11 @@ class ModelConfig:
     def key_dim(self) -> int:
         """Width of one attention head."""
         return self.embed_dim // self.num_heads
+
+    @property
+    def position_limit(self) -> int | None:
+        """Tokens of the longest sequence that the model can take; None for rotary models."""
+        return self.max_positions if self.position == "learned" else None
 
     @property
     def vocabulary_size(self) -> int:

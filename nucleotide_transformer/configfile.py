@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import dacite
 
 from nucleotide_transformer.config import PretrainConfig
+from nucleotide_transformer.errors import InputError, MissingInputError, RuleError
 
 Config = TypeVar("Config")
 
@@ -17,15 +18,15 @@ def load_config(path: Path) -> PretrainConfig:
     """Reads the config of a pre-training run; fields that the file leaves out keep their default.
 
     Raises:
-        FileNotFoundError, ValueError: one line with the file, the field, its value and the rule.
+        MissingInputError, InputError: one line with the file, the field, its value and the rule.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such config file")
+        raise MissingInputError(f"{path}: no such config file")
     try:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not TOML: {error}") from None
+        raise InputError(f"{path}: not TOML: {error}") from None
     return config_from_dict(PretrainConfig, fields, str(path))
 
 
@@ -38,38 +39,62 @@ def config_from_dict(kind: type[Config], fields: dict[str, Any], source: str) ->
         source: where the fields come from, for error messages.
 
     Raises:
-        ValueError: for an unknown field, a wrong type or a value that breaks a rule.
+        InputError: for an unknown field, a wrong type or a value that breaks a rule; the field is
+            named with the configs that it is in, as in `model.num_layers`.
     """
     check_fields(kind, fields, source)
+    return _build(kind, fields, source, "")
+
+
+def _build(kind: type[Config], fields: dict[str, Any], source: str, prefix: str) -> Config:
+    """Builds the inner configs first, so that an error in one knows where it is."""
+    types = get_type_hints(kind)
+    values = {
+        name: _build(types[name], value, source, f"{prefix}{name}.")
+        if dataclasses.is_dataclass(types[name])
+        else value
+        for name, value in fields.items()
+    }
+    rules = dacite.Config(type_hooks={float: to_float, Path: to_path})
     try:
-        return dacite.from_dict(
-            kind, fields, dacite.Config(cast=[Path], type_hooks={float: to_float})
-        )
-    except (dacite.DaciteFieldError, ValueError) as error:
-        raise ValueError(f"{source}: {error}") from None
+        return dacite.from_dict(kind, values, rules)
+    except RuleError as error:
+        raise InputError(f"{source}: {prefix}{error}") from None
+    except dacite.DaciteFieldError as error:
+        error.field_path = f"{prefix}{error.field_path}"
+        raise InputError(f"{source}: {error}") from None
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
 
 
 def check_fields(kind: type, fields: dict[str, Any], source: str, prefix: str = "") -> None:
-    """Raises a `ValueError` for the first field that `kind` lacks, or whose choice it lacks."""
+    """Raises an `InputError` for the first field that `kind` lacks, or whose choice it lacks."""
     types = get_type_hints(kind)
     for name, value in fields.items():
         where = f"{source}: {prefix}{name}"
         if name not in types:
             near = difflib.get_close_matches(name, types, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(types)}"
-            raise ValueError(f"{where} = {value!r}: unknown field; {hint}")
+            raise InputError(f"{where} = {value!r}: unknown field; {hint}")
         if dataclasses.is_dataclass(types[name]):
             if not isinstance(value, dict):
-                raise ValueError(f"{where} = {value!r}: must be a table of fields")
+                raise InputError(f"{where} = {value!r}: must be a table of fields")
             check_fields(types[name], value, source, f"{prefix}{name}.")
         elif get_origin(types[name]) is Literal and value not in get_args(types[name]):
             choices = ", ".join(map(str, get_args(types[name])))
-            raise ValueError(f"{where} = {value!r}: must be one of {choices}")
+            raise InputError(f"{where} = {value!r}: must be one of {choices}")
+        elif isinstance(value, bool) and types[name] is not bool:  # Python's True is an int
+            raise InputError(f"{where} = {value!r}: must be no truth value")
 
 
 def to_float(value: object) -> object:
     """Integers are floats too; anything else is left for the type check."""
     return float(value) if type(value) is int else value
+
+
+def to_path(value: object) -> object:
+    """Texts are paths too; anything else is left for the type check."""
+    return Path(value) if isinstance(value, str) else value
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

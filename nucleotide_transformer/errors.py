@@ -1,6 +1,9 @@
 """What a user can mend: bad input, told apart from a bug of ours by its class.
 
-The command line prints these in one line and exits with 2; everything else keeps its traceback.
+The command line prints these in one line: an `InputError` with exit code 2, a `RunFailedError` and
+what the operating system raises with 1. Everything else keeps its traceback.
+
+Each class is also the built-in one that a caller would expect, so `except FileNotFoundError` works.
 """
 
 
@@ -8,18 +11,41 @@ class InputError(ValueError):
     """Input that breaks a rule; one line with the file, the place, the value and the rule."""
 
 
+class RuleError(InputError):
+    """A field whose value breaks a rule; `field`, `value` and `rule` can be asked for."""
+
+    def __init__(self, field: str, value: object, rule: str):
+        super().__init__(field, value, rule)  # as they are: a pickled error is built from them
+        self.field, self.value, self.rule = field, value, rule
+
+    def __str__(self) -> str:
+        return f"{self.field} = {self.value!r}: {self.rule}"
+
+
 class MissingInputError(InputError, FileNotFoundError):
     """A file or folder that is not there, or holds nothing that can be used."""
+
+
+class NotAFolderError(InputError, NotADirectoryError):
+    """A file where a folder must be."""
 
 
 class OutputExistsError(InputError, FileExistsError):
     """An output that would overwrite what is there."""
 
 
+class UnwritableOutputError(InputError, OSError):
+    """An output where the system lets nothing be written: no permission, or no room."""
+
+
+class RunFailedError(RuntimeError):
+    """A run that was well begun and can't go on, for a reason that one line can say."""
+
+
 def require(condition: bool, field: str, value: object, rule: str) -> None:
-    """Raises a one-line `InputError` that names the field, its value and the rule it breaks."""
+    """Raises a one-line `RuleError` that names the field, its value and the rule it breaks."""
     if not condition:
-        raise InputError(f"{field} = {value!r}: {rule}")
+        raise RuleError(field, value, rule)
 
 
 def require_positive(config: object, *fields: str) -> None:

@@ -14,7 +14,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import NotAFolderError, UnwritableOutputError, require
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES
 from nucleotide_transformer.inference.sequence_io import import_extra
 from nucleotide_transformer.types import Float
@@ -32,8 +32,9 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """Writes a figure as .png, .pdf or .svg; makes the folder; all or nothing.
 
     Raises:
-        ValueError: for another suffix, or a folder that can't be written, in one line.
-        NotADirectoryError: if a file stands where the folder should be.
+        InputError: in one line, for another suffix.
+        UnwritableOutputError: if the system refuses to write there.
+        NotAFolderError: if a file stands where the folder should be.
     """
     path = Path(path)
     kinds = (".png", ".pdf", ".svg")
@@ -45,10 +46,10 @@ def save_figure(figure: Figure, path: Path) -> Path:
         figure.savefig(partial, dpi=_DPI)
         partial.replace(path)
     except (FileExistsError, NotADirectoryError):
-        raise NotADirectoryError(f"{path}: its folder is a file") from None
+        raise NotAFolderError(f"{path}: its folder is a file") from None
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise ValueError(f"{path}: can't be written: {error.strerror}") from None
+        raise UnwritableOutputError(f"{path}: can't be written: {error.strerror}") from None
     return path
 
 
@@ -71,7 +72,7 @@ def plot_attention_map(
         title: above all panels.
 
     Raises:
-        ValueError: if there are not as many tokens as rows, or not as many heads as maps.
+        InputError: if there are not as many tokens as rows, or not as many heads as maps.
     """
     num_heads, size = maps.shape[:2]
     require(len(tokens) == size, "tokens", len(tokens), f"the maps have {size}")
@@ -126,7 +127,7 @@ def project(
         seed: of UMAP.
 
     Raises:
-        ValueError: for fewer than 3 rows, values that are not finite, or a library that is not
+        InputError: for fewer than 3 rows, values that are not finite, or a library that is not
             installed.
     """
     require(method in get_args(Projection), "method", method, "must be pca or umap")
@@ -217,7 +218,7 @@ def plot_nucleotide_logo(
         title: above the picture.
 
     Raises:
-        ValueError: for more than 400 nucleotides, a sequence of another length, or a library that
+        InputError: for more than 400 nucleotides, a sequence of another length, or a library that
             is not installed.
     """
     count = len(probabilities)

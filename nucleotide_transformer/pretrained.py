@@ -19,7 +19,9 @@ import numpy as np
 from jaxtyping import Shaped
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.model import Outputs, exact_products, make_forward
+from nucleotide_transformer.model.encoder import check_layers, check_length
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Int, Params
 from nucleotide_transformer.weights.assembly import ParamsBuilder
@@ -59,6 +61,8 @@ class Model:
         tokens: Shaped[Array | np.ndarray, "..."] | Sequence[Sequence[int]],
         layers: Sequence[int] = (),
         attention: Sequence[int] = (),
+        *,
+        logits: bool = True,
     ) -> Outputs:
         """Runs the model; compiled once for every shape of tokens and choice of outputs.
 
@@ -70,27 +74,26 @@ class Model:
             layers: layers whose embeddings [B, T, D] to return, 0 (the input of the first block)
                 to num_layers.
             attention: layers whose attention maps [B, H, T, T] to return, 1 to num_layers.
+            logits: False where they are not needed: they take 16 KB a token with 6-mers.
 
         Returns:
-            `logits` [B, T, V] (not zeroed at padding), `embeddings` and `attention` by layer.
+            `logits` [B, T, V] (not zeroed at padding) or None, `embeddings` and `attention` by
+            layer.
 
         Raises:
-            ValueError: for tokens of another shape or type, more than the model has positions, ids
-                outside the vocabulary, or a layer that does not exist.
+            InputError: for tokens of another shape or type, more than the model has learned
+                positions, ids outside the vocabulary, or a layer that does not exist.
         """
-        last = self.config.num_layers
-        chosen = {
-            "layers": _sort_layers("layers", layers, 0, last),
-            "attention": _sort_layers("attention", attention, 1, last),
-        }
+        chosen = {"layers": _sort_layers(layers), "attention": _sort_layers(attention)}
+        check_layers(self.config, **chosen)
         ids = check_tokens(tokens, self.config)
         with exact_products(self.compute):
-            return self._apply(self.params, ids, **chosen)
+            return self._apply(self.params, ids, **chosen, logits=logits)
 
     @functools.cached_property
     def _apply(self) -> Callable[..., Outputs]:
         apply = make_forward(self.config, self.compute).apply
-        return jax.jit(apply, static_argnames=("layers", "attention"))
+        return jax.jit(apply, static_argnames=("layers", "attention", "logits"))
 
     def save_pretrained(
         self, folder: str | Path, layout: Layout = "huggingface", *, overwrite: bool = False
@@ -106,9 +109,9 @@ class Model:
             overwrite: replace an export that is there already.
 
         Raises:
-            FileExistsError: if the folder is not empty.
-            NotADirectoryError, PermissionError: if it can't be written.
-            ValueError: for an architecture that the layout has no words for.
+            OutputExistsError: if the folder is not empty.
+            NotAFolderError, PermissionError: if it can't be written.
+            InputError: for an architecture that the layout has no words for.
         """
         save_folder(
             Path(folder).expanduser(),
@@ -143,9 +146,9 @@ def load_pretrained(
         cache: folder of the hub's cache; huggingface_hub's own by default.
 
     Raises:
-        FileNotFoundError: if there is no such folder or no model in it, or neither network nor
+        MissingInputError: if there is no such folder or no model in it, or neither network nor
             cache has the model.
-        ValueError: for an unknown name (the nearest is suggested), a file that is damaged or asks
+        InputError: for an unknown name (the nearest is suggested), a file that is damaged or asks
             for more than arrays, or tensors that don't fit the model: one line lists them all.
     """
     place = None if cache is None else Path(cache).expanduser()
@@ -212,8 +215,8 @@ def export_model(
         compute: its `param_dtype` is the type of the numbers that are written.
 
     Raises:
-        FileExistsError: if the folder is not empty; before anything is loaded.
-        FileNotFoundError, NotADirectoryError, ValueError: see `load_pretrained`.
+        OutputExistsError: if the folder is not empty; before anything is loaded.
+        MissingInputError, NotAFolderError, InputError: see `load_pretrained`.
     """
     check_target(Path(folder).expanduser(), overwrite)
     model = load_pretrained(source, compute=compute)
@@ -221,37 +224,28 @@ def export_model(
     return model
 
 
-def _sort_layers(name: str, asked: Sequence[int], first: int, last: int) -> tuple[int, ...]:
-    """Layers in one order, so that equal choices are compiled once; a `ValueError` for others."""
-    layers = sorted({operator.index(layer) for layer in asked})
-    for layer in layers:
-        if not first <= layer <= last:
-            rule = f"the model's are numbered {first} to {last}"
-            raise ValueError(f"{name}: there is no layer {layer}; {rule}")
-    return tuple(layers)
+def _sort_layers(asked: Sequence[int]) -> tuple[int, ...]:
+    """Layers in one order, so that equal choices are compiled once."""
+    return tuple(sorted({operator.index(layer) for layer in asked}))
 
 
 def check_tokens(
     tokens: Shaped[Array | np.ndarray, "..."] | Sequence[Sequence[int]], config: ModelConfig
 ) -> Int[Array, "B T"]:
-    """Returns token ids as int32 on the device, or raises a one-line `ValueError`.
+    """Returns token ids as int32 on the device, or raises a one-line `InputError`.
 
     Inside a traced function the values of the ids are not known and not checked.
     """
     array = tokens if isinstance(tokens, jax.Array | np.ndarray) else np.asarray(tokens)
     if array.ndim != 2 or 0 in array.shape:
-        raise ValueError(f"tokens: shape {list(array.shape)}: must be [sequences, tokens]")
+        raise InputError(f"tokens: shape {list(array.shape)}: must be [sequences, tokens]")
     if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise ValueError(f"tokens: {array.dtype}: must be integers, as the tokenizer gives them")
-    if array.shape[1] > config.max_positions:
-        raise ValueError(
-            f"tokens: {array.shape[1]} a sequence: the model's positions end at"
-            f" {config.max_positions}"
-        )
+        raise InputError(f"tokens: {array.dtype}: must be integers, as the tokenizer gives them")
+    check_length(array.shape[1], config)
     if not isinstance(array, jax.core.Tracer):
         values = np.asarray(array)
         for row, column in np.argwhere((values < 0) | (values >= config.vocabulary_size))[:1]:
-            raise ValueError(
+            raise InputError(
                 f"tokens[{row}, {column}] = {values[row, column]}: must lie between 0 and"
                 f" {config.vocabulary_size - 1}"
             )

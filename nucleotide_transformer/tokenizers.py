@@ -21,7 +21,7 @@ from typing import SupportsIndex
 import numpy as np
 from jaxtyping import Shaped, UInt16
 
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.types import Int, UInt8, Vocabulary
 
 Nucleotides = str | bytes | Shaped[np.ndarray, "..."]
@@ -93,11 +93,11 @@ class KmerTokenizer:
         """Returns the int32 ids of one sequence, `<cls>` first; `<cls>` alone if it is empty.
 
         Raises:
-            ValueError: with the position, from 0, of the first character that is no nucleotide.
+            InputError: with the position, from 0, of the first character that is no nucleotide.
         """
         ids, _, is_valid = self._encode_texts([_to_ascii(sequence)])
         if not is_valid:
-            raise ValueError(self._describe_invalid(sequence))
+            raise InputError(self._describe_invalid(sequence))
         return ids
 
     def encode_batch(
@@ -112,7 +112,7 @@ class KmerTokenizer:
                 valid all the same.
 
         Raises:
-            ValueError: where a character is no nucleotide (the sequence, the position), or where a
+            InputError: where a character is no nucleotide (the sequence, the position), or where a
                 sequence has more than `length` tokens (the sequence, by how much).
         """
         require(length is None or length >= 1, "length", length, "must be 1 or above")
@@ -137,7 +137,7 @@ class KmerTokenizer:
         text itself ended in `<pad>`.
 
         Raises:
-            ValueError: for the first id outside the vocabulary, with its position.
+            InputError: for the first id outside the vocabulary, with its position.
         """
         array = np.asarray(ids)
         require(array.ndim == 1, "ids", array.shape, "must have one axis: decode row by row")
@@ -161,14 +161,14 @@ class KmerTokenizer:
         return {token: i for i, token in enumerate(self.tokens)}
 
     def id_to_token(self, token_id: SupportsIndex) -> str:
-        """Returns the spelling of an id, or raises a `ValueError` if there is none."""
+        """Returns the spelling of an id, or raises an `InputError` if there is none."""
         index = operator.index(token_id)
         rule = f"must lie between 0 and {self.vocabulary_size - 1}"
         require(0 <= index < self.vocabulary_size, "token_id", index, rule)
         return self.tokens[index]
 
     def token_to_id(self, token: str) -> int:
-        """Returns the id of a token, spelled as in `tokens`; a `ValueError` if it is none."""
+        """Returns the id of a token, spelled as in `tokens`; an `InputError` if it is none."""
         rule = f"is no token of vocabulary {self.vocabulary} with k = {self.k}"
         require(token in self._ids_by_token, "token", token, rule)
         return self._ids_by_token[token]
@@ -221,7 +221,7 @@ class KmerTokenizer:
             if not is_valid:
                 found = (self._describe_invalid(text) for text in block)
                 i, problem = next((i, problem) for i, problem in enumerate(found) if problem)
-                raise ValueError(f"sequence {first + i}, {problem}")
+                raise InputError(f"sequence {first + i}, {problem}")
             all_ids.append(ids)
             all_sizes.append(sizes)
         return np.concatenate(all_ids), np.concatenate(all_sizes)
@@ -302,9 +302,9 @@ def _roll_kmers(codes: UInt8[np.ndarray, " N"], k: int) -> UInt16[np.ndarray, " 
 
 
 def _require_fit(sizes: Int[np.ndarray, " B"], length: int) -> None:
-    """Raises a `ValueError` for the first sequence that has more than `length` tokens."""
+    """Raises an `InputError` for the first sequence that has more than `length` tokens."""
     for i in np.flatnonzero(sizes > length)[:1]:
-        raise ValueError(
+        raise InputError(
             f"sequence {i}: {sizes[i]} tokens with <cls> are {sizes[i] - length} more than"
             f" length = {length}: shorten it, or pass truncate=True"
         )

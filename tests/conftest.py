@@ -1,5 +1,8 @@
 """What every test runs under: eight virtual CPU devices, and shapes checked at run time.
 
+On another platform, or with a number of devices given in XLA_FLAGS, there may be fewer: tests that
+are marked `devices(n)` are skipped then.
+
 The environment is set before anything imports jax, and the import hook before anything imports the
 package: both must stay above the fixtures, and no plugin may import the package earlier.
 """
@@ -14,15 +17,28 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and compute little: the compiler's optimisations would double their time.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
-)
+for flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"):
+    given = os.environ.get("XLA_FLAGS", "")
+    if flag.partition("=")[0] not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {flag}".strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 jaxtyping.install_import_hook("nucleotide_transformer", "beartype.beartype")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips tests that need more devices than there are."""
+    marker = item.get_closest_marker("devices")
+    if marker is None:
+        return
+    import jax
+
+    (needed,) = marker.args
+    found = jax.local_device_count()
+    if found < needed:
+        pytest.skip(f"needs {needed} devices, and JAX finds {found}")
 
 
 @pytest.fixture(scope="session")

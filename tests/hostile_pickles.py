@@ -50,6 +50,11 @@ def write_marker(path: str) -> str:
     return path
 
 
+EXTENSIONS = {"write_marker_1": 0xA7, "write_marker_2": 0xA7A7, "write_marker_4": 0x10A7A7A7}
+"""For copyreg: names, and numbers of 1, 2 and 4 bytes."""
+write_marker_1 = write_marker_2 = write_marker_4 = write_marker
+
+
 def command(marker: Path) -> str:
     return f"touch {marker}"
 
@@ -62,11 +67,11 @@ def fixed(data: bytes) -> Callable[[Path], bytes]:
     return lambda _: data
 
 
-def extension(opcode: bytes, code: int, size: int) -> Callable[[Path], bytes]:
+def extension(opcode: bytes, name: str, size: int) -> Callable[[Path], bytes]:
     """A function that was registered in copyreg, called by its number."""
 
     def build(marker: Path) -> bytes:
-        number = code.to_bytes(size, "little")
+        number = EXTENSIONS[name].to_bytes(size, "little")
         return b"\x80\x02" + opcode + number + b"(" + text(str(marker)) + b"tR."
 
     return build
@@ -214,9 +219,9 @@ HOSTILE: dict[str, Hostile] = {
         "NEWOBJ_EX",
         is_live=False,
     ),
-    "opcode EXT1": Hostile(extension(b"\x82", 0xA7, 1), "opcode EXT1 167"),
-    "opcode EXT2": Hostile(extension(b"\x83", 0xA7A7, 2), "opcode EXT2 42919"),
-    "opcode EXT4": Hostile(extension(b"\x84", 0x10A7A7A7, 4), "opcode EXT4 279422887"),
+    "opcode EXT1": Hostile(extension(b"\x82", "write_marker_1", 1), "opcode EXT1 167"),
+    "opcode EXT2": Hostile(extension(b"\x83", "write_marker_2", 2), "opcode EXT2 42919"),
+    "opcode EXT4": Hostile(extension(b"\x84", "write_marker_4", 4), "opcode EXT4 279422887"),
     "opcode PERSID": Hostile(fixed(b"Pevil\n."), "opcode PERSID 'evil'", is_live=False),
     "opcode BINPERSID": Hostile(fixed(text("x") + b"Q."), "BINPERSID", is_live=False),
     "state of a class": Hostile(

@@ -4,12 +4,14 @@ import itertools
 import math
 import re
 from collections import Counter
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nucleotide_transformer.pretraining import markov
 from nucleotide_transformer.pretraining.baselines import (
     Metrics,
     best_markov,
@@ -17,16 +19,18 @@ from nucleotide_transformer.pretraining.baselines import (
     fit_baselines,
 )
 from nucleotide_transformer.pretraining.markov import (
-    PRIOR_COUNT,
     Contexts,
-    count_words,
+    WordCounter,
     encode_letters,
+    fit_chains,
     score_words,
 )
 from nucleotide_transformer.tokenizers import KmerTokenizer
 
 TOKENIZER = KmerTokenizer("v2", k=3)
 LETTERS = "ATCG"
+PRIOR_COUNT = 512
+"""Weight of the next lower order, as the README's numbers have it."""
 FLOAT32 = 1e-5
 """Relative: a sum of at most 20 logarithms in float32, each rounded to 6e-8 of about 10."""
 
@@ -190,18 +194,38 @@ def test_words_without_right_side_sum_to_one(order: int, num_before: int) -> Non
     assert np.exp(scores).sum() == pytest.approx(1, rel=FLOAT32)
 
 
-@settings(max_examples=50, deadline=None)
-@given(text=st.text("ACGTN", max_size=60), length=st.integers(1, 7))
-def test_word_counts(text: str, length: int) -> None:
-    counts = count_words(encode_letters(text.encode()), length)
-    words = (text[start : start + length] for start in range(len(text) - length + 1))
+@settings(max_examples=100, deadline=None)
+@given(
+    texts=st.lists(st.text("ACGTN", max_size=60), max_size=3),
+    length=st.integers(1, 7),
+    letters_at_once=st.sampled_from([1, 2, 7, 50, 1_000]),
+)
+def test_word_counts(texts: list[str], length: int, letters_at_once: int) -> None:
+    """Of several texts, each cut into blocks of any length."""
+    counter = WordCounter(length)
+    with mock.patch.object(markov, "_LETTERS_AT_ONCE", letters_at_once):
+        for text in texts:
+            counter.add(encode_letters(text.encode()))
+    counts = counter.counts
     expected = Counter(
         sum(LETTERS.index(letter) * 4 ** (length - 1 - i) for i, letter in enumerate(word))
-        for word in words
+        for text in texts
+        for word in (text[start : start + length] for start in range(len(text) - length + 1))
         if "N" not in word
     )
     assert counts.shape == (4**length,)
     assert {int(word): int(counts[word]) for word in np.flatnonzero(counts)} == expected
+
+
+def test_smoothing_by_hand() -> None:
+    """Of 9 words of two letters, AT twice and AC once: 512 counts of each lower order are added."""
+    counts = np.zeros(16, np.int64)
+    counts[[0b0001, 0b0010, 0b0110]] = (2, 1, 6)
+    order_0, order_1 = fit_chains(counts).log_probs
+    letters = np.array([0, 2, 7, 0]) + 512 * 0.25
+    np.testing.assert_allclose(np.exp(order_0), letters / (9 + 512), rtol=FLOAT32)
+    after_a = np.array([0, 2, 1, 0]) + 512 * letters / (9 + 512)
+    np.testing.assert_allclose(np.exp(order_1[:4]), after_a / (3 + 512), rtol=FLOAT32)
 
 
 def test_chain_that_knows_the_text() -> None:

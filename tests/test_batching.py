@@ -5,9 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jax import numpy as jnp
 
+from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.inference import batching
 from nucleotide_transformer.inference.windows import place_windows
+from nucleotide_transformer.pretrained import Model
+from nucleotide_transformer.tokenizers import KmerTokenizer
+from nucleotide_transformer.types import Array, Int, Params
 
 
 @pytest.mark.parametrize(("sizes", "count", "slack"), [
@@ -25,35 +30,37 @@ def test_lengths_of_batches_are_few_and_close(
     assert rows == ({1, 4, 8, 12, 16} if sizes.shares == 4 else {1, 16})
 
 
+def describe_batch(params: Params, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]) -> Any:
+    """A task that says to each row: rows and tokens of its batch, rows that are no padding, and
+    the place in the input that the row came with."""
+    shape = jnp.broadcast_to(jnp.array(tokens.shape), (len(tokens), 2))
+    num_real = jnp.full(len(tokens), (numbers[:, 1] > 0).sum())
+    return jnp.column_stack([shape, num_real, numbers[:, 0]])
+
+
 @pytest.mark.parametrize(("sizes", "most_added", "most_programs"), [
     (batching.SIZES_ON_CPU, 0.10, 20), (batching.SIZES_ELSEWHERE, 0.15, 8),
 ])  # fmt: skip
 def test_little_is_padding_and_few_programs_are_compiled(
-    sizes: batching.BatchSizes, most_added: float, most_programs: int
+    sizes: batching.BatchSizes,
+    most_added: float,
+    most_programs: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """2,000 sequences of 50 to 6,000 nt: shapes of the batches alone, without a model."""
-    shapes: list[tuple[int, int]] = []
-
-    class Shapes:
-        most_tokens = sizes.batches_held * sizes.batch_tokens
-
-        def round_length(self, num_tokens: int) -> int:
-            return sizes.round_length(num_tokens, 2048)
-
-        def num_rows(self, length: int) -> int:
-            return sizes.batch_tokens // length
-
-        def start(self, length: int, indices: list[int], rows: list[Any]) -> Any:
-            shapes.append((sizes.round_rows(len(rows), self.num_rows(length)), length))
-            assert max(row.tokens.size for row in rows) <= length
-            return batching._Batch(indices, rows, np.array(indices))
-
+    """2,000 sequences of 50 to 6,000 nt, in the order of the input whatever their lengths."""
+    monkeypatch.setattr(batching, "SIZES_ON_CPU", sizes)
+    monkeypatch.setattr(batching, "SIZES_ELSEWHERE", sizes)
     lengths = np.random.default_rng(0).integers(50, 6001, 2_000) // 6 + 1
-    rows = [batching.Row(np.zeros(length, np.int32)) for length in lengths]
-    found = list(batching._run_queue(batching._Queue(Shapes()), rows))
-    assert found == list(range(2_000))
-    assert sum(rows * length for rows, length in shapes) < lengths.sum() * (1 + most_added)
-    assert len(set(shapes)) <= most_programs
+    rows = [batching.Row(np.zeros(size, np.int32), (i, 1)) for i, size in enumerate(lengths)]
+    model = Model(params={}, config=ModelConfig(), tokenizer=KmerTokenizer())
+    one = batching.BatchConfig(num_devices=1)
+    found = np.array(list(batching.run_rows(model, describe_batch, rows, one)))
+    num_rows, num_tokens, num_real, places = found.T
+    assert places.tolist() == list(range(2_000))
+    assert (num_tokens >= lengths).all()
+    # Each row of a batch bears its share of the batch's tokens.
+    assert (num_rows * num_tokens / num_real).sum() < lengths.sum() * (1 + most_added)
+    assert len({*zip(num_rows, num_tokens, strict=True)}) <= most_programs
 
 
 @pytest.mark.parametrize(("num_tokens", "window", "overlap"), [

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -23,7 +24,6 @@ from nucleotide_transformer.benchmark.workloads import InferenceWorkload, draw_t
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.inference.embedding import is_known
 from nucleotide_transformer.model import init_params, make_forward
-from nucleotide_transformer.training import metrics
 
 MODEL = ModelConfig(k=3, num_layers=2, embed_dim=16, num_heads=2, ffn_dim=24, max_positions=64)
 CONFIG = BenchmarkConfig(
@@ -46,6 +46,8 @@ PEAK = Peak(data_sheet=2e12, measured=0.5e12)
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
+    if jax.local_device_count() < 2:
+        pytest.skip("needs 2 devices")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "find_peak", lambda *_: PEAK)
         output = tmp_path_factory.mktemp("benchmark") / "deep" / "folder"
@@ -63,7 +65,7 @@ def test_the_file_says_what_was_measured_and_with_what(report):
     assert machine["device_kind"] == jax.devices()[0].device_kind
     assert machine["versions"]["jax"] == jax.__version__
     assert {"dm-haiku", "jaxlib", "numpy", "optax"} <= set(machine["versions"])
-    assert "device_count=8" in machine["settings"]["XLA_FLAGS"]
+    assert machine["settings"]["XLA_FLAGS"] == os.environ["XLA_FLAGS"]
     for field in ("date", "python", "processor", "num_cores", "runtime", "commit", "gpus"):
         assert field in machine
     assert content["config"]["model"]["embed_dim"] == MODEL.embed_dim
@@ -111,7 +113,6 @@ def test_spread_compile_times_and_memory(results):
         assert spread[0] > 0
         times = result["compile_seconds"]
         assert times["lower"] > 0 < times["compile"]
-        assert times["first_step"] > times["lower"] + times["compile"]
         assert times["second_start"] is None
         memory = result["memory_bytes"]
         assert memory["total"] > memory["arguments"] + memory["temporaries"] > 0
@@ -165,6 +166,7 @@ def test_commit_has_a_plus_where_any_file_of_the_repository_differs(tmp_path, mo
     assert re.fullmatch("[0-9a-f]{40}[+]", machine.find_commit())
 
 
+@pytest.mark.devices(2)
 @pytest.mark.parametrize("task", ["embed", "logits"])
 def test_inference_computes_what_the_model_computes(task):
     config = dataclasses.replace(CONFIG, tasks=(task,))
@@ -184,6 +186,7 @@ def test_inference_computes_what_the_model_computes(task):
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
+@pytest.mark.devices(2)
 @pytest.mark.parametrize("shard_optimizer", [False, True])
 def test_nothing_compiles_while_the_clock_runs(shard_optimizer):
     config = dataclasses.replace(CONFIG, tasks=("train",), shard_optimizer=shard_optimizer)
@@ -266,11 +269,14 @@ def test_scaling_is_compared_with_the_same_work_on_one_device(report):
     assert find_base(at("weak", 2, 4), all_cases) is None
 
 
-def test_peak_of_a_matrix_product_counts_two_flops_a_multiply_add(monkeypatch):
-    ticks = iter(np.arange(100) * 0.5)
-    monkeypatch.setattr(peak, "SIZES", {"cpu": (64,)})
-    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(ticks))
-    assert peak.measure_product(jax.devices()[0], "bfloat16") == 2 * 64**3 / 0.5
+@pytest.mark.parametrize(("dtype", "found"), [("bfloat16", (8.0, 4.0)), ("float32", (2.0, 1.0))])
+def test_the_peak_is_looked_up_and_measured_in_the_type_of_the_computation(
+    monkeypatch, dtype, found
+):
+    measured, listed = {"bfloat16": 4.0, "float32": 1.0}, {"bfloat16": 8.0, "float32": 2.0}
+    monkeypatch.setattr(peak, "measure_peak_flops", lambda _, dtype, **__: measured[dtype])
+    monkeypatch.setattr(peak, "look_up_peak_flops", lambda _, dtype: listed[dtype])
+    assert peak.find_peak(jax.devices()[0], dtype) == found
 
 
 @pytest.mark.parametrize(
@@ -278,11 +284,15 @@ def test_peak_of_a_matrix_product_counts_two_flops_a_multiply_add(monkeypatch):
     [
         ("--models 10M", "did you mean 100M?"),
         ("--models v2_500m", "500M"),
-        ("--num-devices 99", "num_devices = 99: this process has 8"),
+        ("--num-devices 99", "num_devices = 99: this process has "),
         ("--sequence-tokens 5000", "sequence_tokens = 5000: the positions of model 100M end at"),
-        ("--sequences-per-device 0", "sequences_per_device"),
+        ("--sequences-per-device 0", "--sequences-per-device = (0,): at least 1 each"),
         ("--rounds 0", "rounds = 0: must be above 0"),
-        ("--scaling strong --sequences-per-device 3", "must be a multiple of 2 devices"),
+        pytest.param(
+            "--scaling strong --sequences-per-device 3",
+            "must be a multiple of 2 devices",
+            marks=pytest.mark.devices(2),
+        ),
         ("--output {tmp}/file", "is a file; the output must be a folder"),
         ("--output {tmp}/file/below", "is a file; the output must be a folder"),
     ],

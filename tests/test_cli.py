@@ -1,11 +1,29 @@
 """The command line: exit codes, one-line errors, help, and the whole path once."""
 
+import json
+import pickle
 import re
+import subprocess
+import sys
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from printed_tables import read_table
 
 from nucleotide_transformer import cli
+from nucleotide_transformer.errors import (
+    InputError,
+    MissingInputError,
+    NotAFolderError,
+    OutputExistsError,
+    RuleError,
+    RunFailedError,
+    UnwritableOutputError,
+)
+
+ROOT = Path(__file__).parent.parent
 
 MODEL = "--model.k=3 --model.num-layers=1 --model.embed-dim=8 --model.num-heads=2 --model.ffn-dim=8"
 RUN = (
@@ -47,14 +65,18 @@ def test_every_option_is_documented(capfd, command):
         ("frobnicate", "no such command"),
         ("pretrain --config none.toml", "none.toml: no such config file"),
         ("pretrain --config", "--config: needs a value"),
-        ("pretrain --sed 3", "Unrecognized options: --sed"),
-        ("pretrain --seed x", "invalid literal"),
-        ("pretrain --model.num-layers 0", "num_layers = 0: must be above 0"),
+        ("pretrian", "pretrian: no such command; did you mean pretrain?"),
+        ("corpus", "corpus: no such command; there are corpus build, corpus info"),
+        ("corpus bild", "corpus bild: no such command; did you mean corpus build?"),
+        ("pretrain --sed 3", "--sed: unknown option; did you mean --seed?"),
+        ("pretrain --seed x", "--seed = 'x': must be an integer"),
+        ("pretrain --model.num-layers 0", "--model.num-layers = 0: must be above 0"),
         ("pretrain --model.position absolute", "rotary"),
         ("pretrain --num-devices 99 --output {tmp}/run", "num_devices = 99"),
         ("pretrain --data.corpus {tmp}/none --num-devices 1 --output {tmp}/run", "none"),
         ("corpus info {tmp}/none", "none"),
         ("corpus build --inputs {tmp}/none.fa --output {tmp}/corpus", "none.fa"),
+        ("export --source {tmp}/none --folder {tmp}/export", "none: no such folder"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(capfd, tmp_path, args, message):
@@ -64,6 +86,123 @@ def test_bad_input_is_one_line_and_exit_code_2(capfd, tmp_path, args, message):
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def replace_command(monkeypatch, error):
+    """Makes `nt corpus info` raise an error."""
+
+    def fail(args: list[str]) -> int:
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "corpus info", cli.Command("fails", fail))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("a.fa: line 3:\nempty"), 2, "error: a.fa: line 3: empty"),
+        (RuleError("seed", "x", "must be y"), 2, "error: seed = 'x': must be y"),
+        (MissingInputError("a.fa: no such file"), 2, "error: a.fa: no such file"),
+        (OutputExistsError("x: is not empty"), 2, "error: x: is not empty"),
+        (NotAFolderError("x: is a file"), 2, "error: x: is a file"),
+        (UnwritableOutputError("x: no room"), 2, "error: x: no room"),
+        (RunFailedError("out of luck"), 1, "error: out of luck"),
+        (PermissionError(13, "Permission denied", "x/y"), 1, "error: x/y: Permission denied"),
+        (OSError(18, "Cross-device link", "x", None, "y"), 1, "error: x -> y: Cross-device link"),
+        (OSError("x/y: can't be opened"), 1, "error: x/y: can't be opened"),
+        (TimeoutError(), 1, "error: TimeoutError"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_exit_codes(capfd, monkeypatch, error, code, line):
+    replace_command(monkeypatch, error)
+    assert run(capfd, "corpus info") == (code, "", f"{line}\n")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [ValueError, RuntimeError, jax.errors.JaxRuntimeError, IndexError, AssertionError, MemoryError],
+)
+def test_what_no_user_can_mend_is_raised(capfd, monkeypatch, kind):
+    error = kind("RESOURCE_EXHAUSTED: out of memory")
+    replace_command(monkeypatch, error)
+    with pytest.raises(kind) as caught:
+        run(capfd, "corpus info")
+    assert caught.value is error
+    assert not capfd.readouterr().err
+
+
+def test_a_bug_ends_the_process_with_its_traceback():
+    program = (
+        "from nucleotide_transformer import cli\n"
+        "def run(args):\n"
+        "    raise RuntimeError('a bug of ours')\n"
+        "cli.COMMANDS['embed'] = cli.Command('', run)\n"
+        "cli.run_and_exit()\n"
+    )
+    command = [sys.executable, "-c", program, "embed"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+    assert done.stderr.endswith("RuntimeError: a bug of ours\n")
+
+
+def test_an_error_of_the_disk_names_its_place(capfd, monkeypatch, tmp_path):
+    """Without a file name in the error: a full disk. With one: a name that is too long."""
+
+    def fill_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "a.fa").write_text(">chr1\n" + "ACGT" * 1_000 + "\n")
+    monkeypatch.setattr("nucleotide_transformer.data.manifest._to_json", fill_disk)
+    words = f"corpus build --inputs {tmp_path / 'a.fa'} --workers 1 --output"
+    code, _, err = run(capfd, f"{words} {tmp_path / 'corpus'}")
+    assert code == 1
+    assert err == "error: No space left on device (in manifest.py, save_genome)\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.fa"]
+
+    code, _, err = run(capfd, f"{words} {tmp_path / ('x' * 300)}")
+    assert code == 1
+    assert re.fullmatch(rf"error: {tmp_path}/x{{300}}\S*: File name too long\n", err)
+
+
+def test_a_run_that_diverges_is_one_line_and_exit_code_1(capfd, monkeypatch):
+    from nucleotide_transformer.training import loop
+
+    def diverge(*_: object, **__: object) -> None:
+        raise loop.TrainingDivergedError("update 5: loss nan")
+
+    monkeypatch.setattr("nucleotide_transformer.pretraining.run.pretrain", diverge)
+    assert run(capfd, "pretrain") == (1, "", "error: update 5: loss nan\n")
+
+
+def test_ctrl_c_is_exit_code_130(capfd, monkeypatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nucleotide_transformer.data.manifest.load_manifest", interrupt)
+    assert run(capfd, "corpus info folder") == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InputError("a"),
+        RuleError("a", (1, "b"), "must be c"),
+        MissingInputError("a"),
+        NotAFolderError("a"),
+        OutputExistsError("a"),
+        UnwritableOutputError("a"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_survives_the_way_from_another_process(error):
+    """The genomes of a corpus are built in processes; what they raise is pickled."""
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert isinstance(copy, ValueError)
 
 
 def test_from_fasta_to_a_trained_model(capfd, tmp_path):
@@ -82,6 +221,15 @@ def test_from_fasta_to_a_trained_model(capfd, tmp_path):
     for word in ("this model", "frequency", "markov", "curves.png", "checkpoints"):
         assert word in out
     assert (output / "curves.png").exists()
+    lines = map(json.loads, (output / "metrics.jsonl").read_text().splitlines())
+    *_, held_out = (line for line in lines if line["kind"] == "validation")
+    table = "\n".join(line for line in out.splitlines() if re.match("[│┃|]", line))
+    assert read_table(table)["this model"] == {
+        "cross-entropy (nats)": f"{held_out['cross_entropy']:.4f}",
+        "perplexity": f"{held_out['perplexity']:,.1f}",
+        "accuracy": f"{100 * held_out['accuracy']:.2f}%",
+        "bits/nucleotide": f"{held_out['bits_per_nucleotide']:.4f}",
+    }
 
 
 def test_an_interrupted_run_says_how_to_go_on(capfd, small_corpus, tmp_path, monkeypatch):

@@ -47,6 +47,18 @@ def test_code_of_the_published_documentation_runs(tmp_path: Path) -> None:
     np.testing.assert_allclose(head, direct.attention[1][:, 3], rtol=0, atol=1e-6)
 
 
+def test_the_published_function_makes_parameters_too(tmp_path: Path) -> None:
+    """`hk.transform(forward_fn).init` gives the released names, and numbers of its key."""
+    parameters = save_model(tmp_path / "m", V2, "jax")
+    forward_fn = hk.transform(load_published(tmp_path / "m")[1])
+    tokens = jnp.full((1, 8), 9)
+    found = forward_fn.init(jax.random.key(0), tokens)
+    assert jax.tree.map(jnp.shape, dict(found)) == jax.tree.map(jnp.shape, dict(parameters))
+    other = forward_fn.init(jax.random.key(1), tokens)
+    assert not np.array_equal(*(p["esm_transformer/~/embed"]["embeddings"] for p in (found, other)))
+    assert np.isfinite(forward_fn.apply(found, None, tokens)["logits"]).all()
+
+
 @pytest.mark.parametrize("config", [V1, V2])
 def test_the_published_tokenizers_properties(config: Any, tmp_path: Path) -> None:
     save_model(tmp_path / "m", dataclasses.replace(config, k=6), "jax")

@@ -13,6 +13,7 @@ from nucleotide_transformer.config import (
     PretrainConfig,
 )
 from nucleotide_transformer.configfile import config_from_dict, config_to_dict, load_config
+from nucleotide_transformer.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_the_published_run_divides_over_eight_devices():
     ],
 )
 def test_rules(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         make()
 
 
@@ -57,7 +58,11 @@ def test_rules(make, message):
         ("[optimizer]\nlearning_rat = 1", "optimizer.learning_rat = 1: unknown field"),
         ("[model]\nposition = 'absolute'", "model.position = 'absolute': must be one of rotary"),
         ("[model]\nnum_layers = 'x'", 'wrong value type for field "model.num_layers"'),
-        ("[model]\nnum_layers = 0", "num_layers = 0: must be above 0"),
+        ("[model]\nnum_layers = 0", ": model.num_layers = 0: must be above 0"),
+        ("[optimizer]\nbeta1 = 1", ": optimizer.beta1 = 1.0: must lie in [0, 1)"),
+        ("tokens_per_update = 1500", ": tokens_per_update = 1500: must be a multiple of data.seq"),
+        ("output = 3", 'wrong value type for field "output"'),
+        ("seed = true", "seed = True: must be no truth value"),
         ("model = 3", "model = 3: must be a table"),
         ("seed = ", "not TOML"),
     ],
@@ -65,7 +70,7 @@ def test_rules(make, message):
 def test_a_bad_config_file_is_one_line_with_file_and_field(tmp_path, text, message):
     path = tmp_path / "run.toml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=str(path)) as error:
+    with pytest.raises(InputError, match=str(path)) as error:
         load_config(path)
     assert message in str(error.value)
     assert "\n" not in str(error.value)

@@ -16,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nucleotide_transformer.data import fasta
-from nucleotide_transformer.data.chunking import SPLITS, cut_chunks
+from nucleotide_transformer.data.chunking import SPLITS, Segment, cut_chunks
 from nucleotide_transformer.data.corpus import (
     CorpusConfig,
     Manifest,
     build_corpus,
     describe,
+    load_manifest,
     open_split,
 )
 from nucleotide_transformer.data.fasta import Contig
@@ -161,15 +162,35 @@ def test_every_large_genome_has_its_share(fraction: float) -> None:
             assert held_out > 0
 
 
-def test_held_out_places_follow_the_seed() -> None:
+@pytest.mark.parametrize("where", ["first half", "last half", "every other 1,000 nt"])
+def test_unknown_nucleotides_are_owed_to_no_split(where: str) -> None:
+    """Each split has its share of the letters that are known, to a block and a half."""
+    length = 200_000
+    sequence = bytearray(b"A" * length)
+    runs = {
+        "first half": [(0, length // 2)],
+        "last half": [(length // 2, length)],
+        "every other 1,000 nt": [(start, start + 1_000) for start in range(0, length, 2_000)],
+    }
+    for start, end in runs[where]:
+        sequence[start:end] = b"N" * (end - start)
+    for species in map(str, range(10)):
+        segments = ContigCutter(species, "assembly", SMALL).cut(Contig("chr1", 1, sequence))
+        for split in ("validation", "test"):
+            known = sum(sequence.count(b"A", s.start, s.end) for s in segments if s.split == split)
+            assert abs(known - 0.05 * length / 2) <= 900
+
+
+def test_held_out_places_follow_the_seed_and_the_names() -> None:
     contig = Contig("chr1", 1, bytearray(b"A" * 100_000))
-    cuts = [
-        ContigCutter(species, "v1", dataclasses.replace(SMALL, seed=seed)).cut(contig)
-        for species, seed in [("ant", 0), ("ant", 1), ("moss", 0), ("ant", 0)]
-    ]
-    assert cuts[0] == cuts[3]
-    assert cuts[0] != cuts[1]
-    assert cuts[0] != cuts[2]
+
+    def cut(species: str, assembly: str, seed: int) -> list[Segment]:
+        return ContigCutter(species, assembly, dataclasses.replace(SMALL, seed=seed)).cut(contig)
+
+    places = cut("ant", "v1", 0)
+    assert cut("ant", "v1", 0) == places
+    for other in (cut("ant", "v1", 1), cut("moss", "v1", 0), cut("ant", "v2", 0)):
+        assert other != places
 
 
 def test_mostly_unknown_chunks_are_left_out_and_counted(genomes: Path) -> None:
@@ -278,6 +299,58 @@ def test_real_genome(tmp_path: Path) -> None:
     assert num_bytes < 0.31 * 1_652_982 + 3 * 131_072  # and the last blocks of three files
     (contig,) = load_contigs(manifest.folder, genome.name)
     assert [s.start for s in contig.segments[1:]] == [s.end for s in contig.segments[:-1]]
+
+
+def test_digest_is_that_of_the_content(genomes: Path) -> None:
+    """The same at another path, from files of other names, in other processes and groups."""
+    manifest = build_corpus(make_config(genomes))
+    assert len(manifest.digest) == 64
+    assert load_manifest(manifest.folder).digest == manifest.digest
+    moved = manifest.folder.rename(genomes.parent / "moved")
+    assert load_manifest(moved).digest == manifest.digest
+    (genomes / "moss.fa").rename(genomes / "renamed.fa")
+    table = (genomes / "table.tsv").read_text().replace("moss.fa", "renamed.fa")
+    (genomes / "table.tsv").write_text(table.replace("kingdom 1", "kingdom 2"))
+    for changes in ({"workers": 2}, {"compression": "zstd"}):
+        other = build_corpus(make_config(genomes, output=genomes / str(changes), **changes))
+        assert [g.group for g in other.genomes] != [g.group for g in manifest.genomes]
+        assert other.digest == manifest.digest
+
+
+def test_digest_of_another_content_is_another(genomes: Path) -> None:
+    manifest = build_corpus(make_config(genomes))
+    digests = {manifest.digest}
+    changes: list[dict[str, object]] = [
+        *({"chunk_length": 61}, {"overlap": 8}, {"max_unknown": 1.0}, {"seed": 1}),
+        *({"validation_fraction": 0.1}, {"test_fraction": 0.0}, {"block_length": 601}),
+        *({"validation_contigs": ("chr1",)}, {"test_contigs": ("chr2",)}),
+    ]
+    for number, change in enumerate(changes):
+        output = genomes / str(number)
+        digests.add(build_corpus(make_config(genomes, output=output, **change)).digest)
+    assert len(digests) == 1 + len(changes)
+    first, *others = manifest.genomes
+    shard = dataclasses.replace(first.shards[0], num_records=first.shards[0].num_records + 1)
+    for other in (
+        dataclasses.replace(first, species="fly"),
+        dataclasses.replace(first, assembly="v2"),
+        dataclasses.replace(first, sha256="0" * 64),
+        dataclasses.replace(first, shards=(shard, *first.shards[1:])),
+    ):
+        digests.add(dataclasses.replace(manifest, genomes=(other, *others)).digest)
+    for some in (others, (*others, first)):
+        digests.add(dataclasses.replace(manifest, genomes=tuple(some)).digest)
+    assert len(digests) == 1 + len(changes) + 4 + 2
+
+
+def test_digest_stays_what_it_was(genomes: Path) -> None:
+    """Runs and baselines hold it: another version of the package must find the same."""
+    (genomes / "fly.fa").write_bytes(b">chr1\n" + b"GATTACA" * 1_000)
+    manifest = build_corpus(make_config(genomes, inputs=(genomes / "fly.fa",)))
+    assert manifest.digest == ("09ca4175db2e2c1ae886c349753f24af0645c5ee8e689a50d1d01391175af03f")
+    whole = dataclasses.replace(manifest, config={**manifest.config, "max_unknown": 1})
+    same = dataclasses.replace(manifest, config={**manifest.config, "max_unknown": 1.0})
+    assert whole.digest == same.digest != manifest.digest
 
 
 def test_table_of_the_corpus(genomes: Path) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import gzip
 import json
-import os
 import re
 import resource
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nucleotide_transformer import files
 from nucleotide_transformer.data import shards
 from nucleotide_transformer.data.corpus import (
     CorpusConfig,
@@ -105,19 +105,30 @@ def test_build_goes_on_after_bad_input(config: CorpusConfig) -> None:
         (b"MKTL", "start with '>'"),
         (b">one\nACGTMKTL", "position 8: 'L'"),
         (gzip.compress(b">one\n" + b"GATTACA" * 99, mtime=0)[:-9], "truncated gzip"),
-        (os.urandom(999).replace(b">", b""), "start with '>'"),
+        (bytes(range(256)).replace(b">", b"") * 4, "start with '>'"),
         (b">one\nA\n>one\nC\n", "line 3: second contig named 'one'"),
     ],
 )
-@pytest.mark.parametrize("workers", [1])
 def test_bad_fasta_leaves_nothing(
-    text: bytes, message: str, workers: int, config: CorpusConfig, tmp_path: Path
+    text: bytes, message: str, config: CorpusConfig, tmp_path: Path
 ) -> None:
     config.inputs[0].write_bytes(text)
-    one = dataclasses.replace(config, inputs=config.inputs[:1], workers=workers)
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        build_corpus(one)
+        build_corpus(dataclasses.replace(config, inputs=config.inputs[:1]))
     assert_one_line(error, config.inputs[0])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_error_in_another_process_leaves_no_other_genome(
+    config: CorpusConfig, tmp_path: Path
+) -> None:
+    """One bad genome, and one that takes a while: it is not built to the end."""
+    config.inputs[0].write_bytes(b"ACGT")
+    with config.inputs[1].open("ab") as file:
+        for number in range(2_000):
+            file.write(b">%d\n%s\n" % (number, b"ACGT" * 5_000))
+    with pytest.raises(ValueError, match="start with '>'"):
+        build_corpus(dataclasses.replace(config, workers=2))
     assert not (tmp_path / "runs").exists()
 
 
@@ -195,6 +206,28 @@ def test_other_config_or_file_is_refused(config: CorpusConfig) -> None:
     assert stamp_files(config.output) == stamps
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("chunk_length", 61), ("overlap", 8), ("max_unknown", 0.4), ("validation_fraction", 0.1)),
+        *(("test_fraction", 0.0), ("block_length", 601), ("seed", 1), ("compression", "zstd")),
+        *(("validation_contigs", ("chr1",)), ("test_contigs", ("ant:*",))),
+    ],
+)
+def test_unfinished_build_goes_on_with_its_own_config_only(
+    field: str, value: object, config: CorpusConfig
+) -> None:
+    build_corpus(dataclasses.replace(config, inputs=config.inputs[1:]))
+    (config.output / "manifest.json").unlink()  # as if stopped after one genome of two
+    stamps = stamp_files(config.output)
+    with pytest.raises(FileExistsError, match=f"built with {field} = ") as error:
+        build_corpus(dataclasses.replace(config, **{field: value}))  # type: ignore[arg-type]
+    assert_one_line(error, config.output / "genomes" / "moss-")
+    assert stamp_files(config.output) == stamps
+    assert not (config.output / "manifest.json").exists()
+    assert len(build_corpus(config).genomes) == 2
+
+
 def test_output_that_is_no_corpus(config: CorpusConfig, tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="holds other files") as error:
         build_corpus(dataclasses.replace(config, output=tmp_path))
@@ -202,6 +235,10 @@ def test_output_that_is_no_corpus(config: CorpusConfig, tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError, match="must be a folder") as file:
         build_corpus(dataclasses.replace(config, output=config.inputs[0]))
     assert_one_line(file, config.inputs[0])
+    below = config.inputs[0] / "below"
+    with pytest.raises(NotADirectoryError, match="must be a folder") as file:
+        build_corpus(dataclasses.replace(config, output=below))
+    assert_one_line(file, below)
     (tmp_path / "empty").mkdir()
     build_corpus(dataclasses.replace(config, output=tmp_path / "empty"))
 
@@ -315,7 +352,7 @@ def test_interrupted_build_goes_on(config: CorpusConfig, monkeypatch: pytest.Mon
 
         return build(source, config, stop)
 
-    monkeypatch.setattr("nucleotide_transformer.data.parallel.build_genome", interrupt)
+    monkeypatch.setattr("nucleotide_transformer.data.corpus.build_genome", interrupt)
     with pytest.raises(KeyboardInterrupt):
         build_corpus(config)
     assert [path.name[:4] for path in (config.output / "genomes").iterdir()] == ["moss"]
@@ -326,9 +363,33 @@ def test_interrupted_build_goes_on(config: CorpusConfig, monkeypatch: pytest.Mon
     assert stamps.items() < stamp_files(config.output).items()
 
 
+@pytest.mark.parametrize("name", ["moss-", "manifest.json"])
+def test_what_is_being_written_has_no_name_yet(
+    name: str, config: CorpusConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped when a genome or the manifest is written, but not all of it is on disk."""
+    build_corpus(dataclasses.replace(config, inputs=config.inputs[:1]))
+    before = {path: path.read_bytes() for path in config.output.rglob("*") if path.is_file()}
+
+    def stop(part: Path) -> None:
+        if name in part.name:
+            assert part.exists()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "_sync", stop)
+    with pytest.raises(KeyboardInterrupt):
+        build_corpus(config)
+    names = {path.name.partition("-")[0] for path in (config.output / "genomes").iterdir()}
+    assert names == ({"ant"} if name == "moss-" else {"ant", "moss"})
+    assert {path: path.read_bytes() for path in before} == before
+    assert [genome.species for genome in load_manifest(config.output).genomes] == ["ant"]
+    assert not list_partial(config.output)
+
+
 KILLED = """
 import sys
 from pathlib import Path
+from nucleotide_transformer import files
 from nucleotide_transformer.data import shards
 from nucleotide_transformer.data.corpus import CorpusConfig, build_corpus
 from nucleotide_transformer.data.manifest import save_genome

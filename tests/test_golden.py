@@ -104,9 +104,10 @@ def test_rotary_angles_keep_their_precision_at_2048_tokens(key_dim: int) -> None
     assert np.abs(np.asarray(found.cos) - np.cos(angles)).max() < tolerance
     assert np.abs(np.asarray(found.sin) - np.sin(angles)).max() < tolerance
     ones = jnp.ones((1, 2048, 1, key_dim), jnp.bfloat16)
-    turned = np.asarray(rotate(ones, found), np.float64)[0, :, 0]
+    rotated = rotate(ones, found)
+    assert rotated.dtype == jnp.bfloat16
+    turned = np.asarray(rotated, np.float64)[0, :, 0]
     right = np.concatenate([np.cos(angles) - np.sin(angles), np.cos(angles) + np.sin(angles)], 1)
-    assert turned.dtype == np.float64
     assert np.abs(turned - right).max() < 2**-8 * math.sqrt(2) + 2 * tolerance
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.model import count_parameters, init_params, make_forward
 from nucleotide_transformer.model.layers import (
     apply_gate,
@@ -187,10 +188,10 @@ def test_half_precision_is_finite_and_close(config, params, dtype):
     assert np.abs(rough - exact).max() < 20 * unit * np.abs(exact).max()
 
 
-def test_parameter_type_is_an_argument():
-    params = init_params(jax.random.key(0), SMALL, ComputeConfig(param_dtype="bfloat16"))
-    blocks = {n: p for n, p in params.items() if "attention_layer" in n or "head" in n}
-    assert {leaf.dtype for leaf in jax.tree.leaves(blocks)} == {jnp.dtype("bfloat16")}
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_parameter_type_is_an_argument(config, dtype):
+    params = init_params(jax.random.key(0), config, ComputeConfig(param_dtype=dtype))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
 
 
 @pytest.mark.parametrize(
@@ -207,8 +208,18 @@ def test_layers_that_do_not_exist_are_named(config, params, taps, message):
 
 def test_learned_positions_have_an_end():
     params = init_params(jax.random.key(1), SMALL_V1)
-    with pytest.raises(ValueError, match="65 a sequence; the model's learned positions end at 64"):
+    message = "^tokens = 65: the model's learned positions end at 64 tokens$"
+    with pytest.raises(InputError, match=message):
         make_forward(SMALL_V1).apply(params, make_tokens(SMALL_V1, 65))
+
+
+def test_rotary_models_take_sequences_beyond_those_of_training():
+    """They compute what a model does whose max_positions has room for them."""
+    params, tokens = init_params(jax.random.key(1), SMALL), make_tokens(SMALL, 65)
+    found = apply(SMALL, params, tokens).logits
+    roomy = dataclasses.replace(SMALL, max_positions=128)
+    np.testing.assert_array_equal(found, apply(roomy, params, tokens).logits)
+    assert found.shape == (2, 65, SMALL.vocabulary_size)
 
 
 def test_rotary_angles_are_exact_to_float32_at_2048_tokens():

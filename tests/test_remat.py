@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from nucleotide_transformer import remat
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
-from nucleotide_transformer.model import init_params, make_forward
-from nucleotide_transformer.model.stacking import stack_blocks
+from nucleotide_transformer.model import init_params, make_forward, remat
+from nucleotide_transformer.model.stacking import stack_params
 from nucleotide_transformer.pretraining.objective import masked_cross_entropy
 
 MODEL = ModelConfig(k=3, num_layers=3, embed_dim=32, num_heads=2, ffn_dim=48)
@@ -44,6 +43,29 @@ def test_dots_computes_no_matrix_product_again(stack, num_blocks, attention):
     assert count("dots", "logistic") > count("none", "logistic")
 
 
+@pytest.mark.parametrize("stack", ["loop", "scan"])
+def test_recomputing_saves_memory_in_the_compiled_program(stack):
+    """The compiler must not undo it by merging the recomputation with the forward pass.
+
+    Measured: 9.25 of 10.83 MB in a loop, 2.75 of 8.62 MB in a scan.
+    """
+    model = ModelConfig(k=3, num_layers=6, embed_dim=16, num_heads=2, ffn_dim=256)
+    tokens = jax.ShapeDtypeStruct((4, 64), jnp.int32)
+
+    def measure(remat):
+        compute = ComputeConfig(stack=stack, remat=remat, attention="einsum")
+        forward = make_forward(model, compute, head=None)
+        params = jax.eval_shape(forward.init, jax.random.key(0))
+
+        def loss(params, tokens):
+            return forward.apply(params, tokens, layers=(6,)).embeddings[6].sum()
+
+        program = jax.jit(jax.grad(loss)).lower(params, tokens).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    assert measure("block") < 0.92 * measure("none")
+
+
 @pytest.mark.parametrize(
     ("kind", "sequences", "kept_bytes"),
     [
@@ -65,7 +87,7 @@ def test_bytes_that_a_step_of_100m_keeps(kind, sequences, kept_bytes):
     compute = ComputeConfig(compute_dtype="bfloat16", attention="heads", remat=kind)
     forward = make_forward(model, compute)
     params = jax.eval_shape(
-        lambda key: stack_blocks(init_params(key, model, compute)), jax.random.key(0)
+        lambda key: stack_params(init_params(key, model, compute)), jax.random.key(0)
     )
     tokens = jax.ShapeDtypeStruct((sequences, 1_000), jnp.int32)
     positions = jax.ShapeDtypeStruct((sequences, 150), jnp.int32)

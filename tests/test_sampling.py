@@ -93,6 +93,14 @@ def test_epochs_and_seeds_have_their_own_order() -> None:
             assert ((order < 600) == (other < 600)).sum() < 600  # 520: 0.6 ** 2 + 0.4 ** 2
 
 
+def test_species_of_one_size_are_shuffled_each_in_its_own_way() -> None:
+    # 201 draws of each species an epoch: of the larger ones, two thirds of a pass.
+    drawn = make_order([300, 300, 3], temperature=1e9).draw(np.arange(603))
+    first, second = set(drawn[drawn < 300]), set(drawn[(drawn >= 300) & (drawn < 600)] - 300)
+    assert len(first) == len(second) == 201
+    assert len(first & second) < 160  # 134.7 by chance, standard deviation 3.9
+
+
 def test_species_are_mixed_over_the_epoch() -> None:
     is_first = make_order([500, 1_500]).draw(np.arange(2_000)) < 500
     tenths = is_first.reshape(10, 200).sum(axis=1)

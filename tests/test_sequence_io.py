@@ -30,7 +30,6 @@ from nucleotide_transformer.inference import (
     read_embeddings,
     read_sequences,
 )
-from nucleotide_transformer.inference.embedding_tables import write_part
 from nucleotide_transformer.inference.intervals import Interval
 from nucleotide_transformer.model import init_params
 from nucleotide_transformer.pretrained import Model
@@ -51,7 +50,7 @@ three\t0\t12\td\t0\t-
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    params = jax.jit(init_params, static_argnums=1)(jax.random.key(0), CONFIG)
+    params = init_params(jax.random.key(0), CONFIG)
     return Model(params=params, config=CONFIG, tokenizer=KmerTokenizer(k=3))
 
 
@@ -324,21 +323,6 @@ def test_output_that_cannot_be_written(
         patch.setattr(Path, "mkdir", refuse)
         with pytest.raises(ValueError, match=r"x.npz.parts: can't be written: Permission denied"):
             embed_file(model, config)
-
-
-def test_a_part_is_written_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(file: Any, **arrays: Any) -> None:
-        file.write(b"some")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "savez", fail)
-    empty = np.zeros(0, np.int64)
-    table = embedding_files.EmbeddingTable([], [], empty, empty, {}, None)
-    with pytest.raises(OSError, match="No space left"):
-        write_part(tmp_path / "part-000000.npz", table)
-    assert not (tmp_path / "part-000000.npz").exists()
 
 
 def test_read_embeddings_says_what_is_wrong(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ PARAMS = {
 
 
 def test_a_partition_has_each_leaf_once_and_merges_back():
-    trainable, frozen = partition(PARAMS, lambda path: path.startswith("lora") or "/b" == path[-2:])
+    trainable, frozen = partition(PARAMS, lambda path: path.startswith("lora") or path[-2:] == "/b")
     assert trainable["base"]["block/mha/query"]["w"] is None
     assert trainable["base"]["block/mha/query"]["b"] is PARAMS["base"]["block/mha/query"]["b"]
     assert frozen["lora"] == {"down": None, "up": None}

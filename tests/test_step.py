@@ -1,6 +1,5 @@
 """The step: the gradient of the mean loss, on any number of devices, with any objective."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,8 +1,10 @@
 """The two layouts: bit for bit there and back, and one line for everything that is wrong."""
 
 import json
+import sys
+import types
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
@@ -20,6 +22,7 @@ from small_models import (
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.model import count_parameters
+from nucleotide_transformer.pretrained import export_model
 from nucleotide_transformer.weights.assembly import expected_shapes
 from nucleotide_transformer.weights.configs import find_vocabulary, make_hyperparams
 from nucleotide_transformer.weights.folders import Layout, load_folder
@@ -29,6 +32,7 @@ from nucleotide_transformer.weights.huggingface import (
     save_huggingface,
     tensor_places,
 )
+from nucleotide_transformer.weights.safetensors_file import read_header, read_tensor
 
 FLOAT32 = ComputeConfig()
 LAYOUTS: tuple[Layout, ...] = ("huggingface", "jax")
@@ -89,6 +93,64 @@ def test_half_precision_survives(layout: Layout, dtype: Any, tmp_path: Path) -> 
     }
     save_model(tmp_path / "m", V2, layout, params)
     assert_same_params(load_folder(tmp_path / "m", ComputeConfig(param_dtype=dtype))[0], params)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_config_json_says_what_the_numbers_are(dtype: Any, tmp_path: Path) -> None:
+    """transformers loads the weights in the type that stands there."""
+    compute = ComputeConfig(param_dtype=dtype)
+    save_model(tmp_path / "m", V2, "jax")
+    export_model(tmp_path / "m", tmp_path / "hf", compute=compute)
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["torch_dtype"] == dtype
+    kinds = {entry.dtype for entry in read_header(tmp_path / "hf" / "model.safetensors").values()}
+    assert kinds == {{"float32": "F32", "bfloat16": "BF16", "float16": "F16"}[dtype]}
+
+
+class FakeTensor(NamedTuple):
+    """As much of a tensor of torch as is asked for."""
+
+    array: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.array.dtype
+
+    def numpy(self) -> np.ndarray:
+        return self.array
+
+
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_pytorch_weights_are_read_by_torch_as_weights_only(
+    is_sharded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which keeps a pickle from running code. Torch itself is asked in tests/interop."""
+    params = save_model(tmp_path, V2, "huggingface")
+    file = tmp_path / "model.safetensors"
+    tensors = {name: FakeTensor(read_tensor(entry)) for name, entry in read_header(file).items()}
+    file.unlink()
+    files = [f"pytorch_model-{i}.bin" for i in (1, 2)] if is_sharded else ["pytorch_model.bin"]
+    for name in files:
+        (tmp_path / name).touch()
+    if is_sharded:
+        index = {"weight_map": dict.fromkeys(tensors, files[0]) | {"other": files[1]}}
+        (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    asked: list[dict[str, Any]] = []
+
+    def load(file: Path, **options: Any) -> dict[str, FakeTensor]:
+        asked.append({"file": file.name} | options)
+        return tensors
+
+    torch = types.SimpleNamespace(
+        load=load, bfloat16="bf16", is_tensor=lambda x: isinstance(x, FakeTensor)
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert_same_params(load_folder(tmp_path, FLOAT32)[0], params)
+    assert [options["file"] for options in asked] == files
+    assert all(options["weights_only"] is True for options in asked)
 
 
 def test_shards_hold_the_same_tensors(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from nucleotide_transformer.config import (
     ModelConfig,
     require_positive,
 )
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.weights.hub import RELEASED
 
 Task = Literal["train", "embed", "logits"]
@@ -119,7 +119,7 @@ def find_model(name: str, custom: ModelConfig) -> ModelConfig:
     """The architecture that a name stands for.
 
     Raises:
-        ValueError: for another name, with the nearest one.
+        InputError: for another name, with the nearest one.
     """
     if name == CUSTOM:
         return custom
@@ -130,7 +130,7 @@ def find_model(name: str, custom: ModelConfig) -> ModelConfig:
         folded = {other.casefold(): other for other in known}
         near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.4)
         hint = f"did you mean {folded[near[0]]}? " if near else ""
-        raise ValueError(f"models: {name!r} is none: {hint}There are {', '.join(known)}")
+        raise InputError(f"models: {name!r} is none: {hint}There are {', '.join(known)}")
     return released.config
 
 
@@ -138,7 +138,7 @@ def list_cases(config: BenchmarkConfig, *, num_local_devices: int, platform: str
     """Every combination, in the order of the fields; devices last, so that they stand together.
 
     Raises:
-        ValueError: for more devices than there are, sequences that the model has no positions
+        InputError: for more devices than there are, sequences that the model has no positions
             for, or that can't be divided over the devices.
     """
     at_once = config.sequences_per_device or ((2,) if platform == "cpu" else (32,))
@@ -180,7 +180,7 @@ def list_device_counts(
 
 
 def divide(sequences: int, num_devices: int, scaling: Scaling) -> int:
-    """Sequences of one device; a `ValueError` if strong scaling can't share them out."""
+    """Sequences of one device; an `InputError` if strong scaling can't share them out."""
     if scaling == "weak":
         return sequences
     rule = f"must be a multiple of {num_devices} devices for strong scaling"

@@ -12,6 +12,7 @@ import jax
 from jax.profiler import ProfileData
 
 from nucleotide_transformer.benchmark.timing import Workload
+from nucleotide_transformer.errors import InputError
 
 NUM_TRACED_STEPS = 3
 CONTROL_FLOW = ("while", "conditional", "call", "async-start", "async-done", "tuple")
@@ -73,7 +74,7 @@ def profile_workload(workload: Workload, compiled: Any) -> Profile:
         compiled: the program that its steps run, `jax.stages.Compiled`.
 
     Raises:
-        ValueError: if the platform's trace names no operations.
+        InputError: if the platform's trace names no operations.
     """
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
@@ -87,7 +88,7 @@ def profile_workload(workload: Workload, compiled: Any) -> Profile:
         (path,) = Path(folder).rglob("*.xplane.pb")
         timed = sum_events(read_events(ProfileData.from_file(str(path))))
     if not timed:
-        raise ValueError(f"profile: the trace of {jax.default_backend()} names no operations")
+        raise InputError(f"profile: the trace of {jax.default_backend()} names no operations")
     places = find_places(compiled.as_text())
     operations = [
         describe_operation(name, places.get(name, ""), calls, total)

@@ -18,7 +18,7 @@ from nucleotide_transformer.benchmark.compilation import (
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, find_model, list_cases
 from nucleotide_transformer.benchmark.machine import describe_machine
 from nucleotide_transformer.benchmark.operations import profile_workload
-from nucleotide_transformer.benchmark.peak import Peak, count_units, find_peak
+from nucleotide_transformer.benchmark.peak import Peak, find_peak
 from nucleotide_transformer.benchmark.pictures import plot_results
 from nucleotide_transformer.benchmark.results import (
     CaseResult,
@@ -35,11 +35,12 @@ from nucleotide_transformer.benchmark.timing import (
 )
 from nucleotide_transformer.benchmark.torch_peer import TorchPeer, explain_absence
 from nucleotide_transformer.benchmark.workloads import make_workload
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import NotAFolderError, require
 from nucleotide_transformer.model import count_parameters
 from nucleotide_transformer.model.attention import check_implementation
 from nucleotide_transformer.plots import save_figure
 from nucleotide_transformer.training.devices import find_devices
+from nucleotide_transformer.training.peaks import count_peaks
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
@@ -52,7 +53,7 @@ def run_benchmark(config: BenchmarkConfig, *, progress: bool = False) -> Report:
         progress: show a bar.
 
     Raises:
-        ValueError, NotADirectoryError: one line, before anything is measured, for cases that
+        InputError, NotAFolderError: one line, before anything is measured, for cases that
             can't be, several processes, or an output folder that can't be.
     """
     devices = find_devices(None)
@@ -84,7 +85,7 @@ def name_files(folder: Path) -> tuple[Path, Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise NotADirectoryError(f"{folder}: is a file; the output must be a folder") from None
+        raise NotAFolderError(f"{folder}: is a file; the output must be a folder") from None
     stem = f"benchmark_{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H-%M-%S}"
     taken = len(list(folder.glob(f"{stem}*.json")))
     stem += f"_{taken}" if taken else ""
@@ -137,7 +138,7 @@ def measure_case(
         step_seconds=spread,
         flops_per_step=workload.flops_per_step,
         peak=peak,
-        num_peaks=count_units(devices[0], case.num_devices),
+        num_peaks=count_peaks(devices),
         compile_seconds=compile_seconds,
         memory=find_memory(compiled),
         device_peak_bytes=find_device_peak(devices[0]),

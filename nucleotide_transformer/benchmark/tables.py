@@ -55,7 +55,8 @@ def describe_setting(report: Report) -> Iterator[str]:
         sheet = f"{peak.data_sheet / 1e12:,.4g}" if peak.data_sheet else "unknown"
         yield (
             f"peak of {'the machine' if machine['platform'] == 'cpu' else 'a device'}: matrix"
-            f" product {peak.measured / 1e12:,.3g} TFLOP/s, data sheet (bfloat16) {sheet}"
+            f" product {peak.measured / 1e12:,.3g} TFLOP/s, data sheet {sheet}; both in"
+            f" {compute.compute_dtype}"
         )
 
 

@@ -14,9 +14,9 @@ from nucleotide_transformer.config import DataConfig, ModelConfig, PretrainConfi
 from nucleotide_transformer.inference.embedding import PoolTask
 from nucleotide_transformer.model import exact_products, init_params, make_forward
 from nucleotide_transformer.model.flops import count_forward_flops
-from nucleotide_transformer.model.stacking import arrange_blocks, arrange_params
+from nucleotide_transformer.model.stacking import arrange_params
 from nucleotide_transformer.pretraining.objective import Sequences, make_blank, make_loss
-from nucleotide_transformer.pretraining.run import count_update_flops
+from nucleotide_transformer.pretraining.run import count_run_flops
 from nucleotide_transformer.training.devices import AXIS, lay_out, plan_layout
 from nucleotide_transformer.training.optimizer import make_optimizer, make_schedule
 from nucleotide_transformer.training.state import init_state
@@ -71,7 +71,7 @@ class TrainWorkload:
         run = make_pretrain_config(case, config)
         self._config, self._devices = run, devices
         self.overlaps = devices[0].platform != "cpu"
-        self.flops_per_step = count_update_flops(run)
+        self.flops_per_step = count_run_flops(run)
         self._batches = [self._make_batch(case, config.seed + i) for i in range(NUM_BATCHES)]
         self._stops = np.zeros(len(devices), bool)
         self._optimizer = make_optimizer(run.optimizer, run.total_steps)
@@ -147,8 +147,8 @@ class InferenceWorkload:
         mesh = Mesh(np.array(devices), (AXIS,))
         self._mesh, self._split = mesh, NamedSharding(mesh, P(AXIS))
         params = init_params(jax.random.key(config.seed), model, config.compute)
-        params = arrange_blocks(params, config.compute.stack)
-        self._params = jax.device_put(params, NamedSharding(mesh, P()))
+        arranged = arrange_params(params, config.compute.stack)
+        self._params = jax.device_put(arranged, NamedSharding(mesh, P()))
         size = (case.sequences_per_step, case.sequence_tokens)
         seeds = range(config.seed, config.seed + NUM_BATCHES)
         self._batches = [draw_tokens(*size, model, seed) for seed in seeds]

@@ -11,6 +11,7 @@ what an interrupted build left behind is used by the next one or removed.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,6 @@ from typing import Any
 from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.data.manifest import (
     MANIFEST_FILE,
-    PARTIAL_PREFIX,
     Genome,
     Manifest,
     check_shards,
@@ -30,10 +30,12 @@ from nucleotide_transformer.data.manifest import (
     load_manifest,
     save_manifest,
 )
-from nucleotide_transformer.data.parallel import build_genomes
+from nucleotide_transformer.data.parallel import count_workers, run_tasks, show_progress
 from nucleotide_transformer.data.reader import Location, SplitReader, open_split
-from nucleotide_transformer.data.shards import make_contig_names
+from nucleotide_transformer.data.shards import build_genome, make_contig_names
 from nucleotide_transformer.data.sources import Source, load_sources
+from nucleotide_transformer.errors import InputError, NotAFolderError, OutputExistsError
+from nucleotide_transformer.files import PARTIAL_PREFIX
 
 __all__ = [
     "CorpusConfig",
@@ -62,9 +64,9 @@ def build_corpus(config: CorpusConfig, *, progress: bool = False) -> Manifest:
         progress: Show a bar with nucleotides/s and the time left.
 
     Raises:
-        FileNotFoundError: if an input is missing.
-        FileExistsError: if the output is no corpus, or has one of another config or other files.
-        ValueError: for bad input, in one line. The genomes finished before stay for the next
+        MissingInputError: if an input is missing.
+        OutputExistsError: if the output is no corpus, or has one of another config or other files.
+        InputError: for bad input, in one line. The genomes finished before stay for the next
             build; a folder without any is removed.
     """
     sources = load_sources(config.inputs)
@@ -72,7 +74,7 @@ def build_corpus(config: CorpusConfig, *, progress: bool = False) -> Manifest:
     with _make_folder(config.output):
         finished = {s.name: genome for s in sources if (genome := _find_finished(s, config))}
         missing = [source for source in sources if source.name not in finished]
-        finished |= build_genomes(missing, config, progress=progress)
+        finished |= _build_genomes(missing, config, progress=progress)
         genomes = tuple(_label(finished[source.name], source) for source in sources)
         _check_named_contigs(config, genomes)
         recipe = config.make_recipe()
@@ -91,7 +93,7 @@ def _check_existing(config: CorpusConfig, sources: Sequence[Source]) -> None:
     for genome in manifest.genomes:
         if genome.name not in names:
             place = f"{path}: has {genome.species!r}, {genome.assembly!r}, which is not in inputs"
-            raise FileExistsError(f"{place}: {_OTHER_OUTPUT}")
+            raise OutputExistsError(f"{place}: {_OTHER_OUTPUT}")
 
 
 def _check_recipe(path: Path, built: Mapping[str, Any], config: CorpusConfig) -> None:
@@ -99,7 +101,7 @@ def _check_recipe(path: Path, built: Mapping[str, Any], config: CorpusConfig) ->
     for field, value in config.make_recipe().items():
         if built.get(field) != value:
             place = f"{path}: built with {field} = {built.get(field)!r}, not {value!r}"
-            raise FileExistsError(f"{place}: {_OTHER_OUTPUT}")
+            raise OutputExistsError(f"{place}: {_OTHER_OUTPUT}")
 
 
 @contextlib.contextmanager
@@ -108,12 +110,16 @@ def _make_folder(folder: Path) -> Iterator[None]:
     genomes = folder / "genomes"
     if folder.exists() and not genomes.is_dir():
         if not folder.is_dir():
-            raise NotADirectoryError(f"{folder}: is a file: the output must be a folder")
+            raise NotAFolderError(f"{folder}: is a file: the output must be a folder")
         if any(folder.iterdir()):
             rule = "the output must be an empty or new folder, or a corpus"
-            raise FileExistsError(f"{folder}: holds other files: {rule}")
+            raise OutputExistsError(f"{folder}: holds other files: {rule}")
     new = [path for path in (genomes, *genomes.parents) if not path.exists()]
-    genomes.mkdir(parents=True, exist_ok=True)
+    try:
+        genomes.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        rule = "a file stands in its path: the output must be a folder"
+        raise NotAFolderError(f"{folder}: {rule}") from None
     try:
         _remove_partial(folder)
         yield
@@ -144,9 +150,27 @@ def _find_finished(source: Source, config: CorpusConfig) -> Genome | None:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if genome.sha256 != sha256:
         place = f"{folder}: built from a file with sha256 {genome.sha256[:12]}"
-        raise FileExistsError(f"{place}, {source.file} has {sha256[:12]}: {_OTHER_OUTPUT}")
+        raise OutputExistsError(f"{place}, {source.file} has {sha256[:12]}: {_OTHER_OUTPUT}")
     check_shards(config.output, genome)
     return genome
+
+
+def _build_genomes(
+    sources: Sequence[Source], config: CorpusConfig, *, progress: bool
+) -> dict[str, Genome]:
+    """Builds genomes, in several processes if that is worth it; keys are the sources' names."""
+    finished: dict[str, Genome] = {}
+    if not sources:
+        return finished
+    sizes = {source: source.file.stat().st_size for source in sources}
+    num_bytes = sum(sizes.values())
+    # The largest first, so that no process is left with one at the end.
+    order = sorted(sources, key=lambda source: -sizes[source])
+    tasks = {source.name: functools.partial(build_genome, source, config) for source in order}
+    with show_progress("corpus", num_bytes, visible=progress) as report:
+        num_workers = count_workers(config.workers, num_bytes)
+        run_tasks(tasks, num_workers, report, finished.__setitem__)
+    return finished
 
 
 def _label(genome: Genome, source: Source) -> Genome:
@@ -164,4 +188,4 @@ def _check_named_contigs(config: CorpusConfig, genomes: Sequence[Genome]) -> Non
                     missing.pop(name, None)
         for name in missing:
             rule = "must be the name of a contig, species:contig or species:*"
-            raise ValueError(f"{field}: {name!r}: in no genome: {rule}")
+            raise InputError(f"{field}: {name!r}: in no genome: {rule}")

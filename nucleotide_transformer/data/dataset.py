@@ -60,8 +60,9 @@ def make_dataset(
     (sequence_tokens - 1) * k. A record shorter than a chunk starts no later than needed for that
     or for the frame to vary.
 
-    The update's sequences and their order are the same for every number of processes: process p
-    of P has the p-th of P equal slices.
+    The update's sequences and their order are the same for every number of processes P: the slices
+    of processes 0 to P - 1 follow one another. Where P does not divide the update, the first
+    processes have one sequence more.
 
     Args:
         manifest: of the corpus.
@@ -74,12 +75,12 @@ def make_dataset(
         num_processes: processes that share each update.
 
     Raises:
-        ValueError: if the split is empty, if a chunk is too short for the tokens asked for, or if
-            the processes can't share the sequences equally.
+        InputError: if the split is empty, if a chunk is too short for the tokens asked for, or if
+            there are more processes than sequences.
     """
-    rule = f"must be a positive multiple of num_processes = {num_processes}"
-    divides = sequences_per_update > 0 and sequences_per_update % num_processes == 0
-    require(divides, "sequences_per_update", sequences_per_update, rule)
+    rule = f"must be at least num_processes = {num_processes}: each needs a sequence"
+    enough = sequences_per_update >= num_processes
+    require(enough, "sequences_per_update", sequences_per_update, rule)
     rule = f"must lie between 0 and num_processes - 1 = {num_processes - 1}"
     require(0 <= process_index < num_processes, "process_index", process_index, rule)
     loader = UpdateLoader(
@@ -89,8 +90,12 @@ def make_dataset(
         sequences_per_update=sequences_per_update,
         seed=seed,
     )
-    num_local = sequences_per_update // num_processes
-    rows = np.arange(num_local * process_index, num_local * (process_index + 1))
+    first, end = (
+        process * (sequences_per_update // num_processes)
+        + min(process, sequences_per_update % num_processes)
+        for process in (process_index, process_index + 1)
+    )
+    rows = np.arange(first, end)
     return grain.MapDataset.range(_NUM_UPDATES).map(lambda update: loader.load(update, rows))
 
 
@@ -183,7 +188,7 @@ def make_evaluation_set(
         num_sequences: sequences wanted.
 
     Raises:
-        ValueError: if there is none, or if a chunk is too short for the tokens asked for.
+        InputError: if there is none, or if a chunk is too short for the tokens asked for.
     """
     require(num_sequences > 0, "num_sequences", num_sequences, "must be above 0")
     needed = count_nucleotides(manifest, tokenizer, sequence_tokens)
@@ -209,7 +214,7 @@ def count_nucleotides(manifest: Manifest, tokenizer: KmerTokenizer, sequence_tok
     """Returns the nucleotides that fill a sequence: k for each token but `<cls>`.
 
     Raises:
-        ValueError: if a chunk fills less than 90 % of a sequence. (The published 2,048 tokens of
+        InputError: if a chunk fills less than 90 % of a sequence. (The published 2,048 tokens of
             12,000 nt are filled to 98 %.)
     """
     needed = (sequence_tokens - 1) * tokenizer.k

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from nucleotide_transformer.errors import InputError, MissingInputError
+
 BLOCK_BYTES = 1 << 22
 """Bytes of text parsed at a time."""
 
@@ -70,8 +72,8 @@ class FastaReader:
     `num_bytes` are those of the whole file (compressed, as it lies on disk).
 
     Raises while iterating:
-        FileNotFoundError: if there is no such file.
-        ValueError: in one line, for an empty, truncated, damaged or binary file, protein or other
+        MissingInputError: if there is no such file.
+        InputError: in one line, for an empty, truncated, damaged or binary file, protein or other
             text, a contig without name or nucleotides, or a second contig of one name.
     """
 
@@ -94,7 +96,7 @@ class FastaReader:
             self._hashed = hashed = _HashedFile(file)
             start = file.peek(18)[:18]
             if not start:
-                raise ValueError(f"{self.path}: empty: a FASTA file must hold at least one contig")
+                raise InputError(f"{self.path}: empty: a FASTA file must hold at least one contig")
             text: _HashedFile | gzip.GzipFile = hashed
             if start.startswith(_GZIP_MAGIC):
                 _check_bgzf_end(self.path, start)
@@ -105,9 +107,9 @@ class FastaReader:
 def _open(path: Path) -> io.BufferedReader:
     """Opens a file, or says in one line why not."""
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such FASTA file")
+        raise MissingInputError(f"{path}: no such FASTA file")
     if not path.is_file():
-        raise ValueError(f"{path}: a FASTA file must be a file, not a folder")
+        raise InputError(f"{path}: a FASTA file must be a file, not a folder")
     return path.open("rb")
 
 
@@ -119,7 +121,7 @@ def _check_bgzf_end(path: Path, start: bytes) -> None:
             file.seek(-min(len(_BGZF_END), path.stat().st_size), 2)
             end = file.read()
         if end != _BGZF_END:
-            raise ValueError(f"{path}: truncated bgzip: must end with the empty block of BGZF")
+            raise InputError(f"{path}: truncated bgzip: must end with the empty block of BGZF")
 
 
 def _read_blocks(path: Path, text: _HashedFile | gzip.GzipFile) -> Iterator[bytes]:
@@ -131,10 +133,10 @@ def _read_blocks(path: Path, text: _HashedFile | gzip.GzipFile) -> Iterator[byte
             yield block
     except EOFError:
         place = f"after {num_bytes:,} bytes of text"
-        raise ValueError(f"{path}: truncated gzip: ends {place}, before its end mark") from None
+        raise InputError(f"{path}: truncated gzip: ends {place}, before its end mark") from None
     except (gzip.BadGzipFile, zlib.error) as error:
         place = f"after {num_bytes:,} bytes of text"
-        raise ValueError(f"{path}: damaged gzip {place}: {error}") from None
+        raise InputError(f"{path}: damaged gzip {place}: {error}") from None
 
 
 class _Parser:
@@ -174,7 +176,7 @@ class _Parser:
         if self._header is not None:
             self._read_header(b"\n", 0)
         if self._name is None:
-            raise ValueError(f"{self._path}: no contig: a FASTA file must hold at least one")
+            raise InputError(f"{self._path}: no contig: a FASTA file must hold at least one")
         yield from self._end_contig()
 
     def _read_header(self, block: bytes, place: int) -> int:
@@ -188,13 +190,13 @@ class _Parser:
         try:
             words = self._header.decode().split(maxsplit=1)
         except UnicodeDecodeError:
-            raise ValueError(f"{where}: {self._header[:20]!r}: a header must be text") from None
+            raise InputError(f"{where}: {self._header[:20]!r}: a header must be text") from None
         if not words or self._header[:1].isspace():
-            raise ValueError(f"{where}: '>' without a name: a contig must have one")
+            raise InputError(f"{where}: '>' without a name: a contig must have one")
         name = words[0]
         if name in self._lines_of_names:
             first = self._lines_of_names[name]
-            raise ValueError(f"{where}: second contig named {name!r} (the first: line {first})")
+            raise InputError(f"{where}: second contig named {name!r} (the first: line {first})")
         self._lines_of_names[name] = self._line
         self._name, self._header, self._at_line_start = name, None, True
         self._line += 1
@@ -223,7 +225,7 @@ class _Parser:
         line = self._lines_of_names[self._name]
         if not self._sequence:
             place = f"{self._path}: line {line}: contig {self._name!r}"
-            raise ValueError(f"{place}: empty: a contig must have at least one nucleotide")
+            raise InputError(f"{place}: empty: a contig must have at least one nucleotide")
         sequence, self._sequence = self._sequence, bytearray()
         yield Contig(self._name, line, sequence)
 
@@ -235,7 +237,7 @@ class _Parser:
             raise self._make_start_error(first)
         self._at_line_start = text.endswith(b"\n")
 
-    def _make_start_error(self, text: bytes) -> ValueError:
+    def _make_start_error(self, text: bytes) -> InputError:
         """What is wrong with a text that comes before the first header."""
         shown = text.split(b"\n")[0][:20]
         rule = "FASTA must start with '>'"
@@ -243,12 +245,12 @@ class _Parser:
             rule = f"looks like FASTQ: {rule}"
         elif not (shown.isascii() and shown.decode().isprintable()):
             rule = f"looks binary: {rule}"
-        return ValueError(f"{self._path}: line {self._line}: {shown!r}: {rule}")
+        return InputError(f"{self._path}: line {self._line}: {shown!r}: {rule}")
 
-    def _make_letter_error(self, index: int, letter: str) -> ValueError:
+    def _make_letter_error(self, index: int, letter: str) -> InputError:
         """What is wrong with the letter at a 0-based index of the contig."""
         place = f"{self._path}: contig {self._name!r}: position {index + 1}"
-        return ValueError(f"{place}: {letter!r}: {_NUCLEOTIDE_RULE}")
+        return InputError(f"{place}: {letter!r}: {_NUCLEOTIDE_RULE}")
 
 
 def _parse(path: Path, blocks: Iterator[bytes]) -> Iterator[Contig]:

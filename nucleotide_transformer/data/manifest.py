@@ -10,13 +10,15 @@ same way have the same bytes.
 """
 
 import dataclasses
+import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nucleotide_transformer.data.chunking import SPLITS, Segment
+from nucleotide_transformer.errors import InputError, MissingInputError
+from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.types import Split
 
 FORMAT_VERSION = 1
@@ -24,8 +26,6 @@ FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 GENOME_FILE = "genome.json"
 CONTIGS_FILE = "contigs.json"
-PARTIAL_PREFIX = ".partial-"
-"""Start of the name of what is being written."""
 _REBUILD = "delete the folder and build the corpus again"
 
 
@@ -104,6 +104,23 @@ class Manifest:
         """Nucleotides of a full record; records of short contigs and segments are shorter."""
         return self.chunk_length + 2 * self.overlap
 
+    @property
+    def digest(self) -> str:
+        """sha256, in hex, of what decides the records and their order.
+
+        These are the recipe and, for each genome in order, its species, assembly and name, the
+        digest of its FASTA file and its number of records. The folder, the machine, the names of
+        the FASTA files, groups and the compression of the records change nothing.
+        """
+        recipe = {field: _normalise(value) for field, value in self.config.items()}
+        del recipe["compression"]
+        genomes = [
+            (*(genome.species, genome.assembly, genome.name, genome.sha256), _count_records(genome))
+            for genome in self.genomes
+        ]
+        text = json.dumps([recipe, genomes], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def list_shards(self, split: Split) -> list[tuple[Genome, Shard]]:
         """The shards of a split that hold records, in the order of its index."""
         pairs = [(genome, shard) for genome in self.genomes for shard in genome.shards]
@@ -125,16 +142,8 @@ def save_manifest(manifest: Manifest) -> None:
         "config": dict(manifest.config),
         "genomes": [dataclasses.asdict(genome) for genome in manifest.genomes],
     }
-    path = manifest.folder / MANIFEST_FILE
-    partial = path.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-{MANIFEST_FILE}")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(_to_json(values))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with write_whole(manifest.folder / MANIFEST_FILE) as partial:
+        partial.write_text(_to_json(values), encoding="utf-8")
 
 
 def save_genome(
@@ -154,17 +163,17 @@ def load_manifest(folder: Path | str) -> Manifest:
     """Loads a corpus, and checks that its shards are there and have their size.
 
     Raises:
-        FileNotFoundError: if the folder, the manifest or a shard is missing.
-        ValueError: if the manifest is damaged or of another version, or a shard is truncated.
+        MissingInputError: if the folder, the manifest or a shard is missing.
+        InputError: if the manifest is damaged or of another version, or a shard is truncated.
     """
     folder = Path(folder)
     path = folder / MANIFEST_FILE
     if not folder.is_dir():
         rule = "no such corpus folder: `nt corpus build` makes one"
-        raise FileNotFoundError(f"{folder}: {rule}")
+        raise MissingInputError(f"{folder}: {rule}")
     if not path.is_file():
         rule = "no such file: the folder is no corpus, or its build did not finish"
-        raise FileNotFoundError(f"{path}: {rule}")
+        raise MissingInputError(f"{path}: {rule}")
     values = _load_json(path)
     try:
         config = dict(values["config"])
@@ -172,7 +181,7 @@ def load_manifest(folder: Path | str) -> Manifest:
         manifest = Manifest(folder=folder, config=config, genomes=genomes)
         assert manifest.record_length > 0
     except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: damaged ({error!r}): {_REBUILD}") from None
+        raise InputError(f"{path}: damaged ({error!r}): {_REBUILD}") from None
     for genome in genomes:
         check_shards(folder, genome)
     return manifest
@@ -185,7 +194,7 @@ def load_genome(folder: Path, name: str) -> tuple[dict[str, Any], Genome]:
     try:
         return dict(values["config"]), _make_genome(values["genome"])
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: damaged ({error!r}): {_REBUILD}") from None
+        raise InputError(f"{path}: damaged ({error!r}): {_REBUILD}") from None
 
 
 def load_contigs(folder: Path, name: str) -> tuple[ContigEntry, ...]:
@@ -203,26 +212,26 @@ def load_contigs(folder: Path, name: str) -> tuple[ContigEntry, ...]:
             for contig in values["contigs"]
         )
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: damaged ({error!r}): {_REBUILD}") from None
+        raise InputError(f"{path}: damaged ({error!r}): {_REBUILD}") from None
 
 
 def check_shards(folder: Path, genome: Genome) -> None:
     """Checks that the shards of a genome are there and have the size that was written.
 
     Raises:
-        FileNotFoundError: if a shard is missing.
-        ValueError: if a shard is truncated or longer.
+        MissingInputError: if a shard is missing.
+        InputError: if a shard is truncated or longer.
     """
     for shard in genome.shards:
         path = folder / shard.file
         if not path.is_file():
             rule = f"no such file: must hold {shard.num_records:,} records of {genome.species!r}"
-            raise FileNotFoundError(f"{path}: {rule}: {_REBUILD}")
+            raise MissingInputError(f"{path}: {rule}: {_REBUILD}")
         size = path.stat().st_size
         if size != shard.num_bytes:
             state = "truncated" if size < shard.num_bytes else "overwritten"
             rule = f"must be {shard.num_bytes:,}: {state}: {_REBUILD}"
-            raise ValueError(f"{path}: size = {size:,} bytes: {rule}")
+            raise InputError(f"{path}: size = {size:,} bytes: {rule}")
 
 
 def describe(manifest: Manifest) -> list[dict[str, str | int]]:
@@ -247,10 +256,20 @@ def _describe_genome(genome: Genome) -> dict[str, str | int]:
         "nucleotides": genome.num_nucleotides,
         "unknown": genome.num_unknown,
     }
-    records = {shard.split: shard.num_records for shard in genome.shards}
+    records = _count_records(genome)
     row |= {split: records.get(split, 0) for split in SPLITS}
     row["left out"] = sum(shard.num_left_out_records for shard in genome.shards)
     return row
+
+
+def _normalise(value: Any) -> Any:
+    """Whole numbers in one form, so that 1.0 is 1."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _count_records(genome: Genome) -> dict[str, int]:
+    """Split -> records."""
+    return {shard.split: shard.num_records for shard in genome.shards}
 
 
 def _make_genome(values: Mapping[str, Any]) -> Genome:
@@ -266,13 +285,13 @@ def _to_json(values: Mapping[str, Any]) -> str:
 def _load_json(path: Path) -> dict[str, Any]:
     """Reads one of the files above and checks its version."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file: {_REBUILD}")
+        raise MissingInputError(f"{path}: no such file: {_REBUILD}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}): {_REBUILD}") from None
+        raise InputError(f"{path}: damaged ({error}): {_REBUILD}") from None
     version = values.get("format_version") if isinstance(values, dict) else None
     if version != FORMAT_VERSION:
         rule = f"must be {FORMAT_VERSION}, the version that this package reads: {_REBUILD}"
-        raise ValueError(f"{path}: format_version = {version!r}: {rule}")
+        raise InputError(f"{path}: format_version = {version!r}: {rule}")
     return dict(values)

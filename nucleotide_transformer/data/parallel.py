@@ -1,61 +1,103 @@
-"""Genomes built in several processes, with one progress bar."""
+"""Tasks in several processes, with one progress bar; Ctrl-C and errors stop all of them."""
 
 import contextlib
 import dataclasses
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from nucleotide_transformer.data.corpus_config import CorpusConfig
-from nucleotide_transformer.data.manifest import Genome
-from nucleotide_transformer.data.shards import Report, build_genome
-from nucleotide_transformer.data.sources import Source
+from nucleotide_transformer.errors import RunFailedError
 
-_BYTES_WORTH_A_PROCESS = 100_000_000
-"""FASTA bytes below which starting another process takes longer than it saves."""
+Result = TypeVar("Result")
+Report = Callable[[int, int], None]
+"""Is told how many nucleotides are done since last time, and how far the bar moves."""
+Task = Callable[[Report], Result]
+"""Work for one process: it reports about once a second or more often, and stops when that raises.
+It can be pickled."""
+
+_SIZE_WORTH_A_PROCESS = 100_000_000
+"""Nucleotides, or bytes of FASTA, below which another process takes longer to start than it
+saves."""
 _SECONDS_BETWEEN_LOOKS = 0.1
 
 
-def build_genomes(
-    sources: Sequence[Source], config: CorpusConfig, *, progress: bool
-) -> dict[str, Genome]:
-    """Builds genomes, in several processes if that is worth it; keys are the sources' names.
+def run_tasks(
+    tasks: Mapping[str, Task[Result]],
+    num_workers: int,
+    report: Report,
+    collect: Callable[[str, Result], None],
+) -> None:
+    """Runs tasks in the order given, in several processes if there are several workers.
 
-    After an error, or Ctrl-C, the genomes that are not finished are removed.
+    After the first error of a task, or Ctrl-C, no other task starts, those under way end at their
+    next report, and the error is raised when they have.
+
+    Args:
+        tasks: name -> task.
+        num_workers: tasks at a time. With one, they run in this process.
+        report: is told what the tasks report, in this process.
+        collect: is given the name and the result of each task as it ends, in this process.
 
     Raises:
-        FileNotFoundError, ValueError: for bad input, in one line.
-        RuntimeError: if a process was killed.
+        RunFailedError: if a process was killed.
     """
-    if not sources:
-        return {}
-    # The largest first, so that no process is left with one at the end.
-    order = sorted(sources, key=lambda source: -source.file.stat().st_size)
-    num_bytes = sum(source.file.stat().st_size for source in order)
-    num_workers = min(config.workers or _count_workers(num_bytes), len(order))
-    with _show_progress(num_bytes, progress) as report:
-        if num_workers > 1:
-            return _build_parallel(order, config, num_workers, report)
-        return {source.name: build_genome(source, config, report) for source in order}
+    num_workers = min(num_workers, len(tasks))
+    if num_workers <= 1:
+        for name, task in tasks.items():
+            collect(name, task(report))
+        return
+    # Not forked: a process that has started jax has threads, which a fork would break.
+    context = multiprocessing.get_context("spawn")
+    with (
+        context.Manager() as manager,
+        ProcessPoolExecutor(num_workers, context, _ignore_interrupts) as executor,
+    ):
+        queue, stop = manager.Queue(), manager.Event()
+        remote = _RemoteReport(queue, stop)
+        try:
+            waiting = {executor.submit(task, remote): name for name, task in tasks.items()}
+            while waiting:
+                done = wait(waiting, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED).done
+                while not queue.empty():
+                    report(*queue.get())
+                for future in done:
+                    collect(waiting.pop(future), future.result())
+        except BrokenProcessPool:
+            rule = "was there enough memory? The same command resumes"
+            raise RunFailedError(f"one of {num_workers} processes was killed: {rule}") from None
+        except BaseException:
+            stop.set()
+            executor.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
-def _count_workers(num_bytes: int) -> int:
-    """Processes by default."""
+def count_workers(wanted: int | None, size: int) -> int:
+    """Processes for a task: those wanted, or one per core, but no more than its size is worth.
+
+    Args:
+        wanted: processes, or None for the default.
+        size: nucleotides, or bytes of FASTA.
+    """
+    return wanted or min(count_cores(), 1 + size // _SIZE_WORTH_A_PROCESS)
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(num_cores or 1, 1 + num_bytes // _BYTES_WORTH_A_PROCESS)
+    return num_cores or 1
 
 
 @contextlib.contextmanager
-def _show_progress(num_bytes: int, visible: bool) -> Iterator[Report]:
-    """A bar over the bytes of the FASTA files, with the rate in nucleotides."""
+def show_progress(title: str, total: int, *, visible: bool) -> Iterator[Report]:
+    """A bar over `total` units of whatever the tasks report, with the rate in nucleotides."""
     columns = (
-        TextColumn("corpus"),
+        TextColumn(title),
         BarColumn(),
         TextColumn("{task.fields[done]:,.1f} Mnt"),
         TextColumn("{task.fields[rate]:,.0f} Mnt/s"),
@@ -64,13 +106,13 @@ def _show_progress(num_bytes: int, visible: bool) -> Iterator[Report]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, disable=not visible) as bar:
-        task = bar.add_task("corpus", total=num_bytes, done=0.0, rate=0.0)
+        task = bar.add_task(title, total=total, done=0.0, rate=0.0)
         state = bar.tasks[0]
 
-        def report(num_nucleotides: int, num_bytes: int) -> None:
+        def report(num_nucleotides: int, num_units: int) -> None:
             done = state.fields["done"] + num_nucleotides / 1e6
             rate = done / max(state.elapsed or 0.0, 1e-3)
-            bar.update(task, advance=num_bytes, done=done, rate=rate)
+            bar.update(task, advance=num_units, done=done, rate=rate)
 
         yield report
 
@@ -86,48 +128,10 @@ class _RemoteReport:
     queue: Any
     stop: Any
 
-    def __call__(self, num_nucleotides: int, num_bytes: int) -> None:
+    def __call__(self, num_nucleotides: int, num_units: int) -> None:
         if self.stop.is_set():
             raise _StopError
-        self.queue.put((num_nucleotides, num_bytes))
-
-
-def _build_parallel(
-    sources: Sequence[Source], config: CorpusConfig, num_workers: int, report: Report
-) -> dict[str, Genome]:
-    """Builds genomes in processes of their own."""
-    # Not forked: a process that has started jax has threads, which a fork would break.
-    context = multiprocessing.get_context("spawn")
-    with (
-        context.Manager() as manager,
-        ProcessPoolExecutor(num_workers, context, _ignore_interrupts) as executor,
-    ):
-        queue, stop = manager.Queue(), manager.Event()
-        remote = _RemoteReport(queue, stop)
-        futures = {s.name: executor.submit(build_genome, s, config, remote) for s in sources}
-        try:
-            _wait(list(futures.values()), queue, report)
-            return {name: future.result() for name, future in futures.items()}
-        except BrokenProcessPool:
-            rule = "was there enough memory? The same command again goes on"
-            raise RuntimeError(
-                f"{config.output}: a process of the build was killed: {rule}"
-            ) from None
-        except BaseException:
-            stop.set()
-            executor.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-def _wait(futures: Sequence[Future[Genome]], queue: Any, report: Report) -> None:
-    """Waits for all, or for the first error, and passes reports on meanwhile."""
-    waiting = set(futures)
-    while waiting:
-        done, waiting = wait(waiting, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
-        while not queue.empty():
-            report(*queue.get())
-        for future in done:
-            future.result()
+        self.queue.put((num_nucleotides, num_units))
 
 
 def _ignore_interrupts() -> None:

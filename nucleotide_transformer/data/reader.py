@@ -10,6 +10,7 @@ from array_record.python import array_record_module
 
 from nucleotide_transformer.data.chunking import cut_chunks
 from nucleotide_transformer.data.manifest import Manifest, load_contigs
+from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.types import Int, Split
 
 _OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -70,7 +71,7 @@ class SplitReader:
 
         Raises:
             IndexError: if a number is negative, or not below the number of records.
-            ValueError: if a shard is damaged.
+            InputError: if a shard is damaged.
             OSError: if a shard can't be opened.
         """
         wanted = np.asarray(indices, np.int64)
@@ -112,7 +113,7 @@ class SplitReader:
         try:
             return list(self._readers[shard].read(positions))
         except RuntimeError as error:
-            raise ValueError(f"{path}: damaged: {error}: build the corpus again") from None
+            raise InputError(f"{path}: damaged: {error}: build the corpus again") from None
 
     def _list_chunks(self, shard: int) -> list[tuple[str, int, int]]:
         """Contig, start and end of every record of a shard."""
@@ -148,9 +149,9 @@ def open_split(manifest: Manifest, split: Split) -> SplitReader:
     """Opens a split for reading.
 
     Raises:
-        ValueError: if the split has no record.
+        InputError: if the split has no record.
     """
     if manifest.num_records(split) == 0:
         rule = "must have one: larger genomes, a larger share or smaller blocks give it some"
-        raise ValueError(f"{manifest.folder}: split {split!r} has no record: {rule}")
+        raise InputError(f"{manifest.folder}: split {split!r} has no record: {rule}")
     return SplitReader(manifest, split)

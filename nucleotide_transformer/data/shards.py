@@ -4,8 +4,6 @@ A genome is written to a folder of a passing name, which gets its own name when 
 disk: a folder with its own name is a finished genome.
 """
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,17 +21,15 @@ from nucleotide_transformer.data.chunking import (
 from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.data.fasta import Contig, FastaReader
 from nucleotide_transformer.data.manifest import (
-    PARTIAL_PREFIX,
     ContigEntry,
     Genome,
     Shard,
     save_genome,
 )
+from nucleotide_transformer.data.parallel import Report
 from nucleotide_transformer.data.sources import Source
+from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.types import Split
-
-Report = Callable[[int, int], None]
-"""Is told how many nucleotides are done, and how many bytes of the FASTA file, since last time."""
 
 _WRITER_OPTIONS = {
     "none": "group_size:1,max_parallelism:1,uncompressed",
@@ -46,30 +42,18 @@ _REPORT_NUCLEOTIDES = 10_000_000
 def build_genome(source: Source, config: CorpusConfig, report: Report) -> Genome:
     """Builds one genome in the folder `genomes` of the corpus, all of it or nothing.
 
+    Args:
+        source: what to build.
+        config: of the corpus.
+        report: is told nucleotides and bytes of the FASTA file.
+
     Raises:
-        FileNotFoundError, ValueError: for bad input, in one line (see `FastaReader`).
+        MissingInputError, InputError: for bad input, in one line (see `FastaReader`).
     """
     final = config.output / "genomes" / source.name
-    partial = final.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-{source.name}")
-    partial.mkdir()
-    try:
-        genome = _GenomeWriter(source, config, partial).write(report)
-        for path in (*partial.iterdir(), partial):
-            sync(path)
-        partial.rename(final)
-        sync(final.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return genome
-
-
-def sync(path: Path) -> None:
-    """Waits until a file, or the list of files of a folder, is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with write_whole(final) as partial:
+        partial.mkdir()
+        return _GenomeWriter(source, config, partial).write(report)
 
 
 class ContigCutter:

@@ -21,13 +21,14 @@ from jax.sharding import PartitionSpec as P
 from nucleotide_transformer.config import (
     ModelConfig,
 )
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.model import exact_products
 from nucleotide_transformer.model.attention import check_implementation
-from nucleotide_transformer.model.stacking import arrange_blocks
+from nucleotide_transformer.model.encoder import check_length
+from nucleotide_transformer.model.stacking import AnyParams, arrange_params
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer, Nucleotides
-from nucleotide_transformer.types import Array, Int, Params
+from nucleotide_transformer.types import Array, Int
 
 BATCHES_IN_FLIGHT = 2
 
@@ -46,10 +47,11 @@ class BatchSizes(NamedTuple):
     batches_held: int
     """Rows that wait for others, or for their turn to be given back, at most, in full batches."""
 
-    def round_length(self, num_tokens: int, limit: int) -> int:
+    def round_length(self, num_tokens: int, limit: int | None) -> int:
         """The length of the batch for a row; none is beyond the limit, the model's positions."""
         step = max(self.shortest_step, 2 ** (num_tokens - 1).bit_length() // (2 * self.steps))
-        return min(-(-num_tokens // step) * step, max(limit, num_tokens))
+        rounded = -(-num_tokens // step) * step
+        return rounded if limit is None else min(rounded, max(limit, num_tokens))
 
     def round_rows(self, num_rows: int, most: int) -> int:
         """The number of rows of a batch, given those that there are and those of a full one."""
@@ -69,7 +71,8 @@ class BatchConfig:
 
     window_tokens: int | None = None
     """Longest sequence that goes through the model in one piece, <cls> included; longer ones are
-    cut into windows of this size. The model's max_positions by default, and at most."""
+    cut into windows of this size. The model's max_positions by default; more for rotary models
+    only."""
     overlap_tokens: int | None = None
     """Fewest tokens that neighbouring windows share; an eighth of a window by default."""
     batch_tokens: int | None = None
@@ -92,10 +95,9 @@ class WindowSize(NamedTuple):
 
 
 def resolve_windows(config: ModelConfig, batching: BatchConfig) -> WindowSize:
-    """Fills in the defaults of a model; raises a `ValueError` for windows that don't fit it."""
-    limit = config.max_positions
-    size = limit if batching.window_tokens is None else batching.window_tokens
-    require(size <= limit, "window_tokens", size, f"the model's positions end at {limit}")
+    """Fills in the defaults of a model; raises an `InputError` for windows that don't fit it."""
+    size = config.max_positions if batching.window_tokens is None else batching.window_tokens
+    check_length(size, config, "window_tokens")
     overlap = size // 8 if batching.overlap_tokens is None else batching.overlap_tokens
     rule = f"must lie between 0 and window_tokens - 2 = {size - 2}"
     require(0 <= overlap <= size - 2, "overlap_tokens", overlap, rule)
@@ -108,16 +110,16 @@ def encode_sequences(
     """Token ids of each sequence, `<cls>` first.
 
     Raises:
-        ValueError: naming the sequence (from 0) that is empty or, with the position (from 0), that
+        InputError: naming the sequence (from 0) that is empty or, with the position (from 0), that
             has an illegal character.
     """
     if isinstance(sequences, (str, bytes)):
-        raise ValueError("sequences: one text: must be a list of texts, or another iterable")
+        raise InputError("sequences: one text: must be a list of texts, or another iterable")
     for index, sequence in enumerate(sequences):
         try:
             tokens = tokenizer.encode(sequence)
-        except ValueError as error:
-            raise ValueError(f"sequence {index}, {error}") from None
+        except InputError as error:
+            raise InputError(f"sequence {index}, {error}") from None
         require(tokens.size > 1, f"sequence {index}", "", "must have at least one nucleotide")
         yield tokens
 
@@ -135,14 +137,14 @@ class Task(Hashable, Protocol):
     """A pure function of one batch, run on every device; equal tasks share compiled programs."""
 
     def __call__(
-        self, params: Params, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
+        self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
     ) -> Any:
         """Returns a tree of arrays, a row each."""
 
 
 @functools.partial(jax.jit, static_argnames=("task", "mesh"))
 def _run_task(
-    task: Any, mesh: Mesh, params: Params, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
+    task: Any, mesh: Mesh, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
 ) -> Any:
     """The task on every device of the mesh, each with its share of the rows."""
     rows, whole = P("device"), P()
@@ -170,12 +172,12 @@ class _Runner:
         check_implementation(model.compute)
         self._sizes = SIZES_ON_CPU if devices[0].platform == "cpu" else SIZES_ELSEWHERE
         self._batch_tokens = batching.batch_tokens or self._sizes.batch_tokens
-        self._limit = model.config.max_positions
+        self._limit = model.config.position_limit
         self._num_devices = len(devices)
         self._task, self._pad = task, model.config.pad_token_id
         self._compute = model.compute
         self._mesh = Mesh(np.array(devices), ("device",))
-        params = arrange_blocks(model.params, model.compute.stack)
+        params = arrange_params(model.params, model.compute.stack)
         self._params = jax.device_put(params, NamedSharding(self._mesh, P()))
 
     def round_length(self, num_tokens: int) -> int:

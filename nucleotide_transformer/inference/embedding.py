@@ -24,9 +24,11 @@ from nucleotide_transformer.inference.batching import (
 )
 from nucleotide_transformer.inference.windows import Window, place_windows
 from nucleotide_transformer.model import make_forward
+from nucleotide_transformer.model.encoder import check_layers
+from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import Nucleotides
-from nucleotide_transformer.types import Array, Bool, Float, Int, Params
+from nucleotide_transformer.types import Array, Bool, Float, Int
 
 Pooling = Literal["mean", "cls", "max", "tokens"]
 Embedding = dict[int, Float[np.ndarray, "..."]]
@@ -63,13 +65,13 @@ def embed(
         sequences: nucleotides, in upper or lower case; see `KmerTokenizer`.
         pooling: see above.
         layers: 0 (the input of the first block) to num_layers (the default), which is taken after
-            the head's first norm, as in the released code.
+            the final norm, as in the released code.
         batching: size of windows and batches, devices.
         report: called as the windows of the next sequence to come are finished, each with its
             share of that sequence.
 
     Raises:
-        ValueError: in one line, for a layer that does not exist or windows that don't fit the
+        InputError: in one line, for a layer that does not exist or windows that don't fit the
             model; while iterating for a sequence that is empty or has an illegal character.
     """
     rule = f"must be one of {', '.join(get_args(Pooling))}"
@@ -103,10 +105,8 @@ def embed_array(
 
 
 def resolve_layers(config: ModelConfig, layers: Sequence[int]) -> tuple[int, ...]:
-    """The layers asked for, or the last one; a `ValueError` for a layer that does not exist."""
-    for layer in layers:
-        rule = f"the model's are numbered 0 to {config.num_layers}"
-        require(0 <= layer <= config.num_layers, "layer", layer, rule)
+    """The layers asked for, or the last one; an `InputError` for one that does not exist."""
+    check_layers(config, layers)
     return tuple(layers) or (config.num_layers,)
 
 
@@ -120,10 +120,10 @@ class PoolTask:
     pooling: Pooling
 
     def __call__(
-        self, params: Params, tokens: Int[Array, "B T"], numbers: Int[Array, "B 2"]
+        self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B 2"]
     ) -> dict[int, Float[Array, "..."]]:
         """Sums for "mean", maxima (minus infinity without tokens), or what was asked for."""
-        forward = make_forward(self.config, self.compute)
+        forward = make_forward(self.config, self.compute, head=None)
         embeddings = forward.apply(params, tokens, layers=self.layers).embeddings
         keep = is_known(tokens, self.config) & is_within(tokens, numbers)
         pool = functools.partial(pool_tokens, keep=keep, pooling=self.pooling)

@@ -29,6 +29,12 @@ from rich.text import Text
 
 from nucleotide_transformer import __version__
 from nucleotide_transformer.config import ComputeConfig
+from nucleotide_transformer.errors import (
+    InputError,
+    NotAFolderError,
+    OutputExistsError,
+    UnwritableOutputError,
+)
 from nucleotide_transformer.inference.batching import BatchConfig, resolve_windows
 from nucleotide_transformer.inference.embedding import Embedding, Pooling, embed, resolve_layers
 from nucleotide_transformer.inference.embedding_tables import (
@@ -83,7 +89,25 @@ class EmbedConfig:
         get_kind(self.output)
 
 
-def embed_file(model: Model, config: EmbedConfig, *, progress: bool = False) -> Path:
+def check_files(config: EmbedConfig) -> SequenceTotals:
+    """Checks output and input of a run, of which it reads all; no model is needed.
+
+    Raises:
+        InputError: as `embed_file` does.
+    """
+    output = Path(config.output)
+    get_writer(output)
+    _check_output(output)
+    return measure_sequences(_read(config))
+
+
+def embed_file(
+    model: Model,
+    config: EmbedConfig,
+    *,
+    totals: SequenceTotals | None = None,
+    progress: bool = False,
+) -> Path:
     """Embeds all sequences of a file, in its order; `embedding_tables.py` describes the result.
 
     The input is read and checked whole before the first sequence is embedded. Finished sequences
@@ -93,14 +117,15 @@ def embed_file(model: Model, config: EmbedConfig, *, progress: bool = False) -> 
     Args:
         model: what `load_pretrained(config.model, ...)` returns.
         config: files and options.
+        totals: what `check_files` returned, if it was called before the model was loaded.
         progress: show a bar with rate and time left.
 
     Returns:
         The path of the output.
 
     Raises:
-        FileExistsError: if the output is there already.
-        FileNotFoundError, NotADirectoryError, ValueError: in one line, for what is wrong with the
+        OutputExistsError: if the output is there already.
+        MissingInputError, NotAFolderError, InputError: in one line, for what is wrong with the
             input, the arguments or the output's folder, or if the folder of parts is that of a
             run with other arguments.
     """
@@ -108,8 +133,7 @@ def embed_file(model: Model, config: EmbedConfig, *, progress: bool = False) -> 
     write_output = get_writer(output)
     resolve_layers(model.config, config.layers)
     resolve_windows(model.config, config.batching)
-    _check_output(output)
-    totals = measure_sequences(_read(config))
+    totals = check_files(config) if totals is None else totals
     settings = _make_settings(model, config, totals)
     parts = _Parts(output, settings)
     with _show(progress, totals, output) as bar, parts:
@@ -132,13 +156,15 @@ def embed_file(model: Model, config: EmbedConfig, *, progress: bool = False) -> 
 def _check_output(output: Path) -> None:
     """Raises in one line if the output is there, or if there is no way to write it."""
     if output.exists():
-        raise FileExistsError(f"{output}: exists already: delete it, or choose another name")
+        raise OutputExistsError(f"{output}: exists already: delete it, or choose another name")
     folder = output.parent
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir():
-        raise NotADirectoryError(f"{output}: {there} is a file: must be a folder")
+        raise NotAFolderError(f"{output}: {there} is a file: must be a folder")
     if not os.access(there, os.W_OK):
-        raise ValueError(f"{output}: can't be written: no permission to write in {there}")
+        raise UnwritableOutputError(
+            f"{output}: can't be written: no permission to write in {there}"
+        )
 
 
 def _embed_records(
@@ -218,7 +244,9 @@ class _Parts:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._check_settings(settings)
         except OSError as error:
-            raise ValueError(f"{self.folder}: can't be written: {error.strerror}") from None
+            raise UnwritableOutputError(
+                f"{self.folder}: can't be written: {error.strerror}"
+            ) from None
         self.paths = sorted(self.folder.glob("part-*.npz"))
         self.num_finished = 0
         for path in self.paths:
@@ -233,10 +261,13 @@ class _Parts:
             partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
             partial.replace(path)
             return
-        found = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, ValueError):
+            raise InputError(f"{path}: damaged: delete the folder {self.folder}") from None
         for name, value in settings.items():
             if found.get(name) != value:
-                raise ValueError(
+                raise InputError(
                     f"{self.folder}: an unfinished run with {name} = {found.get(name)!r}, not"
                     f" {value!r}: finish it with the same arguments, or delete the folder"
                 )

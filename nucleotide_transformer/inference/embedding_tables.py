@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import InputError, MissingInputError, require
 from nucleotide_transformer.inference.sequence_io import import_extra
 from nucleotide_transformer.types import Float, Int
 
@@ -64,23 +64,23 @@ def read_embeddings(path: Path) -> EmbeddingTable:
     """Reads a file that `embed_file` wrote, whole.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: in one line, for an unknown suffix or a file that can't be read.
+        MissingInputError: if there is no such file.
+        InputError: in one line, for an unknown suffix or a file that can't be read.
     """
     path = Path(path)
     kind = get_kind(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of embeddings")
+        raise MissingInputError(f"{path}: no such file of embeddings")
     _check_library(kind, f"{path}: to read {kind}")
     try:
         return {"parquet": _read_parquet, "npz": _read_npz, "hdf5": _read_hdf5}[kind](path)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: no file of embeddings: {reason}") from None
+        raise InputError(f"{path}: no file of embeddings: {reason}") from None
 
 
 def get_kind(path: Path) -> str:
-    """The kind of a file by its name: "parquet", "npz" or "hdf5"; a `ValueError` for any other."""
+    """The kind of a file by its name: "parquet", "npz" or "hdf5"; an `InputError` for any other."""
     kinds = {".parquet": "parquet", ".npz": "npz", ".h5": "hdf5", ".hdf5": "hdf5"}
     suffix = Path(path).suffix.lower()
     require(suffix in kinds, "output", str(path), f"must be a file {', '.join(kinds)}")
@@ -91,7 +91,7 @@ def get_writer(path: Path) -> Callable[[Path, Sequence[Path], Settings], None]:
     """A function (path, parts, settings) that joins parts to a file of the kind of this one.
 
     Raises:
-        ValueError: for an unknown suffix, or if the library of the format is not installed.
+        InputError: for an unknown suffix, or if the library of the format is not installed.
     """
     kind = get_kind(path)
     _check_library(kind, f"{path}: to write {kind}")
@@ -99,7 +99,7 @@ def get_writer(path: Path) -> Callable[[Path, Sequence[Path], Settings], None]:
 
 
 def _check_library(kind: str, purpose: str) -> None:
-    """Raises a `ValueError` if the library of a format is not installed."""
+    """Raises an `InputError` if the library of a format is not installed."""
     for module in {"parquet": ["pyarrow.parquet"], "hdf5": ["h5py"]}.get(kind, []):
         import_extra(module, "io", purpose)
 

@@ -9,6 +9,7 @@ from nucleotide_transformer.errors import require
 from nucleotide_transformer.inference.batching import SIZES_ON_CPU
 from nucleotide_transformer.inference.likelihoods import encode_whole
 from nucleotide_transformer.model import Outputs
+from nucleotide_transformer.model.encoder import check_layers
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import Nucleotides
 from nucleotide_transformer.types import Float, Int
@@ -22,14 +23,14 @@ def hidden_states(
     Args:
         model: what `load_pretrained` returns.
         sequence: nucleotides that fit the model's positions; special tokens may stand in it.
-        layers: 0 (the input of the first block) to num_layers (after the head's first norm); all
+        layers: 0 (the input of the first block) to num_layers (after the final norm); all
             by default.
 
     Raises:
-        ValueError: for a layer that does not exist, an illegal character or too many tokens.
+        InputError: for a layer that does not exist, an illegal character or too many tokens.
     """
-    count = model.config.num_layers
-    layers = _resolve(layers, "layer", range(count + 1))
+    check_layers(model.config, layers)
+    layers = tuple(layers) or tuple(range(model.config.num_layers + 1))
     tokens = encode_whole(model, sequence)
     embeddings = _run_one(model, tokens, layers=layers).embeddings
     return {layer: np.asarray(x)[0, : tokens.size] for layer, x in sorted(embeddings.items())}
@@ -47,24 +48,19 @@ def attention_maps(
         heads: 0 to num_heads - 1, in the order of the result; all by default.
 
     Raises:
-        ValueError: for a layer or head that does not exist, an illegal character or too many
+        InputError: for a layer or head that does not exist, an illegal character or too many
             tokens.
     """
-    layers = _resolve(layers, "layer", range(1, model.config.num_layers + 1))
-    heads = _resolve(heads, "head", range(model.config.num_heads))
+    check_layers(model.config, attention=layers)
+    layers = tuple(layers) or tuple(range(1, model.config.num_layers + 1))
+    for head in heads:
+        rule = f"the model's are numbered 0 to {model.config.num_heads - 1}"
+        require(0 <= head < model.config.num_heads, "head", head, rule)
     tokens = encode_whole(model, sequence)
     maps = _run_one(model, tokens, attention=layers).attention
     size = tokens.size
-    kept = list(heads)
+    kept = list(heads) or list(range(model.config.num_heads))
     return {layer: np.asarray(x)[0, kept, :size, :size] for layer, x in sorted(maps.items())}
-
-
-def _resolve(asked: Sequence[int], name: str, there: range) -> tuple[int, ...]:
-    """What was asked for, or all there is; a `ValueError` for what there is not."""
-    for number in asked:
-        rule = f"the model's are numbered {there.start} to {there.stop - 1}"
-        require(number in there, name, number, rule)
-    return tuple(asked) or tuple(there)
 
 
 def _run_one(
@@ -74,8 +70,8 @@ def _run_one(
     layers: tuple[int, ...] = (),
     attention: tuple[int, ...] = (),
 ) -> Outputs:
-    """The outputs of one sequence, in a batch of one that may be padded at the end."""
-    length = SIZES_ON_CPU.round_length(tokens.size, model.config.max_positions)
+    """What was asked for of one sequence, in a batch of one that may be padded at the end."""
+    length = SIZES_ON_CPU.round_length(tokens.size, model.config.position_limit)
     padded = np.full((1, length), model.config.pad_token_id)
     padded[0, : tokens.size] = tokens
-    return jax.device_get(model(padded, layers, attention))
+    return jax.device_get(model(padded, layers, attention, logits=False))

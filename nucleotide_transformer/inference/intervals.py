@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import InputError, MissingInputError, require
 from nucleotide_transformer.types import Int
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -37,14 +37,14 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yields the lines of a text file, plain or gzip, with their numbers from 1.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is a folder, empty, truncated, damaged or not text.
+        MissingInputError: if there is no such file.
+        InputError: if it is a folder, empty, truncated, damaged or not text.
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise MissingInputError(f"{path}: no such file")
     if not path.is_file():
-        raise ValueError(f"{path}: must be a file, not a folder")
+        raise InputError(f"{path}: must be a file, not a folder")
     with path.open("rb") as file:
         is_gzip = file.read(2) == _GZIP_MAGIC
     number = 0
@@ -57,18 +57,18 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(text, start=1):
                 yield number, line.rstrip("\r\n")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: damaged gzip after line {number}: {error}") from None
+        raise InputError(f"{path}: damaged gzip after line {number}: {error}") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: line {number + 1}: must be text in UTF-8") from None
+        raise InputError(f"{path}: line {number + 1}: must be text in UTF-8") from None
     if number == 0:
-        raise ValueError(f"{path}: empty file")
+        raise InputError(f"{path}: empty file")
 
 
 def read_bed(path: Path) -> Iterator[Interval]:
     """Yields the intervals of a BED file with 3 to 12 columns; "track" and "browser" are skipped.
 
     Raises:
-        FileNotFoundError, ValueError: in one line, with the file and the line.
+        MissingInputError, InputError: in one line, with the file and the line.
     """
     count = 0
     for number, line in read_lines(path):
@@ -78,7 +78,7 @@ def read_bed(path: Path) -> Iterator[Interval]:
         good = len(columns) >= 3 and columns[1].isdecimal() and columns[2].isdecimal()
         start, end = (int(columns[1]), int(columns[2])) if good else (0, 0)
         if not (columns[0] and start < end):
-            raise ValueError(f"{path}: line {number}: {line[:60]!r}: {_BED_RULE}")
+            raise InputError(f"{path}: line {number}: {line[:60]!r}: {_BED_RULE}")
         name, strand = columns[3] if len(columns) > 3 else "", "."
         if len(columns) > 5:
             strand = columns[5]
@@ -87,14 +87,14 @@ def read_bed(path: Path) -> Iterator[Interval]:
         count += 1
         yield Interval(columns[0], start, end, name, strand, number)
     if not count:
-        raise ValueError(f"{path}: no interval: a BED file must hold at least one")
+        raise InputError(f"{path}: no interval: a BED file must hold at least one")
 
 
 def read_gff(path: Path) -> Iterator[Interval]:
     """Yields the features of a GFF3 or GTF file, named by their type (column 3).
 
     Raises:
-        FileNotFoundError, ValueError: in one line, with the file and the line.
+        MissingInputError, InputError: in one line, with the file and the line.
     """
     count = 0
     for number, line in read_lines(path):
@@ -106,18 +106,18 @@ def read_gff(path: Path) -> Iterator[Interval]:
         good = len(columns) == 9 and columns[3].isdecimal() and columns[4].isdecimal()
         start, end = (int(columns[3]), int(columns[4])) if good else (0, 0)
         if not 1 <= start <= end:
-            raise ValueError(f"{path}: line {number}: {line[:60]!r}: {_GFF_RULE}")
+            raise InputError(f"{path}: line {number}: {line[:60]!r}: {_GFF_RULE}")
         count += 1
         yield Interval(columns[0], start - 1, end, columns[2], columns[6], number)
     if not count:
-        raise ValueError(f"{path}: no feature: a GFF or GTF file must hold at least one")
+        raise InputError(f"{path}: no feature: a GFF or GTF file must hold at least one")
 
 
 def read_annotation(path: Path) -> list[Interval]:
     """The features of a GFF3, GTF or BED file (by its name; may be gzip).
 
     Raises:
-        FileNotFoundError, ValueError: in one line, with the file and the line.
+        MissingInputError, InputError: in one line, with the file and the line.
     """
     path = Path(path)
     suffix = path.name.removesuffix(".gz").rpartition(".")[2].lower()
@@ -152,7 +152,7 @@ def label_windows(
         other: label of the windows that no feature covers.
 
     Raises:
-        ValueError: for a feature that is not in the annotation, or if none of the windows' contigs
+        InputError: for a feature that is not in the annotation, or if none of the windows' contigs
             is in it: the names differ.
     """
     require(0 < min_share <= 1, "min_share", min_share, "must lie above 0 and at most at 1")
@@ -161,7 +161,7 @@ def label_windows(
         require(feature in names, "feature", feature, f"the annotation has {_list(names)}")
     annotated = {interval.contig for interval in annotation}
     if len(contigs) and annotated.isdisjoint(contigs):
-        raise ValueError(f"contig {contigs[0]!r}: the annotation has {_list(annotated)}")
+        raise InputError(f"contig {contigs[0]!r}: the annotation has {_list(annotated)}")
     first, last = np.asarray(starts, np.int64), np.asarray(ends, np.int64)
     spans: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for interval in annotation:

@@ -26,9 +26,14 @@ from nucleotide_transformer.inference.batching import (
 from nucleotide_transformer.inference.embedding import is_known
 from nucleotide_transformer.inference.windows import place_windows
 from nucleotide_transformer.model import make_forward
+from nucleotide_transformer.model.encoder import check_length
+from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
-from nucleotide_transformer.tokenizers import Nucleotides
-from nucleotide_transformer.types import Array, Float, Int, Params
+from nucleotide_transformer.tokenizers import KmerTokenizer, Nucleotides
+from nucleotide_transformer.types import Array, Float, Int
+
+_MASK = "<mask>"
+_NO_MASK = f"must hold at least one {_MASK}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,9 @@ class FillMaskConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "top_k")
+        has_mask = _MASK in self.sequence
+        require(has_mask, "sequence", _shorten(self.sequence), _NO_MASK)
+        next(encode_sequences(KmerTokenizer(), [self.sequence]))  # before a model is fetched
 
 
 class TokenProbability(NamedTuple):
@@ -73,14 +81,14 @@ def fill_mask(
         top_k: tokens to return for each.
 
     Raises:
-        ValueError: for a sequence without `<mask>`, with an illegal character, or with more
+        InputError: for a sequence without `<mask>`, with an illegal character, or with more
             tokens than the model has positions.
     """
     vocabulary = model.config.vocabulary_size
     require(1 <= top_k <= vocabulary, "top_k", top_k, f"must lie between 1 and {vocabulary}")
     tokens = encode_whole(model, sequence)
     masks = np.flatnonzero(tokens == model.config.mask_token_id)
-    require(masks.size > 0, "sequence", _shorten(sequence), "must hold at least one <mask>")
+    require(masks.size > 0, "sequence", _shorten(sequence), _NO_MASK)
     task = LogitsTask(model.config, model.compute)
     (result,) = run_rows(model, task, [Row(tokens)], BatchConfig(num_devices=1))
     probabilities = np.asarray(jax.nn.softmax(result[masks].astype(np.float32), axis=-1))
@@ -163,7 +171,7 @@ class LogitsTask:
     compute: ComputeConfig
 
     def __call__(
-        self, params: Params, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
+        self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
     ) -> Float[Array, "B T V"]:
         """Returns the logits; `numbers` is not used."""
         del numbers
@@ -178,7 +186,7 @@ class TokenLogLikelihoodTask:
     compute: ComputeConfig
 
     def __call__(
-        self, params: Params, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
+        self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
     ) -> Float[Array, "B T"]:
         """Returns the log-probabilities; `numbers` is not used."""
         scores = LogitsTask(self.config, self.compute)(params, tokens, numbers)
@@ -193,7 +201,7 @@ class MaskedLogLikelihoodTask:
     compute: ComputeConfig
 
     def __call__(
-        self, params: Params, tokens: Int[Array, "B T"], numbers: Int[Array, "B 1"]
+        self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B 1"]
     ) -> Float[Array, " B"]:
         """Returns one number a row."""
         scores = mask_and_score(self.config, self.compute, params, tokens, numbers)
@@ -204,7 +212,7 @@ class MaskedLogLikelihoodTask:
 def mask_and_score(
     config: ModelConfig,
     compute: ComputeConfig,
-    params: Params,
+    params: AnyParams,
     tokens: Int[Array, "B T"],
     positions: Int[Array, "B 1"],
 ) -> Float[Array, "B 1 V"]:
@@ -217,9 +225,7 @@ def mask_and_score(
 def encode_whole(model: Model, sequence: Nucleotides) -> Int[np.ndarray, " T"]:
     """Tokens of a sequence that must go through the model in one piece."""
     (tokens,) = encode_sequences(model.tokenizer, [sequence])
-    limit = model.config.max_positions
-    rule = f"tokens with <cls> are more than the model's {limit} positions"
-    require(tokens.size <= limit, "sequence", tokens.size, rule)
+    check_length(tokens.size, model.config, "sequence")
     return tokens
 
 

@@ -42,9 +42,10 @@ from nucleotide_transformer.inference.batching import (
 )
 from nucleotide_transformer.inference.likelihoods import LogitsTask, mask_and_score
 from nucleotide_transformer.inference.windows import place_windows
+from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer
-from nucleotide_transformer.types import Array, Float, Int, Params
+from nucleotide_transformer.types import Array, Float, Int
 
 NUCLEOTIDES = "ACGT"
 """Order of the columns of `nucleotide_probabilities`."""
@@ -71,7 +72,7 @@ def nucleotide_probabilities(
         float32, a row for each nucleotide.
 
     Raises:
-        ValueError: for an empty sequence, an illegal character or a special token.
+        InputError: for an empty sequence, an illegal character or a special token.
     """
     place = sequence.find("<")
     require(place < 0, f"sequence, position {place}", "<", "must not hold special tokens")
@@ -182,7 +183,7 @@ class MarginalsTask:
     compute: ComputeConfig
 
     def __call__(
-        self, params: Params, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
+        self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
     ) -> Marginals:
         """[B, T, k, 4] and [B, T, 4]; `numbers` is not used."""
         scores = LogitsTask(self.config, self.compute)(params, tokens, numbers)
@@ -197,7 +198,7 @@ class MaskedMarginalsTask:
     compute: ComputeConfig
 
     def __call__(
-        self, params: Params, tokens: Int[Array, "B T"], numbers: Int[Array, "B 1"]
+        self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B 1"]
     ) -> Marginals:
         """[B, k, 4] and [B, 4]."""
         scores = mask_and_score(self.config, self.compute, params, tokens, numbers)

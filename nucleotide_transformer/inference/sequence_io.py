@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from nucleotide_transformer.data.fasta import FastaReader
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import InputError, MissingInputError, require
 from nucleotide_transformer.inference.intervals import Interval, read_bed, read_lines
 
 FASTA_SUFFIXES = ("fa", "fasta", "fna", "ffn", "fas")
@@ -76,7 +76,7 @@ def read_sequences(
         name_column: column of a table with the names.
 
     Raises:
-        FileNotFoundError, ValueError: in one line: an unknown suffix, an empty file, an illegal
+        MissingInputError, InputError: in one line: an unknown suffix, an empty file, an illegal
             character (with the sequence, and the position from 1), an interval outside its contig,
             a table without the column.
     """
@@ -133,13 +133,13 @@ class _ContigStore:
         self._file.write(sequence)
 
     def check(self, bed: Path, interval: Interval, fasta: Path) -> None:
-        """Raises a `ValueError` unless the interval lies in a contig of the FASTA file."""
+        """Raises an `InputError` unless the interval lies in a contig of the FASTA file."""
         place = f"{bed}: line {interval.line}: {interval.contig}:{interval.start}-{interval.end}"
         if interval.contig not in self._places:
-            raise ValueError(f"{place}: there is no contig {interval.contig!r} in {fasta}")
+            raise InputError(f"{place}: there is no contig {interval.contig!r} in {fasta}")
         size = self._places[interval.contig][1]
         if interval.end > size:
-            raise ValueError(f"{place}: the contig in {fasta} ends at {size}")
+            raise InputError(f"{place}: the contig in {fasta} ends at {size}")
 
     def fetch(self, interval: Interval) -> bytes:
         """The nucleotides of an interval, on the plus strand."""
@@ -176,7 +176,7 @@ class _Columns(NamedTuple):
         """The columns to read, of those that are there."""
         if self.sequence not in there:
             shown = ", ".join(there[:8]) or "none"
-            raise ValueError(f"{path}: no column {self.sequence!r} with the sequences; has {shown}")
+            raise InputError(f"{path}: no column {self.sequence!r} with the sequences; has {shown}")
         place = ["contig", "start", "end"]
         optional = [self.name, *(place if set(place) <= set(there) else [])]
         return [
@@ -189,7 +189,7 @@ class _Columns(NamedTuple):
         sequence = row[self.sequence]
         where = f"{path}: row {index + 1}"
         if not sequence:
-            raise ValueError(f"{where}: column {self.sequence!r} is empty")
+            raise InputError(f"{where}: column {self.sequence!r} is empty")
         name = str(row.get(self.name, index))
         if "contig" not in row:
             return SequenceRecord(name, str(sequence), name, 0, len(sequence))
@@ -199,7 +199,7 @@ class _Columns(NamedTuple):
             )
         except (TypeError, ValueError):
             shown = (row["start"], row["end"])
-            raise ValueError(f"{where}: start, end = {shown!r}: must be integers") from None
+            raise InputError(f"{where}: start, end = {shown!r}: must be integers") from None
 
 
 def _read_text(path: Path, suffix: str, columns: _Columns) -> Iterator[SequenceRecord]:
@@ -212,25 +212,33 @@ def _read_text(path: Path, suffix: str, columns: _Columns) -> Iterator[SequenceR
         for index, row in enumerate(reader):
             yield columns.make_record(path, index, {name: row[name] for name in there})
     except csv.Error as error:
-        raise ValueError(f"{path}: line {reader.reader.line_num}: {error}") from None
+        raise InputError(f"{path}: line {reader.reader.line_num}: {error}") from None
 
 
 def _read_parquet(path: Path, columns: _Columns) -> Iterator[SequenceRecord]:
     """The rows of a Parquet file."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise MissingInputError(f"{path}: no such file")
     parquet = import_extra("pyarrow.parquet", "io", f"{path}: to read Parquet")
     try:
         file = parquet.ParquetFile(path)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from None
     with file:
         there = columns.select(path, list(file.schema_arrow.names))
         index = 0
-        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=there):
+        for batch in _read_batches(path, file, there):
             for row in batch.to_pylist():
                 yield columns.make_record(path, index, row)
                 index += 1
+
+
+def _read_batches(path: Path, file: Any, columns: list[str]) -> Iterator[Any]:
+    """The batches of a Parquet file; what is damaged is found when it is read."""
+    try:
+        yield from file.iter_batches(_ROWS_AT_ONCE, columns=columns)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: damaged Parquet file: {str(error).splitlines()[0]}") from None
 
 
 def _check_rows(path: Path, records: Iterator[SequenceRecord]) -> Iterator[SequenceRecord]:
@@ -242,17 +250,17 @@ def _check_rows(path: Path, records: Iterator[SequenceRecord]) -> Iterator[Seque
         if size < len(record.sequence):
             place = f"{path}: row {index + 1}: sequence {record.name!r}: position {size + 1}"
             rule = f"must be a nucleotide (IUPAC: {_LETTERS})"
-            raise ValueError(f"{place}: {record.sequence[size]!r}: {rule}")
+            raise InputError(f"{place}: {record.sequence[size]!r}: {rule}")
         yield record
     if index < 0:
-        raise ValueError(f"{path}: no row: must hold at least one sequence")
+        raise InputError(f"{path}: no row: must hold at least one sequence")
 
 
 def import_extra(module: str, extra: str, purpose: str) -> Any:
-    """Imports a module that not everyone needs; a `ValueError` says how to install it."""
+    """Imports a module that not everyone needs; an `InputError` says how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError:
         package = module.split(".")[0]
         hint = f"pip install 'nucleotide-transformer-jax[{extra}]'"
-        raise ValueError(f"{purpose}, {package} is needed: {hint}") from None
+        raise InputError(f"{purpose}, {package} is needed: {hint}") from None

@@ -11,7 +11,7 @@ from nucleotide_transformer.config import (
     Implementation,
 )
 from nucleotide_transformer.errors import require
-from nucleotide_transformer.model.remat import save
+from nucleotide_transformer.model.remat import keep_for_backward
 from nucleotide_transformer.types import Array, Bool, Float
 
 
@@ -54,11 +54,11 @@ def attend(
         return _attend_by_cudnn(query, key, value, keep)
     if implementation == "xla":
         mask = keep[:, None, None, :]
-        return save(
+        return keep_for_backward(
             jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="xla")
         )
     weights = attention_weights(query, key, keep).astype(value.dtype)
-    return save(jnp.einsum("bhts,bshk->bthk", weights, value))
+    return keep_for_backward(jnp.einsum("bhts,bshk->bthk", weights, value))
 
 
 def fastest_implementation(dtype: jnp.dtype, key_dim: int) -> Implementation:
@@ -178,9 +178,11 @@ def _attend_heads_forward(
         mixed = _multiply(exponentials.astype(value.dtype), value) / total[:, None]
         return mixed.astype(value.dtype), top + jnp.log(total)
 
-    query, key, value = save((query, key, value))
+    query, key, value = keep_for_backward((query, key, value))
     heads = (query.swapaxes(1, 2), key.swapaxes(1, 2), value, count)
-    mixed, log_total = save(_map_heads(attend_head, heads, query.shape[1] * key.shape[1]))
+    mixed, log_total = keep_for_backward(
+        _map_heads(attend_head, heads, query.shape[1] * key.shape[1])
+    )
     return mixed, (query, key, value, count, mixed, log_total)
 
 

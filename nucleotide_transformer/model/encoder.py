@@ -1,8 +1,8 @@
-"""The Nucleotide Transformer as a Haiku module, and as the pure function that the rest uses."""
+"""The encoder: embedding, blocks and final norm, each a pure function of its own parameters."""
 
-import contextlib
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -10,101 +10,45 @@ import jax
 import jax.numpy as jnp
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
-from nucleotide_transformer.model.heads import MaskedLMHead
+from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.model.layers import (
+    Embed,
     LayerNorm,
     LearnedPositions,
     TransformerBlock,
     drop_mask_embeddings,
-    take_tokens,
 )
-from nucleotide_transformer.model.remat import checkpoint_block
-from nucleotide_transformer.model.stacking import BLOCK, read_block, read_stack
-from nucleotide_transformer.types import Array, Bool, Float, Int, Params
+from nucleotide_transformer.model.remat import recompute
+from nucleotide_transformer.model.stacking import (
+    BLOCK,
+    ENCODER,
+    AnyParams,
+    StackedParams,
+    name_block,
+    stack_params,
+    take_block,
+)
+from nucleotide_transformer.types import Array, Bool, Float, Int, Params, PRNGKey
 
 
-class Outputs(NamedTuple):
-    """What a forward pass gives; layers and heads as they were asked for."""
+class Embedding(hk.Module):
+    """Tokens, and positions where they are learned, as the first block gets them."""
 
-    logits: Float[Array, "B M V"]
-    """At every token, or at the positions asked for; not zeroed at padding."""
-    embeddings: dict[int, Float[Array, "B T D"]]
-    """By layer: 0 is the input of the first block, L the output of block L; that of the last
-    block is taken after the head's first norm, as in the released code and in transformers."""
-    attention: dict[int, Float[Array, "B H T T"]]
-    """By layer, from 1: softmax weights of every head (heads from 0), float32."""
-
-
-class NucleotideTransformer(hk.Module):
-    """Token embedding, `num_layers` pre-layer-norm blocks and a masked-LM head."""
-
-    def __init__(self, config: ModelConfig, compute: ComputeConfig, name: str = "esm_transformer"):
+    def __init__(self, config: ModelConfig, compute: ComputeConfig, name: str = ENCODER):
         super().__init__(name=name)
         self._config, self._compute = config, compute
-        init = hk.initializers.TruncatedNormal(1.0)
-        self._embed = hk.Embed(config.vocabulary_size, config.embed_dim, w_init=init)
+        dtype = compute.param_dtype
+        self._embed = Embed(config.vocabulary_size, config.embed_dim, param_dtype=dtype)
         if config.position == "learned":
-            self._positions = LearnedPositions(config)
+            self._positions = LearnedPositions(config, compute)
         if config.embed_layer_norm:
-            self._embed_norm = LayerNorm(
-                epsilon=config.layer_norm_epsilon,
-                param_dtype=compute.param_dtype,
-                name="emb_layer_norm_before",
+            self._norm = LayerNorm(
+                epsilon=config.layer_norm_epsilon, param_dtype=dtype, name="emb_layer_norm_before"
             )
-        self._head = MaskedLMHead(config, compute)
 
-    def __call__(
-        self,
-        tokens: Int[Array, "B T"],
-        positions: Int[Array, "B M"] | None = None,
-        *,
-        layers: Sequence[int] = (),
-        attention: Sequence[int] = (),
-    ) -> Outputs:
-        """Runs the model.
-
-        Args:
-            tokens: token ids, `<pad>` where a sequence is short.
-            positions: if given, the head runs at these tokens of each sequence only, and the last
-                block too, unless its embeddings or attention weights are asked for.
-            layers: layers whose embeddings to return, 0 to num_layers.
-            attention: layers whose attention weights to return, 1 to num_layers.
-        """
-        self._check(tokens, layers, attention)
-        keep = tokens != self._config.pad_token_id
-        x = self._embed_tokens(tokens)
-        taps = {0: x} if 0 in layers else {}
-        last = self._config.num_layers
-        early = positions if last not in {*layers, *attention} else None
-        x, seen, maps = self._apply_blocks(x, keep, early, set(layers), set(attention))
-        x = self._head.normalise(x)
-        taps |= seen | ({last: x} if last in layers else {})
-        if early is None:
-            x = take_tokens(x, positions)
-        dtype = jnp.dtype(self._compute.output_dtype)
-        taps = {layer: tap.astype(dtype) for layer, tap in taps.items()}
-        return Outputs(self._head(x).astype(dtype), taps, maps)
-
-    @hk.transparent
-    def _check(
-        self, tokens: Int[Array, "B T"], layers: Sequence[int], attention: Sequence[int]
-    ) -> None:
-        """Raises a `ValueError` for too many tokens or for a layer that does not exist."""
+    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """The embeddings, in the type of the activations."""
         config = self._config
-        if config.position == "learned" and tokens.shape[1] > config.max_positions:
-            raise ValueError(
-                f"tokens: {tokens.shape[1]} a sequence; the model's learned positions end at"
-                f" {config.max_positions}"
-            )
-        for name, first, asked in (("layers", 0, layers), ("attention", 1, attention)):
-            for layer in asked:
-                if not first <= layer <= config.num_layers:
-                    rule = f"the model's are numbered {first} to {config.num_layers}"
-                    raise ValueError(f"{name}: there is no layer {layer}; {rule}")
-
-    @hk.transparent
-    def _embed_tokens(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        config, dtype = self._config, jnp.dtype(self._compute.compute_dtype)
         x = self._embed(tokens)
         if config.token_dropout:
             x = drop_mask_embeddings(x, tokens, config)
@@ -112,124 +56,196 @@ class NucleotideTransformer(hk.Module):
         if config.position == "learned":
             x = x + self._positions(tokens)
         if config.embed_layer_norm:
-            x = self._embed_norm(x)
-        return x.astype(dtype)
+            x = self._norm(x)
+        return x.astype(jnp.dtype(self._compute.compute_dtype))
 
-    @hk.transparent
-    def _apply_blocks(
-        self,
-        x: Float[Array, "B T D"],
-        keep: Bool[Array, "B T"],
-        positions: Int[Array, "B M"] | None,
-        layers: set[int],
-        attention: set[int],
-    ) -> tuple[Float[Array, "B M D"], dict[int, Array], dict[int, Array]]:
-        """All blocks in runs that end where something is asked for; a run may be one scan.
 
-        The last block runs at the positions only, if there are any.
+class Encoded(NamedTuple):
+    """What the encoder gives, in the type of the activations."""
+
+    x: Float[Array, "B M D"]
+    """What the last block that ran gives, after the final norm if that was the last of all; at
+    the positions alone if `at_positions`."""
+    at_positions: bool
+    embeddings: dict[int, Float[Array, "B T D"]]
+    attention: dict[int, Float[Array, "B H T T"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Embedding, `num_layers` pre-layer-norm blocks and a final norm."""
+
+    config: ModelConfig
+    compute: ComputeConfig
+
+    def init(self, key: PRNGKey) -> Params:
+        """Random parameters, whose numbers depend on the key and the architecture alone.
+
+        One small program draws each block in turn: one of all blocks takes half a minute to
+        compile, and drawing them stacked takes their memory twice.
         """
-        num_layers = self._config.num_layers
-        taps: dict[int, Array] = {}
-        maps: dict[int, Array] = {}
-        ends = {layer for layer in layers | attention if 0 < layer < num_layers}
-        start = 0
-        for end in [*sorted(ends | {num_layers - 1}), num_layers]:
-            at = positions if end == num_layers else None
-            x = self._apply_run(x, keep, at, range(start, end - (end in attention)))
-            if end in attention:
-                x, maps[end] = self._apply_block(end - 1, x, keep)
-            if end in layers and end < num_layers:
-                taps[end] = x
-            start = end
-        return x, taps, maps
+        # A form of the attention that needs no kernel: there is one token.
+        compute = dataclasses.replace(self.compute, attention="einsum")
+        simple = dataclasses.replace(self, compute=compute)
+        of_ends, of_blocks = jax.random.split(key)
+        params: Params = simple._init_ends(of_ends)
+        for index in range(self.config.num_layers):
+            block = simple._init_block(jax.random.fold_in(of_blocks, index))
+            params |= {
+                name_block(index) + name.removeprefix(BLOCK): leaves
+                for name, leaves in block.items()
+            }
+        return params
 
-    @hk.transparent
-    def _apply_run(
+    @functools.partial(jax.jit, static_argnums=0)
+    def _init_ends(self, key: PRNGKey) -> Params:
+        """Parameters of the embedding and the final norm."""
+        tokens = jnp.zeros((1, 1), jnp.int32)
+        x = jnp.zeros((1, 1, self.config.embed_dim))
+        return {**self._embedding.init(key, tokens), **self._norm.init(key, x)}
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _init_block(self, key: PRNGKey) -> Params:
+        x = jnp.zeros((1, 1, self.config.embed_dim))
+        return self._block.init(key, x, jnp.ones((1, 1), bool))
+
+    def apply(
         self,
-        x: Float[Array, "B T D"],
-        keep: Bool[Array, "B T"],
-        positions: Int[Array, "B M"] | None,
-        run: range,
-    ) -> Float[Array, "B M D"]:
-        """The blocks of one run, one after the other or as a scan over stacked parameters."""
-        if hk.running_init():
-            for index in run:
-                name = f"{BLOCK}_{index}"
-                x, _ = TransformerBlock(self._config, self._compute, name)(x, keep, positions)
-            return x
-
-        block = hk.transform(self._call_block)
-
-        def apply_block(x: Float[Array, "B T D"], params: Params) -> tuple[Array, None]:
-            return block.apply(params, None, x, keep, positions)[0], None
-
-        scan = self._compute.stack == "scan" and len(run) > 1
-        checkpointed = checkpoint_block(apply_block, self._compute.remat, inside_scan=scan)
-        params = hk.get_params()
-        if scan:
-            return jax.lax.scan(checkpointed, x, read_stack(params, self.module_name, run))[0]
-        for index in run:
-            x, _ = checkpointed(x, read_block(params, self.module_name, index))
-        return x
-
-    @hk.transparent
-    def _apply_block(
-        self, index: int, x: Float[Array, "B T D"], keep: Bool[Array, "B T"]
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B H T T"]]:
-        """One block (from 0), with its attention weights."""
-        params = read_block(hk.get_params(), self.module_name, index)
-        block = hk.transform(self._call_block)
-        return block.apply(params, None, x, keep, return_weights=True)
-
-    @hk.transparent
-    def _call_block(
-        self,
-        x: Float[Array, "B T D"],
-        keep: Bool[Array, "B T"],
+        params: AnyParams,
+        tokens: Int[Array, "B T"],
         positions: Int[Array, "B M"] | None = None,
         *,
-        return_weights: bool = False,
+        layers: Collection[int] = (),
+        attention: Collection[int] = (),
+        to_the_end: bool = True,
+    ) -> Encoded:
+        """Runs the blocks as far as they are needed: as a scan if their parameters are stacked.
+
+        Args:
+            params: in either form; by their names, `compute.stack` decides.
+            tokens: token ids, `<pad>` where a sequence is short.
+            positions: if given, the last block runs at these tokens of each sequence only, unless
+                its embeddings or attention weights are asked for.
+            layers: layers whose embeddings to return, 0 to num_layers.
+            attention: layers whose attention weights to return, 1 to num_layers.
+            to_the_end: run all blocks and the norm, even if none of the layers asks for it.
+        """
+        check_length(tokens.shape[1], self.config)
+        check_layers(self.config, layers, attention)
+        if self.compute.stack == "scan" and not isinstance(params, StackedParams):
+            params = stack_params(params)
+        others = params.rest if isinstance(params, StackedParams) else params
+        keep, last = tokens != self.config.pad_token_id, self.config.num_layers
+        asked = {*layers, *attention}
+        early = positions if last not in asked else None
+        x = self._embedding.apply(others, tokens)
+        embeddings: dict[int, Any] = {0: x}
+        maps: dict[int, Any] = {}
+        start = 0
+        for end in sorted((asked | ({last} if to_the_end else set())) - {0}):
+            alone = end == last or end in attention
+            x = self._run_blocks(params, x, keep, range(start, end - alone))
+            if alone:
+                at = early if end == last else None
+                x, maps[end] = self._run_block(
+                    params, end - 1, x, keep, at, return_weights=end in attention
+                )
+            x = self._norm.apply(others, x) if end == last else x
+            embeddings[end], start = x, end
+        return Encoded(
+            x,
+            early is not None and start == last,
+            {layer: embeddings[layer] for layer in layers},
+            {layer: maps[layer] for layer in attention},
+        )
+
+    def _run_blocks(
+        self,
+        params: AnyParams,
+        x: Float[Array, "B T D"],
+        keep: Bool[Array, "B T"],
+        indices: range,
+    ) -> Float[Array, "B T D"]:
+        """Some blocks before the last: a scan over the stacked ones, or one after the other."""
+
+        def step(x: Array, block: Params) -> tuple[Array, None]:
+            return self._block.apply(block, x, keep)[0], None
+
+        if isinstance(params, StackedParams) and len(indices) > 1:
+            first, end = indices.start, indices.stop
+            blocks = jax.tree.map(lambda leaf: leaf[first:end], params.blocks)
+            step = recompute(step, self.compute.remat, inside_scan=True)
+            return jax.lax.scan(step, x, blocks)[0]
+        step = recompute(step, self.compute.remat, inside_scan=False)  # traced once for all
+        for index in indices:
+            x, _ = step(x, take_block(params, index))
+        return x
+
+    def _run_block(
+        self,
+        params: AnyParams,
+        index: int,
+        x: Float[Array, "B T D"],
+        keep: Bool[Array, "B T"],
+        positions: Int[Array, "B M"] | None,
+        *,
+        return_weights: bool,
     ) -> tuple[Float[Array, "B M D"], Float[Array, "B H T T"] | None]:
-        block = TransformerBlock(self._config, self._compute, "block")
-        return block(x, keep, positions, return_weights=return_weights)
+        """One block (from 0) at the positions, or with its attention weights."""
+
+        def run(x: Array, block: Params) -> Any:
+            return self._block.apply(block, x, keep, positions, return_weights=return_weights)
+
+        run = recompute(run, self.compute.remat, inside_scan=False)
+        return run(x, take_block(params, index))
+
+    @functools.cached_property
+    def _embedding(self) -> hk.Transformed:
+        embed = lambda tokens: Embedding(self.config, self.compute)(tokens)  # noqa: E731
+        return hk.without_apply_rng(hk.transform(embed))
+
+    @functools.cached_property
+    def _block(self) -> hk.Transformed:
+        def run(*inputs: Any, **options: Any) -> Any:
+            return TransformerBlock(self.config, self.compute, BLOCK)(*inputs, **options)
+
+        return hk.without_apply_rng(hk.transform(run))
+
+    @functools.cached_property
+    def _norm(self) -> hk.Transformed:
+        def normalise(x: Float[Array, "B M D"]) -> Float[Array, "B M D"]:
+            epsilon, dtype = self.config.layer_norm_epsilon, self.compute.param_dtype
+            with (
+                hk.name_scope(ENCODER, method_name="__init__"),
+                hk.name_scope("esm_roberta_lm_head", method_name="__init__"),  # as released
+            ):
+                norm = LayerNorm(epsilon=epsilon, param_dtype=dtype, name="emb_layer_norm_after")
+            return norm(x)
+
+        return hk.without_apply_rng(hk.transform(normalise))
 
 
-def make_forward(config: ModelConfig, compute: ComputeConfig = ComputeConfig()) -> hk.Transformed:
-    """The model as a pair of pure functions.
+def check_length(num_tokens: int, config: ModelConfig, field: str = "tokens") -> None:
+    """Raises an `InputError` for a sequence that is longer than the model's learned positions.
 
-    `init(key, tokens)` gives parameters under the names of the released JAX checkpoints;
-    `apply(params, tokens, positions=None, *, layers=(), attention=())` gives `Outputs`.
+    Rotary models take longer ones than those they were trained with.
+
+    Args:
+        num_tokens: tokens of the sequence, `<cls>` and padding included.
+        config: architecture.
+        field: what the message says has this length.
     """
-
-    def forward(
-        tokens: Int[Array, "B T"], positions: Int[Array, "B M"] | None = None, **taps: Sequence[int]
-    ) -> Outputs:
-        return NucleotideTransformer(config, compute)(tokens, positions, **taps)
-
-    return hk.without_apply_rng(hk.transform(forward))
+    limit = config.position_limit
+    rule = f"the model's learned positions end at {limit} tokens"
+    require(limit is None or num_tokens <= limit, field, num_tokens, rule)
 
 
-def exact_products(compute: ComputeConfig) -> contextlib.AbstractContextManager[Any]:
-    """In float32, products as exact as on a CPU, where GPUs and TPUs would round their operands.
-
-    What is traced inside has them; JAX_DEFAULT_MATMUL_PRECISION, if set, decides instead.
-    """
-    settings: Any = jax.config  # whose fields JAX's stubs lack
-    chosen = settings.jax_default_matmul_precision
-    if compute.compute_dtype == "float32" and chosen is None:
-        return jax.default_matmul_precision("highest")
-    return contextlib.nullcontext()
-
-
-def init_params(
-    key: Array, config: ModelConfig, compute: ComputeConfig = ComputeConfig()
-) -> Params:
-    """Random parameters: truncated normals of variance 1 / fan-in, zero biases, unit norms."""
-    simple = dataclasses.replace(compute, attention="einsum")  # needs no kernel for 8 tokens
-    return make_forward(config, simple).init(key, jnp.zeros((1, 8), jnp.int32))
-
-
-def count_parameters(config: ModelConfig) -> int:
-    """Number of parameters, from shapes alone."""
-    shapes = jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+def check_layers(
+    config: ModelConfig, layers: Collection[int] = (), attention: Collection[int] = ()
+) -> None:
+    """Raises an `InputError` for a layer that does not exist: 0 is the embedding's, for one."""
+    for field, first, asked in (("layers", 0, layers), ("attention", 1, attention)):
+        for layer in asked:
+            if not first <= layer <= config.num_layers:
+                rule = f"the model's are numbered {first} to {config.num_layers}"
+                raise InputError(f"{field}: there is no layer {layer}; {rule}")

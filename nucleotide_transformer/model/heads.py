@@ -1,6 +1,11 @@
-"""Heads on top of the transformer blocks."""
+"""Heads: what is computed from the encoder's embedding of each token.
 
-import functools
+A head is a Haiku module `Head(config, compute)`, called with embeddings [B, M, D] that went through
+the encoder's final norm. `make_forward(config, compute, head=Head)` puts it onto an encoder; with
+settings of its own, `head=functools.partial(Head, num_labels=3)`.
+"""
+
+from collections.abc import Callable
 
 import haiku as hk
 
@@ -8,26 +13,27 @@ from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.model.layers import LayerNorm, Linear, gelu
 from nucleotide_transformer.types import Array, Float
 
+Head = Callable[[ModelConfig, ComputeConfig], Callable[[Array], Array]]
+"""The class of a head, or a function that makes one."""
+
 
 class MaskedLMHead(hk.Module):
-    """RoBERTa's head: norm, then dense, GELU, norm and an untied projection to the vocabulary."""
+    """RoBERTa's head without its first norm: dense, GELU, norm, an untied projection to tokens.
+
+    That first norm is the encoder's last; in released files it bears this head's name.
+    """
 
     def __init__(
         self, config: ModelConfig, compute: ComputeConfig, name: str = "esm_roberta_lm_head"
     ):
         super().__init__(name=name)
         dtype = compute.param_dtype
-        norm = functools.partial(LayerNorm, epsilon=config.layer_norm_epsilon, param_dtype=dtype)
-        self._first_norm = norm(name="emb_layer_norm_after")
         self._dense = Linear(config.embed_dim, param_dtype=dtype, name="lm_head_fc_1")
-        self._second_norm = norm(name="lm_head_layer_norm")
+        self._norm = LayerNorm(
+            epsilon=config.layer_norm_epsilon, param_dtype=dtype, name="lm_head_layer_norm"
+        )
         self._output = Linear(config.vocabulary_size, param_dtype=dtype, name="lm_final_fc")
 
-    @hk.transparent
-    def normalise(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
-        """The head's first norm: what the released code calls the embedding of the last layer."""
-        return self._first_norm(x)
-
-    def __call__(self, normal: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
-        """Logits of embeddings that went through `normalise`."""
-        return self._output(self._second_norm(gelu(self._dense(normal))))
+    def __call__(self, x: Float[Array, "B M D"]) -> Float[Array, "B M V"]:
+        """Logits of the tokens."""
+        return self._output(self._norm(gelu(self._dense(x))))

@@ -4,7 +4,8 @@ Module and parameter names are those of the released JAX checkpoints; tests free
 """
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import haiku as hk
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 from nucleotide_transformer.config import ComputeConfig, Dtype, ModelConfig
 from nucleotide_transformer.model.attention import attend, attention_weights
-from nucleotide_transformer.model.remat import save
+from nucleotide_transformer.model.remat import keep_for_backward
 from nucleotide_transformer.types import Array, Bool, Float, Int
 
 ROTARY_BASE = 10_000.0
@@ -28,23 +29,43 @@ class Linear(hk.Module):
         *,
         param_dtype: Dtype,
         bias: bool = True,
-        w_init: hk.initializers.Initializer | None = None,
+        init: hk.initializers.Initializer | None = None,
         name: str,
     ):
+        """Names the sizes.
+
+        Args:
+            output_dim: width of the result.
+            param_dtype: of the parameters.
+            bias: whether there is one.
+            init: draws weights and biases; by default weights are truncated normals of standard
+                deviation D ** -0.5 before the truncation (0.88 of that after it), biases zero.
+            name: of the module.
+        """
         super().__init__(name=name)
         self._output_dim, self._bias, self._dtype = output_dim, bias, jnp.dtype(param_dtype)
-        self._w_init = w_init
+        self._init = init
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
         """The product, over the last axis."""
         input_dim = x.shape[-1]
-        w_init = self._w_init or hk.initializers.TruncatedNormal(input_dim**-0.5)
+        w_init = self._init or hk.initializers.TruncatedNormal(input_dim**-0.5)
         w = hk.get_parameter("w", (input_dim, self._output_dim), self._dtype, init=w_init)
         y = multiply(x, jnp.asarray(w, x.dtype))
         if self._bias:
-            b = hk.get_parameter("b", (self._output_dim,), self._dtype, init=jnp.zeros)
+            b_init = self._init or jnp.zeros
+            b = hk.get_parameter("b", (self._output_dim,), self._dtype, init=b_init)
             y = y + b.astype(x.dtype)
         return y
+
+
+def he_uniform(shape: Sequence[int], dtype: jnp.dtype) -> Float[Array, "..."]:
+    """Uniform numbers of variance 2 / fan-in (He et al. 2015, equation 10).
+
+    The fan-in of a bias is its own length, as the published code has it: the width of the output.
+    """
+    limit = math.sqrt(6 / shape[0])
+    return jax.random.uniform(hk.next_rng_key(), shape, dtype, -limit, limit)
 
 
 @jax.custom_vjp
@@ -198,17 +219,21 @@ class SelfAttention(hk.Module):
             if positions is not None:
                 angles = RotaryAngles(angles.cos[positions], angles.sin[positions])
             query = rotate(query, angles)
-        query, key, value = save((query, key, value))
+        query, key, value = keep_for_backward((query, key, value))
         mixed = attend(query, key, value, keep, self._compute.attention)
         weights = attention_weights(query, key, keep) if return_weights else None
-        output = Linear(config.embed_dim, param_dtype=self._compute.param_dtype, name="mha_output")
-        return output(mixed.reshape(queries.shape)), weights
+        return self._make_linear("mha_output")(mixed.reshape(queries.shape)), weights
 
     @hk.transparent
     def _project(self, x: Float[Array, "B T D"], name: str) -> Float[Array, "B T H K"]:
+        projected = self._make_linear(name)(x)
+        return projected.reshape(*x.shape[:2], self._config.num_heads, self._config.key_dim)
+
+    @hk.transparent
+    def _make_linear(self, name: str) -> Linear:
+        init = {"he_uniform": he_uniform, "truncated_normal": None}[self._config.init]
         dtype = self._compute.param_dtype
-        heads = Linear(self._config.embed_dim, param_dtype=dtype, name=name)(x)
-        return heads.reshape(*x.shape[:2], self._config.num_heads, self._config.key_dim)
+        return Linear(self._config.embed_dim, param_dtype=dtype, init=init, name=name)
 
 
 class TransformerBlock(hk.Module):
@@ -241,14 +266,14 @@ class TransformerBlock(hk.Module):
         update, weights = self._attention(
             self._attention_norm(x), keep, positions, return_weights=return_weights
         )
-        x = save(take_tokens(x, positions) + update)
+        x = keep_for_backward(take_tokens(x, positions) + update)
         return x + self._feed_forward(self._ffn_norm(x)), weights
 
     @hk.transparent
     def _feed_forward(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """(act(x W1a) * x W1b) W2 if gated (SwiGLU: Shazeer 2020), else act(x W1) W2."""
         activate = {"swish": jax.nn.silu, "gelu": gelu}[self._config.ffn_activation]
-        hidden = save(self._fc1(x))
+        hidden = keep_for_backward(self._fc1(x))
         if self._config.ffn_gated:
             return self._fc2(apply_gate(activate, hidden))
         return self._fc2(activate(hidden))
@@ -292,14 +317,44 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jax.nn.gelu(x, approximate=False)
 
 
+class Embed(hk.Module):
+    """A table with a row for each id; at first truncated normals."""
+
+    def __init__(
+        self,
+        num_rows: int,
+        embed_dim: int,
+        *,
+        param_dtype: Dtype,
+        stddev: float = 1.0,
+        name: str = "embed",
+    ):
+        """Names the sizes; `stddev` is that before the truncation."""
+        super().__init__(name=name)
+        self._shape, self._dtype = (num_rows, embed_dim), jnp.dtype(param_dtype)
+        self._init = hk.initializers.TruncatedNormal(stddev)
+
+    def __call__(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """The rows of the ids."""
+        table = hk.get_parameter("embeddings", self._shape, self._dtype, init=self._init)
+        return jnp.asarray(table)[ids]
+
+
 class LearnedPositions(hk.Module):
     """Table of position embeddings. Real tokens count from pad + 1; padding gets row pad."""
 
-    def __init__(self, config: ModelConfig, name: str = "esm_learned_positional_embeddings"):
+    def __init__(
+        self,
+        config: ModelConfig,
+        compute: ComputeConfig,
+        name: str = "esm_learned_positional_embeddings",
+    ):
         super().__init__(name=name)
         self._pad = config.pad_token_id
         rows = config.max_positions + config.pad_token_id + 1
-        self._embed = hk.Embed(rows, config.embed_dim, w_init=hk.initializers.TruncatedNormal(0.02))
+        stddev = {"he_uniform": 1.0, "truncated_normal": 0.02}[config.init]
+        dtype = compute.param_dtype
+        self._embed = Embed(rows, config.embed_dim, param_dtype=dtype, stddev=stddev)
 
     def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """The rows of the table that the tokens' places name."""

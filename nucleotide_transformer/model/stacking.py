@@ -1,91 +1,146 @@
-"""Parameters of the transformer blocks: by layer, as released, or stacked over the layers.
+"""The two forms of the parameters: by their released names, or stacked for a scan over the blocks.
 
-A scan over the blocks takes each parameter of all but the last as one array; the last block is by
-itself, because in training only masked tokens go through all of it. Training and
-inference, which use the parameters many times, stack them once; else every call does it. What is
-read and written goes by the released names: `stack_blocks` and `unstack_blocks` lie in between.
+`Params` is what `init` gives, what files hold and what users see. A scan takes each parameter of
+all blocks but the last as one array: `StackedParams`. The last block is by itself, because in
+training only masked tokens go through all of it. Training and inference, which use the parameters
+many times, stack them once; else every call does it. `stack_params` and `name_params` lie between
+the two, and nothing else does.
+
+A leaf may be None in both: it belongs to the other half of parameters that are parted into
+trainable and frozen ones.
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nucleotide_transformer.config import Stack
+from nucleotide_transformer.errors import require
 from nucleotide_transformer.types import Params
 
-Modules = Mapping[str, Mapping[str, Any]]
-"""Parameters that are only read."""
-
-BLOCK = "attention_layer"
-"""Released name of a block, followed by its number from 0: `esm_transformer/attention_layer_0`."""
-STACK = "attention_layers"
-"""Ours for all blocks but the last; each parameter has a first axis of layers."""
+ENCODER = "esm_transformer"
+"""Released name of the whole model."""
+BLOCK = "block"
+"""Name of any one block, in place of the released one: `esm_transformer/attention_layer_0`."""
 
 
-def read_block(params: Modules, model: str, index: int) -> Params:
-    """Parameters of block `index` (from 0) in the module `model`, named from "block" on."""
-    named = select(params, f"{model}/{BLOCK}_{index}/")
-    return named or jax.tree.map(lambda leaf: leaf[index], select(params, f"{model}/{STACK}/"))
+class StackedParams(NamedTuple):
+    """Parameters with the blocks stacked."""
+
+    rest: Params
+    """All that is in no block, by released names."""
+    blocks: Params
+    """All blocks but the last: `block/~/fc1` and so on, each leaf with a first axis of layers
+    [L - 1, ...]. Empty for a model of one block."""
+    last: Params
+    """The last block, by released names, which tell how many blocks there are."""
 
 
-def read_stack(params: Modules, model: str, run: range) -> Params:
-    """Parameters of the blocks of a run, without the last of all, stacked along a first axis."""
-    stacked = select(params, f"{model}/{STACK}/")
-    if stacked:
-        return jax.tree.map(lambda leaf: leaf[run.start : run.stop], stacked)
-    blocks = [select(params, f"{model}/{BLOCK}_{index}/") for index in run]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+AnyParams = Params | StackedParams
+"""Parameters in either form."""
 
 
-def select(params: Modules, prefix: str) -> Params:
-    """The modules whose names start with a prefix, for which "block/" then stands."""
+def name_block(index: int) -> str:
+    """Released name of a block (from 0), which those of its modules start with."""
+    return f"{ENCODER}/attention_layer_{index}"
+
+
+def stack_params(params: Params) -> StackedParams:
+    """Stacks the blocks: arrays of JAX, or of NumPy where all are of NumPy.
+
+    They are copies: as long as both forms are in use, the blocks lie in memory twice.
+
+    Raises:
+        InputError: if a block is missing, or if some of the blocks before the last have a
+            parameter, and others None in its place.
+    """
+    rest: Params = {}
+    blocks: dict[int, Params] = {}
+    for name, leaves in params.items():
+        found = re.fullmatch(rf"{ENCODER}/attention_layer_(\d+)(/.*)", name)
+        modules, key = (
+            (blocks.setdefault(int(found[1]), {}), BLOCK + found[2]) if found else (rest, name)
+        )
+        modules[key] = dict(leaves)
+    if not blocks:
+        return StackedParams(rest, {}, {})
+    depth = max(blocks) + 1
+    for index in range(depth):
+        require(index in blocks, "params", name_block(index), f"missing among {depth} blocks")
+    *early, last = (blocks[index] for index in range(depth))
+    rule = "the blocks before the last must have the same parameters; compute.stack = 'loop' helps"
+    require(len(set(map(jax.tree.structure, early))) <= 1, "compute.stack", "scan", rule)
+    stacked = jax.tree.map(_stack, *early) if early else {}
+    return StackedParams(rest, stacked, _rename(last, BLOCK, name_block(depth - 1)))
+
+
+def name_params(tree: Any) -> Any:
+    """The tree with `Params` by released names for each `StackedParams` in it.
+
+    Other leaves stay as they are. Of NumPy's arrays the results are views, not copies.
+
+    Args:
+        tree: parameters, or any tree that has them in it, such as an optimiser's state.
+    """
+    return jax.tree.map(
+        lambda node: _name(node) if _is_stacked(node) else node, tree, is_leaf=_is_stacked
+    )
+
+
+def arrange_params(params: Params, stack: Stack) -> AnyParams:
+    """The form of the parameters that the model uses most cheaply: stacked for a scan."""
+    return jax.jit(stack_params)(params) if stack == "scan" else params
+
+
+def arrange_like(template: Any, tree: Any) -> Any:
+    """The reverse of `name_params`: stacks the parameters of a tree where the template has them so.
+
+    Args:
+        template: the structure that comes back; of its leaves nothing is read, so that those of
+            `jax.eval_shape` will do.
+        tree: the same with `Params` by released names for each `StackedParams`.
+    """
+    return jax.tree.map(
+        lambda like, node: stack_params(node) if _is_stacked(like) else node,
+        template,
+        tree,
+        is_leaf=_is_stacked,
+    )
+
+
+def take_block(params: AnyParams, index: int) -> Params:
+    """Parameters of one block (from 0), named from "block" on."""
+    if isinstance(params, StackedParams):
+        last = take_block(params.last, index)
+        return last or jax.tree.map(lambda leaf: leaf[index], params.blocks)
+    return _rename(params, name_block(index), BLOCK)
+
+
+def _name(params: StackedParams) -> Params:
+    named = {name: dict(leaves) for name, leaves in (params.rest | params.last).items()}
+    depth = next((int(name.split("/")[1].rpartition("_")[2]) for name in params.last), 0)
+    for index in range(depth):
+        block = jax.tree.map(lambda leaf, index=index: leaf[index], params.blocks)
+        named |= _rename(block, BLOCK, name_block(index))
+    return named
+
+
+def _rename(params: Params, old: str, new: str) -> Params:
+    """The modules in the module `old`, which gets a new name."""
     return {
-        "block/" + name.removeprefix(prefix): dict(leaves)
+        new + name.removeprefix(old): dict(leaves)
         for name, leaves in params.items()
-        if name.startswith(prefix)
+        if name.startswith(f"{old}/")
     }
 
 
-def stack_blocks(params: Modules) -> Params:
-    """Parameters with the blocks but the last stacked, which `make_forward` takes just as well.
-
-    They are copies: as long as both forms are in use, the blocks lie in memory twice.
-    """
-    pattern = re.compile(rf"(.*)/{BLOCK}_(\d+)/(.*)")
-    rest: Params = {}
-    stacks: dict[str, dict[int, dict[str, jax.Array]]] = {}
-    for name, leaves in params.items():
-        found = pattern.fullmatch(name)
-        if found is None:
-            rest[name] = dict(leaves)
-        else:
-            model, index, module = found.groups()
-            stacks.setdefault(f"{model}/{STACK}/{module}", {})[int(index)] = dict(leaves)
-    for name, blocks in stacks.items():
-        *in_order, last = (blocks[index] for index in range(len(blocks)))
-        rest[name.replace(STACK, f"{BLOCK}_{len(in_order)}")] = last
-        if in_order:
-            rest[name] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *in_order)
-    return rest
+def _stack(*leaves: Any) -> Any:
+    library = np if all(isinstance(leaf, np.ndarray) for leaf in leaves) else jnp
+    return library.stack(leaves)
 
 
-def arrange_blocks(params: Params, stack: Stack) -> Params:
-    """Parameters as the model uses them most cheaply: those of the blocks stacked for a scan."""
-    return jax.jit(stack_blocks)(params) if stack == "scan" else params
-
-
-def unstack_blocks(params: Modules) -> Params:
-    """The reverse of `stack_blocks`; other parameters stay as they are."""
-    named: Params = {}
-    for name, leaves in params.items():
-        model, stacked, module = name.partition(f"/{STACK}/")
-        if not stacked:
-            named[name] = dict(leaves)
-            continue
-        for index in range(len(next(iter(leaves.values())))):
-            block = f"{model}/{BLOCK}_{index}/{module}"
-            named[block] = {leaf: stack[index] for leaf, stack in leaves.items()}
-    return named
+def _is_stacked(node: Any) -> bool:
+    return isinstance(node, StackedParams)

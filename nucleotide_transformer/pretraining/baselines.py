@@ -1,6 +1,6 @@
 """What can be said about masked tokens without a network: frequencies and Markov chains.
 
-    baselines = fit_baselines(open_split(manifest, "train"), tokenizer, 1_000_000_000)
+    baselines = load_baselines(manifest, tokenizer)     # what `nt corpus baselines` counted
     metrics = evaluate_baselines(baselines, tokens, positions, valid)
     metrics["frequency"].cross_entropy, metrics["markov_7"].accuracy
 
@@ -10,18 +10,25 @@ only.
 
 import dataclasses
 import math
-from typing import NamedTuple, Protocol, runtime_checkable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
+from nucleotide_transformer.data.manifest import Manifest
+from nucleotide_transformer.data.parallel import count_cores
 from nucleotide_transformer.errors import require
+from nucleotide_transformer.pretraining.counts import (
+    Counts,
+    RecordReader,
+    count_split,
+    load_counts,
+)
 from nucleotide_transformer.pretraining.markov import (
     MAX_ORDER,
     UNKNOWN,
     Contexts,
     MarkovChains,
-    count_words,
-    encode_letters,
     find_contexts,
     fit_chains,
     iterate_batches,
@@ -31,18 +38,6 @@ from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Bool, Float, Int
 
 FREQUENCY = "frequency"
-_RECORDS_AT_ONCE = 2_500
-
-
-@runtime_checkable
-class RecordReader(Protocol):
-    """Numbered records of nucleotides, such as `data.corpus.SplitReader`."""
-
-    def __len__(self) -> int:
-        """Number of records."""
-
-    def read(self, indices: Int[np.ndarray, " B"]) -> list[bytes]:
-        """The records of these numbers."""
 
 
 class Metrics(NamedTuple):
@@ -71,41 +66,35 @@ class Baselines:
     """Letters of the records that were counted."""
 
 
+def load_baselines(manifest: Manifest, tokenizer: KmerTokenizer) -> Baselines | None:
+    """The baselines of a corpus, as `nt corpus baselines` counted them; None if it never did.
+
+    Raises:
+        InputError: if they are those of another corpus or tokenizer, or damaged; in one line that
+            says how to make them again.
+    """
+    counts = load_counts(manifest, tokenizer.k)
+    return make_baselines(counts, tokenizer) if counts else None
+
+
 def fit_baselines(
     reader: RecordReader, tokenizer: KmerTokenizer, max_nucleotides: int, max_order: int = MAX_ORDER
 ) -> Baselines:
-    """Counts tokens and nucleotide words in the training split.
+    """Counts tokens and words of some records, here and now, and fits the baselines to them.
 
-    Where the split is larger than `max_nucleotides`, records spread evenly over it are read. What
-    two neighbouring records share (3 % by default) counts twice. Each token's count starts at one.
-
-    Args:
-        reader: the training split.
-        tokenizer: of the model.
-        max_nucleotides: nucleotides to read, at most (but at least one record).
-        max_order: highest order of the chains, up to 11.
-
-    Raises:
-        ValueError: if a limit is not above 0, or the order is too high.
+    See `counts.count_split` for the arguments and errors.
     """
-    require(max_nucleotides > 0, "max_nucleotides", max_nucleotides, "must be above 0")
-    require(1 <= max_order <= MAX_ORDER, "max_order", max_order, f"must be 1 to {MAX_ORDER}")
-    records = _choose_records(reader, max_nucleotides)
-    tokens = np.zeros(tokenizer.vocabulary_size, np.int64)
-    words = np.zeros(4 ** (max_order + 1), np.int64)
-    num_nucleotides = 0
-    for first in range(0, len(records), _RECORDS_AT_ONCE):
-        texts = reader.read(records[first : first + _RECORDS_AT_ONCE])
-        ids = tokenizer.encode_batch(texts)
-        tokens += np.bincount(ids.ravel(), minlength=len(tokens))
-        words += count_words(encode_letters(b"N".join(texts)), max_order + 1)
-        num_nucleotides += sum(map(len, texts))
-    counts = 1 + tokens[tokenizer.first_kmer_id :][: 4**tokenizer.k + 4]
+    return make_baselines(count_split(reader, tokenizer, max_nucleotides, max_order), tokenizer)
+
+
+def make_baselines(counts: Counts, tokenizer: KmerTokenizer) -> Baselines:
+    """Fits the baselines to counts. Each token's count starts at one."""
+    tokens = 1 + counts.tokens
     return Baselines(
         tokenizer=tokenizer,
-        log_frequencies=np.log(counts / counts.sum()),
-        chains=fit_chains(words),
-        num_nucleotides=num_nucleotides,
+        log_frequencies=np.log(tokens / tokens.sum()),
+        chains=fit_chains(counts.words),
+        num_nucleotides=counts.num_nucleotides,
     )
 
 
@@ -146,8 +135,9 @@ def evaluate_baselines(
     contexts = _find_contexts(tokens, places, lengths, tokenizer)
     best = np.full(len(targets), baselines.log_frequencies.argmax())
     predictions = {FREQUENCY: (baselines.log_frequencies[targets], best)}
-    for order in range(1, len(baselines.chains.log_probs)):
-        predictions[f"markov_{order}"] = _predict(baselines, order, contexts, targets)
+    with ThreadPoolExecutor(count_cores()) as pool:  # NumPy's loops leave Python to the others
+        for order in range(1, len(baselines.chains.log_probs)):
+            predictions[f"markov_{order}"] = _predict(baselines, order, contexts, targets, pool)
     num_nucleotides = int(lengths.sum())
     return {
         name: _make_metrics(log_probs, best == targets, num_nucleotides)
@@ -159,14 +149,6 @@ def best_markov(metrics: dict[str, Metrics]) -> tuple[str, Metrics]:
     """Name and metrics of the chain with the lowest cross-entropy."""
     chains = [(name, row) for name, row in metrics.items() if name != FREQUENCY]
     return min(chains, key=lambda item: item[1].cross_entropy)
-
-
-def _choose_records(reader: RecordReader, max_nucleotides: int) -> Int[np.ndarray, " N"]:
-    """Numbers of records spread evenly over a reader, about `max_nucleotides` in all."""
-    sample = np.arange(min(len(reader), 1_000)) * len(reader) // min(len(reader), 1_000)
-    mean_length = sum(map(len, reader.read(sample))) / len(sample)
-    num_records = min(len(reader), max(1, int(max_nucleotides / mean_length)))
-    return np.arange(num_records) * len(reader) // num_records
 
 
 def _check_masked(
@@ -206,7 +188,11 @@ def _find_contexts(
 
 
 def _predict(
-    baselines: Baselines, order: int, contexts: Contexts, targets: Int[np.ndarray, " N"]
+    baselines: Baselines,
+    order: int,
+    contexts: Contexts,
+    targets: Int[np.ndarray, " N"],
+    pool: ThreadPoolExecutor,
 ) -> tuple[Float[np.ndarray, " N"], Int[np.ndarray, " N"]]:
     """Log probability of each target, and the most likely token, from the chain of one order."""
     k = baselines.tokenizer.k
@@ -214,7 +200,9 @@ def _predict(
     shares = np.log([frequencies[: 4**k].sum(), frequencies[4**k :].sum()])
     log_probs = np.zeros(len(targets))
     best = np.zeros(len(targets), np.int64)
-    for places, some in iterate_batches(contexts, order):
+
+    def predict(batch: tuple[Int[np.ndarray, " b"], Contexts]) -> None:
+        places, some = batch
         scores = [
             _normalise(score_words(baselines.chains, order, length, some)) + np.float32(share)
             for length, share in zip((k, 1), shares, strict=True)
@@ -222,6 +210,9 @@ def _predict(
         both = np.concatenate(scores, axis=1)
         log_probs[places] = both[np.arange(len(places)), targets[places]]
         best[places] = both.argmax(axis=1)
+
+    for _ in pool.map(predict, iterate_batches(contexts, order)):
+        pass  # an error is raised here
     return log_probs, best
 
 

@@ -80,7 +80,7 @@ class Evaluator:
         return make_metrics(jax.device_get(sums), self._num_nucleotides)
 
 
-def make_metrics(sums: list[tuple[Any, dict[str, Any]]], num_nucleotides: int) -> Metrics:
+def make_metrics(sums: list[tuple[Any, Counts]], num_nucleotides: int) -> Metrics:
     """Adds up batches and divides once, in float64."""
     nats = sum(float(batch) for batch, _ in sums)
     num_masked = sum(float(counts[WEIGHT]) for _, counts in sums)

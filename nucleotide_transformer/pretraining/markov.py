@@ -5,7 +5,6 @@ is not known: N, special tokens, hidden tokens. A word of several is the number 
 base 4, the first one most significant.
 """
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -19,6 +18,9 @@ MAX_ORDER = 11
 PRIOR_COUNT = 512.0
 """Weight of the next lower order, in counts: see `fit_chains`."""
 
+_CODES = bytes(b"ATCG".find(letter) % (UNKNOWN + 1) for letter in range(256))
+"""Code of each byte; `find` gives -1 for what is not found, which is 4 modulo 5."""
+_LETTERS_AT_ONCE = 1 << 17
 _WORDS_AT_ONCE = 64
 """Hidden words scored together: their 4**6 candidates stay in the cache of a core."""
 
@@ -43,9 +45,7 @@ class Contexts(NamedTuple):
 
 def encode_letters(text: bytes) -> UInt8[np.ndarray, " N"]:
     """The codes of A, C, G, T in upper case; all other bytes are unknown."""
-    table = np.full(256, UNKNOWN, np.uint8)
-    table[np.frombuffer(b"ATCG", np.uint8)] = np.arange(4)
-    return table[np.frombuffer(text, np.uint8)]
+    return np.frombuffer(text.translate(_CODES), np.uint8)
 
 
 def roll_words(codes: UInt8[np.ndarray, " N"], length: int) -> Int[np.ndarray, " W"]:
@@ -53,25 +53,48 @@ def roll_words(codes: UInt8[np.ndarray, " N"], length: int) -> Int[np.ndarray, "
 
     Words of 1 letter become words of 2, 4, and so on: two that overlap agree in what they share.
     """
-    words: Int[np.ndarray, " W"] = np.where(codes == UNKNOWN, 0, codes).astype(np.int32)
+    words: Int[np.ndarray, " W"] = (codes & UNKNOWN - 1).astype(np.int32)
     num_letters = 1
     while num_letters < length:
         step = min(num_letters, length - num_letters)
-        words = (words[:-step] << 2 * step) | words[step:]
+        following = words[step:]
+        words = words[:-step] << 2 * step
+        words |= following
         num_letters += step
     return words
 
 
-def count_words(codes: UInt8[np.ndarray, " N"], length: int) -> Int[np.ndarray, " C"]:
-    """How often each word without an unknown letter occurs, int64 [4**length]."""
-    if len(codes) < length:
-        return np.zeros(4**length, np.int64)
-    words = roll_words(codes, length)
-    unknown = np.flatnonzero(codes == UNKNOWN)
-    for offset in range(length):
-        place = unknown - offset
-        words[place[(place >= 0) & (place < len(words))]] = 4**length
-    return np.bincount(words, minlength=4**length + 1)[:-1]
+class WordCounter:
+    """Counts how often each word without an unknown letter occurs.
+
+    Of less than 2**31 letters in all: a count is an int32, so that the table is small. Texts are
+    taken in blocks that stay in a core's cache; what takes the time are the steps from count to
+    count, all over the table.
+    """
+
+    def __init__(self, length: int) -> None:
+        """Counts words of `length` letters, up to 15."""
+        self._length = length
+        # The last one is for words with an unknown letter.
+        self._counts = np.zeros(4**length + 1, np.int32)
+        self._num_letters = 0
+
+    def add(self, codes: UInt8[np.ndarray, " N"]) -> None:
+        """Counts the words of a text."""
+        self._num_letters += len(codes)
+        assert self._num_letters < 2**31, "a count may overflow"
+        length = self._length
+        for first in range(0, len(codes) - length + 1, _LETTERS_AT_ONCE):
+            block = codes[first : first + _LETTERS_AT_ONCE + length - 1]
+            words = roll_words(block, length).astype(np.intp)
+            unknown = np.flatnonzero(block == UNKNOWN)[:, None] - np.arange(length)
+            words[unknown[(unknown >= 0) & (unknown < len(words))]] = 4**length
+            np.add.at(self._counts, words, np.int32(1))
+
+    @property
+    def counts(self) -> Int[np.ndarray, " C"]:
+        """int32 [4**length]."""
+        return self._counts[:-1]
 
 
 def fit_chains(counts: Int[np.ndarray, " C"], prior_count: float = PRIOR_COUNT) -> MarkovChains:
@@ -91,13 +114,16 @@ def fit_chains(counts: Int[np.ndarray, " C"], prior_count: float = PRIOR_COUNT) 
         counts: of all words of one length.
         prior_count: a.
     """
-    num_orders = round(math.log(len(counts), 4))
+    counts_of_orders = [counts]
+    while len(counts_of_orders[-1]) > 4:
+        shorter = counts_of_orders[-1].reshape(4, -1).sum(axis=0, dtype=np.int64)
+        counts_of_orders.append(shorter)
     probs = np.full((1, 4), 0.25)
     log_probs = []
-    for order in range(num_orders):
-        words = counts.reshape(-1, 4 ** (order + 1)).sum(axis=0).reshape(-1, len(probs), 4)
-        total = words.sum(axis=2, keepdims=True) + prior_count
-        probs = ((words + prior_count * probs) / total).reshape(-1, 4)
+    for words in reversed(counts_of_orders):
+        contexts = words[0::4].astype(np.int64) + words[1::4] + words[2::4] + words[3::4]
+        joint = words.reshape(-1, len(probs), 4) + prior_count * probs
+        probs = joint.reshape(-1, 4) / (contexts + prior_count)[:, None]
         log_probs.append(np.log(probs).astype(np.float32).ravel())
     return MarkovChains(tuple(log_probs))
 

@@ -36,7 +36,8 @@ def make_loss(forward: Any, masking: MaskingConfig, model: ModelConfig) -> LossF
     """
 
     def masked_loss(params: Any, micro: Sequences, key: PRNGKey) -> tuple[Float[Array, ""], Counts]:
-        masked = mask_tokens(micro.tokens, micro.rows, key, masking, model)
+        tokens, rows = jnp.asarray(micro.tokens), jnp.asarray(micro.rows)
+        masked = mask_tokens(tokens, rows, key, masking, model)
         return predict_masked(forward, params, masked)
 
     return masked_loss

@@ -12,7 +12,7 @@ from nucleotide_transformer.data.dataset import make_dataset, make_evaluation_se
 from nucleotide_transformer.data.manifest import Manifest, load_manifest
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.model import exact_products, init_params, make_forward
-from nucleotide_transformer.model.flops import count_forward_flops
+from nucleotide_transformer.model.flops import count_update_flops
 from nucleotide_transformer.model.stacking import arrange_params
 from nucleotide_transformer.pretrained import load_pretrained
 from nucleotide_transformer.pretraining.baselines import (
@@ -193,7 +193,7 @@ def make_task(
         blank=make_blank(config.model, config.data.sequence_tokens),
         evaluate=evaluate,
         describe=describe_metrics,
-        flops_per_update=float(count_update_flops(config)),
+        flops_per_update=count_run_flops(config),
         peak_flops=find_total_peak_flops(devices, config.compute.compute_dtype),
     )
 
@@ -270,12 +270,15 @@ def measure_baselines(
     return {FREQUENCY: rows[FREQUENCY], name: best}
 
 
-def count_update_flops(config: PretrainConfig) -> int:
-    """Model FLOPs of one update: forward, and twice that for backward; recomputation left out."""
+def count_run_flops(config: PretrainConfig) -> int:
+    """Model FLOPs of one update of a run."""
     num_tokens = config.data.sequence_tokens
-    num_slots = count_slots(num_tokens, config.masking)
-    forward = count_forward_flops(config.model, num_tokens=num_tokens, num_head_tokens=num_slots)
-    return 3 * forward * config.sequences_per_update
+    return count_update_flops(
+        config.model,
+        num_sequences=config.sequences_per_update,
+        num_tokens=num_tokens,
+        num_head_tokens=count_slots(num_tokens, config.masking),
+    )
 
 
 def describe_run(

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.errors import InputError, RunFailedError, require
 
 AXIS = "device"
 """Name of the axis of devices, for the collectives."""
@@ -72,7 +72,7 @@ def span_processes(devices: list[jax.Device]) -> list[jax.Device]:
 
 
 def check_agreement(tree: Any) -> None:
-    """Raises a `RuntimeError` unless all processes hold the same bits.
+    """Raises a `RunFailedError` unless all processes hold the same bits.
 
     A step that takes the state as replicated never compares the replicas. Processes on different
     hardware, or with another version of JAX, may start from different random parameters.
@@ -87,7 +87,9 @@ def check_agreement(tree: Any) -> None:
         checksum = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), checksum)
     sums = multihost_utils.process_allgather(np.uint32(checksum))
     if len(np.unique(sums)) > 1:
-        raise RuntimeError(f"the processes start from different states: checksums {sums.tolist()}")
+        raise RunFailedError(
+            f"the processes start from different states: checksums {sums.tolist()}"
+        )
 
 
 class Layout(NamedTuple):

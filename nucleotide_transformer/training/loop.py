@@ -18,7 +18,7 @@ import optax
 from jax.experimental import multihost_utils
 
 from nucleotide_transformer.configfile import config_to_dict
-from nucleotide_transformer.errors import OutputExistsError
+from nucleotide_transformer.errors import NotAFolderError, OutputExistsError, RunFailedError
 from nucleotide_transformer.training.checkpoints import Checkpointer, restore
 from nucleotide_transformer.training.devices import Layout, check_agreement, lay_out
 from nucleotide_transformer.training.identity import check_same_rates, check_same_run
@@ -40,7 +40,7 @@ device never waits for the host, few enough that a diverged run stops at once.""
 STOPPING = b"\nstopping: the run is saved after this update; Ctrl-C again ends it at once\n"
 
 
-class TrainingDivergedError(RuntimeError):
+class TrainingDivergedError(RunFailedError):
     """The loss or the gradient is not finite."""
 
 
@@ -91,7 +91,7 @@ class Task:
     of. Every process calls it after the same updates."""
     describe: Callable[[dict[str, float]], str]
     """Held-out metrics in words."""
-    flops_per_update: float
+    flops_per_update: int
     """Model FLOPs of an update."""
     peak_flops: float
     """FLOP/s of all devices together."""
@@ -276,7 +276,7 @@ def agree_on(value: int) -> int:
 def check_output(folder: Path) -> None:
     """Raises an `InputError` if a run can neither start nor resume in `folder`."""
     if folder.exists() and not folder.is_dir():
-        raise OutputExistsError(f"{folder}: is a file; the output of a run must be a folder")
+        raise NotAFolderError(f"{folder}: is a file; the output of a run must be a folder")
     if folder.is_dir() and any(folder.iterdir()) and not is_run(folder):
         raise OutputExistsError(f"{folder}: holds other files; the output must be empty or a run")
 

@@ -68,7 +68,7 @@ class IntervalLog:
         self,
         *,
         tokens_per_update: int,
-        flops_per_update: float,
+        flops_per_update: int,
         peak_flops: float,
         log_every_steps: int,
         total_steps: int,

@@ -16,7 +16,7 @@ from nucleotide_transformer.types import Array, Bool, Float, Int, PRNGKey
 
 WEIGHT = "weight"
 """The count that a loss is divided by."""
-Counts = dict[str, Array]
+Counts = dict[str, Any]
 """Float32 scalars that are added up like the loss: WEIGHT, and what else is to be reported as a
 mean, such as {"weight": masked tokens, "accuracy": those predicted right}."""
 LossFn = Callable[[Tree, Any, PRNGKey], tuple[Float[Array, ""], Counts]]

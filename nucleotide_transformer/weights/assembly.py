@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.model import init_params
 from nucleotide_transformer.types import Params
 
@@ -110,14 +111,14 @@ class ParamsBuilder:
         """Returns the parameters, in the order of the model.
 
         Raises:
-            ValueError: one line with everything that is wrong.
+            InputError: one line with everything that is wrong.
         """
         for module, shapes in self._expected.items():
             for name in shapes:
                 if name not in self._params.get(module, {}) and (module, name) not in self._noted:
                     self.note("missing", "", self._find_label(module, name))
         if self._problems:
-            raise ValueError(f"{self._file}: {describe_problems(self._problems)}")
+            raise InputError(f"{self._file}: {describe_problems(self._problems)}")
         return {
             module: {name: self._params[module][name] for name in shapes}
             for module, shapes in self._expected.items()

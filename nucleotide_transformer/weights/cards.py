@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from nucleotide_transformer.config import ModelConfig
+from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.weights.configs import HUGGINGFACE_CODE, is_plain_esm
 
@@ -110,7 +111,7 @@ def write_tokenizer_files(folder: Path, config: ModelConfig) -> None:
 
 
 def check_vocabulary(file: Path, config: ModelConfig) -> None:
-    """Raises a `ValueError` if a `vocab.txt` lists other tokens than the model has."""
+    """Raises an `InputError` if a `vocab.txt` lists other tokens than the model has."""
     expected = KmerTokenizer(vocabulary=config.vocabulary, k=config.k).tokens
     found = tuple(file.read_text(encoding="utf-8", errors="replace").split("\n"))
     found = found[: len(found) - (found[-1] == "")]
@@ -118,8 +119,8 @@ def check_vocabulary(file: Path, config: ModelConfig) -> None:
         return
     for line, (token, right) in enumerate(zip(found, expected, strict=False), 1):
         if token != right:
-            raise ValueError(f"{file}: line {line}: {token!r} should be {right!r}")
-    raise ValueError(f"{file}: {len(found)} tokens: the model has {len(expected)}")
+            raise InputError(f"{file}: line {line}: {token!r} should be {right!r}")
+    raise InputError(f"{file}: {len(found)} tokens: the model has {len(expected)}")
 
 
 def write_card(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import haiku as hk
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,8 +19,8 @@ from nucleotide_transformer.config import (
     ComputeConfig,
     ModelConfig,
 )
-from nucleotide_transformer.errors import require
-from nucleotide_transformer.model.encoder import NucleotideTransformer
+from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.model import make_forward
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Float, Int, Params
 from nucleotide_transformer.weights.configs import make_hyperparams
@@ -98,9 +99,9 @@ def get_pretrained_model(
         [B, T, T]; the tokenizer; the config.
 
     Raises:
-        ValueError: for an unknown name (the nearest is suggested), a layer or a head that does not
+        InputError: for an unknown name (the nearest is suggested), a layer or a head that does not
             exist, another type of numbers, or a folder with a model of another family.
-        FileNotFoundError: if there is no such folder, or neither network nor cache has the model.
+        MissingInputError: if there is no such folder, or neither network nor cache has the model.
     """
     released = find_released(model_name)
     compute = ComputeConfig(
@@ -130,13 +131,14 @@ def _make_forward_fn(
     maps: tuple[tuple[int, int], ...],
 ) -> Callable[..., dict[str, Array]]:
     """The function that is given to `hk.transform`."""
+    forward = make_forward(config, compute)
 
     def forward_fn(tokens: Int[Array, "B T"], attention_mask: None = None) -> dict[str, Array]:
         if attention_mask is not None:
-            raise ValueError("attention_mask: not taken; what is <pad> is never attended to")
+            raise InputError("attention_mask: not taken; what is <pad> is never attended to")
+        params = hk.transparent_lift(forward.init)(hk.maybe_next_rng_key())
         mapped = sorted({layer for layer, _ in maps})
-        model = NucleotideTransformer(config, compute)
-        outputs = model(jnp.asarray(tokens), layers=layers, attention=mapped)
+        outputs = forward.apply(params, jnp.asarray(tokens), layers=layers, attention=mapped)
         outs: dict[str, Array] = {
             f"attention_map_layer_{layer}_number_{head}": outputs.attention[layer][:, head - 1]
             for layer, head in maps
@@ -171,7 +173,7 @@ def _check_family(
         found, expected = getattr(config, field), getattr(released.config, field)
         if found != expected:
             rule = f"{model_name} is of the family {released.family}, with {expected!r}"
-            raise ValueError(f"{place}: {field} = {found!r}: {rule}")
+            raise InputError(f"{place}: {field} = {found!r}: {rule}")
 
 
 def _check_numbers(
@@ -184,7 +186,7 @@ def _check_numbers(
     for argument, noun, number, last in asked:
         if not 1 <= number <= last:
             rule = f"the model's are numbered 1 to {last}"
-            raise ValueError(f"{argument}: there is no {noun} {number}; {rule}")
+            raise InputError(f"{argument}: there is no {noun} {number}; {rule}")
 
 
 def _describe_config(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nucleotide_transformer.config import ModelConfig
+from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.types import Vocabulary
 
 JAX_EPSILON = 1e-5
@@ -27,17 +28,17 @@ def read_json(file: Path) -> dict[str, Any]:
     """Returns the object that a JSON file holds.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged or holds something else.
+        MissingInputError: if there is no such file.
+        InputError: if it is damaged or holds something else.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file")
+        raise MissingInputError(f"{file}: no such file")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: no valid JSON ({error})") from error
+        raise InputError(f"{file}: no valid JSON ({error})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file}: should be a JSON object, and is a {type(content).__name__}")
+        raise InputError(f"{file}: should be a JSON object, and is a {type(content).__name__}")
     return content
 
 
@@ -69,27 +70,27 @@ class _Options:
             value = float(value)
         if type(value) is not kind:
             found = "is missing" if value is None else f"= {value!r}"
-            raise ValueError(f"{self.file}: {name} {found}: must be a {kind.__name__}")
+            raise InputError(f"{self.file}: {name} {found}: must be a {kind.__name__}")
         return value
 
     def demand(self, name: str, *allowed: Any) -> None:
-        """Raises a `ValueError` if an option is there and is none of those that are computed."""
+        """Raises an `InputError` if an option is there and is none of those that are computed."""
         value = self.content.get(name)
         if value is not None and value not in allowed:
             rule = " or ".join(map(repr, allowed))
-            raise ValueError(f"{self.file}: {name} = {value!r}: only {rule} can be computed")
+            raise InputError(f"{self.file}: {name} = {value!r}: only {rule} can be computed")
 
     def make_config(self, vocabulary_size: int | None, name: str, **fields: Any) -> ModelConfig:
         if vocabulary_size is not None:
             found = find_vocabulary(vocabulary_size)
             if found is None:
                 rule = "must be 4**k + 9 (v1) or 4**k + 11 (v2), for a k from 3 to 8"
-                raise ValueError(f"{self.file}: {name} = {vocabulary_size}: {rule}")
+                raise InputError(f"{self.file}: {name} = {vocabulary_size}: {rule}")
             fields["vocabulary"], fields["k"] = found
         try:
             return ModelConfig(**fields)
-        except ValueError as error:
-            raise ValueError(f"{self.file}: {error}") from error
+        except InputError as error:
+            raise InputError(f"{self.file}: {error}") from error
 
 
 def read_huggingface_config(file: Path, fc1_shape: tuple[int, ...] | None) -> ModelConfig:
@@ -132,7 +133,7 @@ def make_huggingface_config(config: ModelConfig) -> dict[str, Any]:
     """Returns the content of a `config.json`.
 
     Raises:
-        ValueError: for what that layout has no option for.
+        InputError: for what that layout has no option for.
     """
     shares = (config.masking_ratio, config.masking_probability)
     gated_swish = (config.ffn_gated, config.ffn_activation) in ((True, "swish"), (False, "gelu"))
@@ -147,7 +148,7 @@ def make_huggingface_config(config: ModelConfig) -> dict[str, Any]:
         ),
     ):
         if not fits:
-            raise ValueError(
+            raise InputError(
                 f"{field} = {value!r}: the layout huggingface can only say {rule}: use layout jax"
             )
     content = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.tokenizers import KmerTokenizer
 
 _LATE_SPECIALS = ("<eos>", "<bos>")
@@ -82,13 +82,13 @@ class FixedSizeTokenizer:
         return self._ids[self.bos_token]
 
     def id_to_token(self, token_id: int) -> str:
-        """Returns the spelling of an id, or raises a `ValueError` if there is none."""
+        """Returns the spelling of an id, or raises an `InputError` if there is none."""
         rule = f"must lie between 0 and {self.vocabulary_size - 1}"
         require(0 <= token_id < self.vocabulary_size, "token_id", token_id, rule)
         return self._tokens[token_id]
 
     def token_to_id(self, token: str) -> int:
-        """Returns the id of a token; a `ValueError` if it is none."""
+        """Returns the id of a token; an `InputError` if it is none."""
         require(token in self._ids, "token", token, "is no token of the vocabulary")
         return self._ids[token]
 
@@ -101,7 +101,7 @@ class FixedSizeTokenizer:
         """Returns tokens and ids of each sequence, padded to the fixed length.
 
         Raises:
-            ValueError: for a sequence that is longer, or that has an illegal character.
+            InputError: for a sequence that is longer, or that has an illegal character.
         """
         return self.pad_tokens_batch([self.tokenize(sequence) for sequence in sequences])
 
@@ -111,7 +111,7 @@ class FixedSizeTokenizer:
         for i, (tokens, ids) in enumerate(batch):
             missing = self._fixed_length - len(ids)
             if missing < 0:
-                raise ValueError(
+                raise InputError(
                     f"sequence {i}: {len(ids)} tokens with <cls>: more than max_positions ="
                     f" {self._fixed_length}"
                 )

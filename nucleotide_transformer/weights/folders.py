@@ -12,7 +12,12 @@ from nucleotide_transformer.config import (
     ComputeConfig,
     ModelConfig,
 )
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import (
+    MissingInputError,
+    NotAFolderError,
+    OutputExistsError,
+    require,
+)
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights import cards, huggingface, released_jax
 
@@ -69,8 +74,8 @@ def load_folder(
     """Loads the parameters and the architecture that a folder holds.
 
     Raises:
-        FileNotFoundError: if it holds neither layout (or not the one wanted).
-        ValueError: see `load_huggingface` and `load_released_jax`.
+        MissingInputError: if it holds neither layout (or not the one wanted).
+        InputError: see `load_huggingface` and `load_released_jax`.
     """
     found = find_layout(folder, wanted)
     if found is None:
@@ -80,7 +85,7 @@ def load_folder(
             "huggingface": f"{huggingface.CONFIG} and {huggingface.SAFETENSORS}",
         }
         needed = " or ".join(rules.values()) if wanted is None else rules[wanted]
-        raise FileNotFoundError(f"{folder}: no model: should hold {needed}")
+        raise MissingInputError(f"{folder}: no model: should hold {needed}")
     layout, place = found
     load = {"jax": released_jax.load_released_jax, "huggingface": huggingface.load_huggingface}
     params, config = load[layout](place, compute)
@@ -113,9 +118,9 @@ def save_folder(
             never replaced.
 
     Raises:
-        FileExistsError: if the folder is not empty.
-        NotADirectoryError, PermissionError: if it can't be written.
-        ValueError: for an unknown layout, or an architecture that it has no words for.
+        OutputExistsError: if the folder is not empty.
+        NotAFolderError, PermissionError: if it can't be written.
+        InputError: for an unknown layout, or an architecture that it has no words for.
     """
     require(layout in get_args(Layout), "layout", layout, f"must be one of {get_args(Layout)}")
     save = {"jax": released_jax.save_released_jax, "huggingface": huggingface.save_huggingface}
@@ -135,6 +140,8 @@ def _write_whole(folder: Path, overwrite: bool) -> Iterator[Path]:
     )
     try:
         draft.mkdir(parents=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotAFolderError(f"{folder}: can't be written: {error.strerror}") from error
     except OSError as error:
         raise type(error)(f"{folder}: can't be written: {error.strerror}") from error
     try:
@@ -154,11 +161,11 @@ def _write_whole(folder: Path, overwrite: bool) -> Iterator[Path]:
 def check_target(folder: Path, overwrite: bool) -> None:
     """Raises if an export may not be written there: see `save_folder`."""
     if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder}: is a file; an export is a folder")
+        raise NotAFolderError(f"{folder}: is a file; an export is a folder")
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if names and not overwrite:
-        raise FileExistsError(f"{folder}: is not empty: give another folder, or overwrite it")
+        raise OutputExistsError(f"{folder}: is not empty: give another folder, or overwrite it")
     foreign = [name for name in names if not _WRITTEN.fullmatch(name)]
     if foreign:
         rule = "which no export wrote: give another folder"
-        raise FileExistsError(f"{folder}: holds {foreign[0]}, {rule}")
+        raise OutputExistsError(f"{folder}: holds {foreign[0]}, {rule}")

@@ -15,6 +15,7 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 
 from nucleotide_transformer.config import ModelConfig
+from nucleotide_transformer.errors import InputError, MissingInputError
 
 Family = Literal["v1", "v2", "agro", "codon"]
 
@@ -94,14 +95,14 @@ def find_released(name: str) -> ReleasedModel:
     """Returns a released model by its public name.
 
     Raises:
-        ValueError: for another name, with the nearest one.
+        InputError: for another name, with the nearest one.
     """
     if name in RELEASED:
         return RELEASED[name]
     by_folded = {known.casefold(): known for known in RELEASED}
     near = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
     hint = f"did you mean {by_folded[near[0]]}? " if near else ""
-    raise ValueError(f"{name!r} is no released model: {hint}There are {', '.join(RELEASED)}")
+    raise InputError(f"{name!r} is no released model: {hint}There are {', '.join(RELEASED)}")
 
 
 def describe_origin(source: str) -> tuple[str, str | None]:
@@ -131,8 +132,8 @@ def download(
         cache: folder of the cache; huggingface_hub's own by default (`HF_HOME` moves it).
 
     Raises:
-        FileNotFoundError: if there is no network and the cache does not have it; says what to do.
-        ValueError: if the hub has no such repository or revision, or does not let us read it.
+        MissingInputError: if there is no network and the cache does not have it; says what to do.
+        InputError: if the hub has no such repository or revision, or does not let us read it.
     """
     try:
         folder = huggingface_hub.snapshot_download(
@@ -140,15 +141,17 @@ def download(
         )
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         place = f"{repository} at revision {revision}" if revision else repository
-        raise ValueError(f"{place}: the hub has no such repository, or it needs a login") from error
+        raise InputError(f"{place}: the hub has no such repository, or it needs a login") from error
+    except errors.HFValidationError as error:
+        raise InputError(f"{repository!r} is no name of a hub repository") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         where = cache or constants.HF_HUB_CACHE
-        raise FileNotFoundError(
+        raise MissingInputError(
             f"{repository}: no such folder, not in the cache ({where}), and the hub can't be"
             f" reached; where there is a network run `hf download {repository} --local-dir FOLDER`,"
             " copy FOLDER to this machine and give its path in place of the name"
         ) from error
     except errors.HfHubHTTPError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{repository}: the hub refused ({reason:.200})") from error
+        raise InputError(f"{repository}: the hub refused ({reason:.200})") from error
     return Path(folder)

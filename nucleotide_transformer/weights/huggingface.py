@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights.assembly import ParamsBuilder
 from nucleotide_transformer.weights.configs import (
@@ -63,13 +64,13 @@ def load_huggingface(folder: Path, compute: ComputeConfig) -> tuple[Params, Mode
     """Loads a folder of this layout, one tensor at a time.
 
     Raises:
-        FileNotFoundError: if the config or the weights are not there.
-        ValueError: one line with all tensors that are missing, unexpected, misshapen, non-finite
+        MissingInputError: if the config or the weights are not there.
+        InputError: one line with all tensors that are missing, unexpected, misshapen, non-finite
             or half-written; or with what is wrong in the config.
     """
     file = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if file is None:
-        raise FileNotFoundError(f"{folder}: none of {', '.join(WEIGHT_FILES)} is there")
+        raise MissingInputError(f"{folder}: none of {', '.join(WEIGHT_FILES)} is there")
     sources = _open_sources(file)
     fc1_shapes = (source.shape for name, source in sources.items() if FC1.fullmatch(name))
     config = read_huggingface_config(folder / CONFIG, next(fc1_shapes, None))
@@ -99,7 +100,7 @@ def _open_sources(file: Path) -> dict[str, Source]:
     opener = _open_safetensors if file.name == SAFETENSORS_INDEX else _open_pytorch
     weight_map = read_json(file).get("weight_map")
     if not isinstance(weight_map, dict) or not all(map(_is_file_name, weight_map.values())):
-        raise ValueError(f"{file}: weight_map must give each tensor a file name in this folder")
+        raise InputError(f"{file}: weight_map must give each tensor a file name in this folder")
     sources: dict[str, Source] = {}
     for name in sorted(set(weight_map.values())):
         sources |= opener(file.parent / name)
@@ -120,11 +121,11 @@ def _open_safetensors(file: Path) -> dict[str, Source]:
 def _open_pytorch(file: Path) -> dict[str, Source]:
     """Opens PyTorch weights, which are a pickle, with torch's own allow-list."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file")
+        raise MissingInputError(f"{file}: no such file")
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
-        raise ValueError(
+        raise InputError(
             f"{file}: reading PyTorch weights needs torch (pip install torch); a safetensors"
             " file or the jax_model folder of the same release does not"
         ) from error
@@ -132,9 +133,9 @@ def _open_pytorch(file: Path) -> dict[str, Source]:
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises what its pickle, zip and storage readers raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"{file}: refused or damaged: {' '.join(reason)[:300]}") from error
+        raise InputError(f"{file}: refused or damaged: {' '.join(reason)[:300]}") from error
     if not isinstance(tensors, Mapping) or not all(map(torch.is_tensor, tensors.values())):
-        raise ValueError(f"{file}: should hold tensors by name, and nothing else")
+        raise InputError(f"{file}: should hold tensors by name, and nothing else")
 
     def read(tensor: Any) -> Shaped[np.ndarray, "..."]:
         if tensor.dtype == torch.bfloat16:
@@ -171,7 +172,7 @@ def save_huggingface(
     """Writes config and weights into a folder; in shards if they are larger than one may be.
 
     Raises:
-        ValueError: for an architecture that this layout has no words for.
+        InputError: for an architecture that this layout has no words for.
     """
     content = make_huggingface_config(config)
     places = tensor_places(config)

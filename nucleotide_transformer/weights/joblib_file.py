@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from nucleotide_transformer.errors import InputError, MissingInputError
+
 _CHUNK = 1 << 20
 _LINE = 1 << 16
 _OLD_FORMAT = b"ZF"
 _DAMAGE = (EOFError, zlib.error, lzma.LZMAError, OSError)
 
 
-class HalfWrittenError(ValueError):
+class HalfWrittenError(InputError):
     """A file ends, or its compressed data break, before what it announced."""
 
 
@@ -124,7 +126,7 @@ def _open_lz4(raw: io.BufferedIOBase) -> io.BufferedIOBase:
         frames = importlib.import_module("lz4.frame")
     except ImportError as error:
         file = getattr(raw, "name", "the file")
-        raise ValueError(
+        raise InputError(
             f"{file}: compressed with lz4, which is not installed (pip install lz4)"
         ) from error
     return frames.open(raw)
@@ -146,16 +148,16 @@ def open_stream(file: Path) -> Iterator[ByteStream]:
     """Opens a joblib or pickle file, decompressing it if its first bytes say so.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: for the format of joblib below 0.10, or lz4 where that is not installed.
+        MissingInputError: if there is none.
+        InputError: for the format of joblib below 0.10, or lz4 where that is not installed.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file")
+        raise MissingInputError(f"{file}: no such file")
     with file.open("rb") as raw:
         first = raw.read(max(map(len, _OPENERS)))
         raw.seek(0)
         if first.startswith(_OLD_FORMAT):
-            raise ValueError(f"{file}: of joblib below 0.10: save it again with a newer one")
+            raise InputError(f"{file}: of joblib below 0.10: save it again with a newer one")
         for magic, opener in _OPENERS.items():
             if first.startswith(magic):
                 yield ByteStream(opener(raw), file, None)

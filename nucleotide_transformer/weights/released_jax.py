@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights.assembly import ParamsBuilder, expected_shapes
 from nucleotide_transformer.weights.configs import make_hyperparams, read_hyperparams, write_json
@@ -32,8 +33,8 @@ def load_released_jax(folder: Path, compute: ComputeConfig) -> tuple[Params, Mod
     """Loads a folder of this layout; the joblib file goes through the allow-list.
 
     Raises:
-        FileNotFoundError: if one of the two files is not there.
-        ValueError: one line: what the joblib file asks for beyond arrays; or all tensors that are
+        MissingInputError: if one of the two files is not there.
+        InputError: one line: what the joblib file asks for beyond arrays; or all tensors that are
             missing, unexpected, misshapen, non-finite or half-written; or what is wrong in the
             hyperparameters.
     """
@@ -41,7 +42,7 @@ def load_released_jax(folder: Path, compute: ComputeConfig) -> tuple[Params, Mod
     file = folder / CHECKPOINT
     tree, half_written = load_joblib(file)
     if not isinstance(tree, dict):
-        raise ValueError(f"{file}: should hold a dict of modules, not a {type(tree).__name__}")
+        raise InputError(f"{file}: should hold a dict of modules, not a {type(tree).__name__}")
     builder = ParamsBuilder(config, compute, file)
     modules = {simplify_module(module): module for module in expected_shapes(config)}
     if half_written is not None:

@@ -17,6 +17,8 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Shaped
 
+from nucleotide_transformer.errors import InputError, MissingInputError
+
 _DTYPES = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -52,16 +54,16 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
     """Returns the tensors of a file by name.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if the header is no header: not a safetensors file, or cut short inside it.
+        MissingInputError: if there is none.
+        InputError: if the header is no header: not a safetensors file, or cut short inside it.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file")
+        raise MissingInputError(f"{file}: no such file")
     length = file.stat().st_size
     with file.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         if length < 8 or size > min(_MAX_HEADER, length - 8):
-            raise ValueError(
+            raise InputError(
                 f"{file}: half-written, or no safetensors file: its header should have {size} bytes"
                 f" and the file has {length}"
             )
@@ -72,7 +74,7 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
                 name: _read_entry(file, entry, 8 + size, length) for name, entry in header.items()
             }
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{file}: its header is damaged ({error})") from error
+            raise InputError(f"{file}: its header is damaged ({error})") from error
 
 
 def _read_entry(file: Path, entry: Any, start: int, length: int) -> TensorEntry:
@@ -91,10 +93,10 @@ def read_tensor(entry: TensorEntry) -> Shaped[np.ndarray, "..."]:
     """Reads one tensor that is whole.
 
     Raises:
-        ValueError: for a type of numbers that NumPy and ml_dtypes do not have.
+        InputError: for a type of numbers that NumPy and ml_dtypes do not have.
     """
     if entry.dtype not in _DTYPES:
-        raise ValueError(f"{entry.file}: type {entry.dtype} is none of {', '.join(_DTYPES)}")
+        raise InputError(f"{entry.file}: type {entry.dtype} is none of {', '.join(_DTYPES)}")
     array = np.empty(entry.shape, _DTYPES[entry.dtype])
     with entry.file.open("rb", buffering=0) as stream:
         stream.seek(entry.start)
@@ -108,7 +110,7 @@ def _read_into(stream: BinaryIO, target: memoryview, entry: TensorEntry) -> None
     while position < len(target):
         count = stream.readinto(target[position : position + (1 << 28)])  # type: ignore[attr-defined]
         if not count:
-            raise ValueError(f"{entry.file}: half-written: it became shorter while it was read")
+            raise InputError(f"{entry.file}: half-written: it became shorter while it was read")
         position += count
 
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from nucleotide_transformer.errors import MissingInputError, NotAFolderError
 from nucleotide_transformer.weights.folders import (
     PATTERNS,
     PYTORCH_PATTERNS,
@@ -30,23 +31,23 @@ def find_folder(
         cache: folder of the hub's cache; huggingface_hub's own by default.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or neither network nor cache has it.
-        NotADirectoryError: for a file.
-        ValueError: for a name that is no released model's (the nearest is suggested), or a
+        MissingInputError: if there is no such folder, or neither network nor cache has it.
+        NotAFolderError: for a file.
+        InputError: for a name that is no released model's (the nearest is suggested), or a
             repository that the hub does not have.
     """
     path = Path(source).expanduser()
     if path.is_dir():
         return path
     if path.exists():
-        raise NotADirectoryError(f"{path}: is a file: give the folder that it is in")
+        raise NotAFolderError(f"{path}: is a file: give the folder that it is in")
     name = str(source)
     if name in RELEASED:
         return fetch(RELEASED[name].repository, layout, revision=revision, cache=cache)
     if isinstance(source, str) and _REPOSITORY.fullmatch(name):
         return fetch(name, layout, revision=revision, cache=cache)
     if isinstance(source, Path) or "/" in name or name.startswith((".", "~")):
-        raise FileNotFoundError(f"{path}: no such folder")
+        raise MissingInputError(f"{path}: no such folder")
     find_released(name)
     raise AssertionError(name)
 
@@ -64,7 +65,7 @@ def fetch(
     the first, and what torch must read is the last resort.
 
     Raises:
-        FileNotFoundError, ValueError: see `download`; and if no layout is there.
+        MissingInputError, InputError: see `download`; and if no layout is there.
     """
     wanted: tuple[Layout, ...] = ("jax", "huggingface") if layout is None else (layout,)
     choices = [(name, PATTERNS[name]) for name in wanted]
@@ -74,4 +75,4 @@ def fetch(
         if find_layout(folder, name):
             return folder
     files = ", ".join(dict.fromkeys(file for _, patterns in choices for file in patterns))
-    raise FileNotFoundError(f"{repository}: no model in the hub or the cache: none of {files}")
+    raise MissingInputError(f"{repository}: no model in the hub or the cache: none of {files}")

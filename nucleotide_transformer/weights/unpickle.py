@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.weights.joblib_file import ByteStream, HalfWrittenError, open_stream
 from nucleotide_transformer.weights.pickled_arrays import (
     CALLS,
@@ -33,7 +34,7 @@ from nucleotide_transformer.weights.pickled_arrays import (
 _MALFORMED = (ValueError, TypeError, IndexError, KeyError, AttributeError)
 
 
-class RefusedPickleError(ValueError):
+class RefusedPickleError(InputError):
     """The file asks for something that is not on the allow-list, or is no valid pickle."""
 
 
@@ -51,9 +52,9 @@ def load_joblib(file: Path) -> Unpickled:
     """Reads a joblib or pickle file, plain or compressed as joblib does it.
 
     Raises:
-        FileNotFoundError: if there is none.
+        MissingInputError: if there is none.
         RefusedPickleError: naming the file, the byte, and what it asks for.
-        ValueError: if it is compressed with lz4 and that is not installed.
+        InputError: if it is compressed with lz4 and that is not installed.
     """
     with open_stream(file) as stream:
         return _Machine(stream).run()

@@ -1,0 +1,50 @@
+"""Files and folders that are there whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PARTIAL_PREFIX = ".partial-"
+"""Start of the name of what is being written."""
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """Gives a path to write a file or a folder to, which gets its own name when all went well.
+
+    By then it is on disk: what has the name is complete even if the machine fails. A file that is
+    there already is replaced; a folder with files in it is not. After an error, or Ctrl-C, what was
+    written is removed, and what was there before stays.
+
+        with write_whole(folder / "counts.json") as partial:
+            partial.write_text(text)
+
+    Args:
+        path: of the file or folder; its parent must exist.
+
+    Yields:
+        The path to write to, in the same folder, of which nothing exists yet.
+    """
+    partial = path.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-{path.name}")
+    try:
+        yield partial
+        for part in (*partial.rglob("*"), partial):
+            _sync(part)
+        partial.replace(path)
+        _sync(path.parent)
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the list of files of a folder, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,186 @@
+"""Checkpoints: the best one is known to every process, readers only read, old runs open."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nucleotide_transformer.config import ModelConfig
+from nucleotide_transformer.errors import InputError, MissingInputError
+from nucleotide_transformer.model import init_params
+from nucleotide_transformer.model.stacking import arrange_params
+from nucleotide_transformer.training.checkpoints import Checkpointer, restore
+from nucleotide_transformer.training.state import init_state
+from nucleotide_transformer.weights.runs import (
+    FORMAT_VERSION,
+    find_checkpoint,
+    load_run,
+    read_record,
+)
+
+ROOT = Path(__file__).parent.parent
+MODEL = ModelConfig(k=3, num_layers=3, embed_dim=8, num_heads=2, ffn_dim=8)
+CONFIG = {"model": {"k": 3, "num_layers": 3, "embed_dim": 8, "num_heads": 2, "ffn_dim": 8}}
+OPTIMIZER = optax.adam(1e-3)
+
+
+def make_state(step, stack="scan"):
+    """A state whose every number tells its step."""
+    params = arrange_params(init_params(jax.random.key(0), MODEL), stack)
+    state = init_state(params, OPTIMIZER)
+    state = jax.tree.map(lambda leaf: np.full(leaf.shape, step, leaf.dtype), state)
+    return state._replace(step=np.int32(step))
+
+
+def save(checkpointer, step, loss=None, stack="scan"):
+    metrics = {} if loss is None else {"score": loss, "cross_entropy": loss}
+    state = make_state(step, stack)
+    checkpointer.save(state, {"next_index": step}, CONFIG, {"corpus": "abc"}, metrics)
+    checkpointer.wait()
+
+
+def steps(folder):
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
+
+
+def open_elsewhere(folder, keep, *losses):
+    """Saves further checkpoints from another process; returns what it says is the best."""
+    program = (
+        "import sys, pathlib; sys.path.insert(0, 'tests')\n"
+        "from test_checkpoints import *\n"
+        f"folder, losses = pathlib.Path({str(folder)!r}), {losses!r}\n"
+        f"checkpointer = Checkpointer(folder, keep={keep})\n"
+        "[save(checkpointer, step, loss) for step, loss in losses]\n"
+        "print(checkpointer.best_step)\n"
+    )
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout.strip().splitlines()[-1]
+
+
+def test_the_best_is_known_to_another_process_and_survives_it(tmp_path):
+    checkpointer = Checkpointer(tmp_path, keep=1)
+    for step, loss in ((1, 8.0), (2, 7.0), (3, 7.5)):
+        save(checkpointer, step, loss)
+    assert checkpointer.best_step == 2
+    checkpointer.close()
+    assert steps(tmp_path) == [2, 3]
+    assert load_run(tmp_path)[0]["esm_transformer/~/embed"]["embeddings"].max() == 2
+    assert open_elsewhere(tmp_path, 1, (4, 7.6), (5, None), (6, 9.0)) == "2"
+    assert steps(tmp_path) == [2, 6]
+    assert find_checkpoint(tmp_path).name == "2"
+    assert open_elsewhere(tmp_path, 1, (7, 6.5)) == "7"
+    assert steps(tmp_path) == [7]
+
+
+def test_a_run_without_scores_gives_its_latest(tmp_path):
+    checkpointer = Checkpointer(tmp_path, keep=2)
+    for step in (1, 2, 3):
+        save(checkpointer, step)
+    assert checkpointer.best_step is None
+    checkpointer.close()
+    assert steps(tmp_path) == [2, 3]
+    assert find_checkpoint(tmp_path).name == "3"
+
+
+def test_a_score_that_comes_later_counts_from_then_on(tmp_path):
+    checkpointer = Checkpointer(tmp_path, keep=1)
+    save(checkpointer, 1, 8.0)
+    save(checkpointer, 2)
+    assert checkpointer.best_step == 1
+    checkpointer.add_metrics(2, {"score": 7.0})
+    assert checkpointer.best_step == 2
+    checkpointer.add_metrics(2, {"score": 9.0})  # what was measured first stays
+    assert checkpointer.best_step == 2
+    save(checkpointer, 3, 7.5)
+    checkpointer.close()
+    assert steps(tmp_path) == [2, 3]
+
+
+def test_a_reader_leaves_the_save_of_a_live_run_alone(tmp_path):
+    checkpointer = Checkpointer(tmp_path, keep=1)
+    save(checkpointer, 1, 8.0)
+    under_way = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    under_way.mkdir()
+    (under_way / "state").write_text("half")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    _, model = load_run(tmp_path)
+    assert model == MODEL
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    checkpointer.close()
+    resumed = Checkpointer(tmp_path, keep=1)
+    save(resumed, 3)
+    resumed.close()
+    assert not under_way.exists()  # the run itself removes what an interrupted save left
+
+
+@pytest.mark.parametrize(("stack", "other"), [("scan", "loop"), ("loop", "scan")])
+def test_what_is_saved_does_not_depend_on_the_stack(stack, other, tmp_path):
+    checkpointer = Checkpointer(tmp_path, keep=1)
+    save(checkpointer, 5, stack=stack)
+    checkpointer.close()
+    like = jax.eval_shape(lambda: make_shapes(other))
+    state, position = restore(find_checkpoint(tmp_path), like)
+    assert jax.tree.structure(state) == jax.tree.structure(like)
+    assert position == {"next_index": 5}
+    for leaf, shape in zip(jax.tree.leaves(state), jax.tree.leaves(like), strict=True):
+        assert (leaf.shape, leaf.dtype) == (shape.shape, shape.dtype)
+        assert (leaf == 5).all()
+
+
+def make_shapes(stack):
+    return init_state(arrange_params(init_params(jax.random.key(0), MODEL), stack), OPTIMIZER)
+
+
+def test_frozen_parameters_are_not_saved(tmp_path):
+    params = {"base": {"w": jnp.ones(3)}, "lora": {"down": jnp.full(3, 2.0)}}
+    state = init_state(params, optax.sgd(0.1, momentum=0.9), lambda path: path.startswith("lora"))
+    checkpointer = Checkpointer(tmp_path, keep=1)
+    host = jax.tree.map(np.asarray, state)._replace(step=np.int32(1))
+    checkpointer.save(host, {"next_index": 1}, {}, {}, {})
+    checkpointer.close()
+    other = jax.tree.map(jnp.zeros_like, state)
+    restored, _ = restore(find_checkpoint(tmp_path), other)
+    np.testing.assert_array_equal(restored.trainable["lora"]["down"], np.full(3, 2.0))
+    np.testing.assert_array_equal(restored.frozen["base"]["w"], np.zeros(3))
+    assert restored.trainable["base"]["w"] is None
+
+
+def test_a_folder_without_a_checkpoint_is_named(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(MissingInputError, match="checkpoints: no finished checkpoint"):
+        load_run(tmp_path)
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path):
+    checkpointer = Checkpointer(tmp_path, keep=1)
+    save(checkpointer, 1)
+    checkpointer.close()
+    checkpoint = find_checkpoint(tmp_path)
+    assert read_record(checkpoint) == {"format_version": FORMAT_VERSION, "corpus": "abc"}
+    record = checkpoint / "record" / "metadata"
+    record.write_text(json.dumps({"format_version": FORMAT_VERSION + 1}))
+    with pytest.raises(InputError, match=rf"format_version = {FORMAT_VERSION + 1}: this package"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_golden_runs_of_every_version_open(version, tmp_path):
+    """tests/golden/run_vN was written by `make_run.py` with the package of its time."""
+    folder = shutil.copytree(ROOT / "tests" / "golden" / f"run_v{version}", tmp_path / "run")
+    expected = json.loads((folder / "expected.json").read_text())
+    checkpoint = find_checkpoint(folder)
+    assert read_record(checkpoint)["format_version"] == version
+    params, model = load_run(folder)
+    assert model == ModelConfig(k=3, num_layers=3, embed_dim=16, num_heads=2, ffn_dim=24)
+    assert {name: sorted(leaves) for name, leaves in params.items()} == expected["names"]
+    total = sum(np.abs(leaf).sum(dtype=np.float64) for leaf in jax.tree.leaves(params))
+    assert total == pytest.approx(expected["sum"], rel=1e-6)

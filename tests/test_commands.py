@@ -1,0 +1,206 @@
+"""`nt export`, `nt embed` and `nt fill-mask` on a small saved model, with every option that they
+pass on set to something else than its default."""
+
+import re
+
+import jax
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from real_command import run_in_pipe, run_in_terminal
+from small_models import V2, assert_same_params, random_params, save_model
+
+from nucleotide_transformer import cli, pretrained
+from nucleotide_transformer.config import ComputeConfig
+from nucleotide_transformer.inference.embedding import embed
+from nucleotide_transformer.inference.embedding_tables import read_embeddings
+from nucleotide_transformer.inference.likelihoods import fill_mask
+from nucleotide_transformer.pretrained import load_pretrained
+
+HUGGINGFACE = {"config.json", "model.safetensors"}
+JAX = {"hyperparams.json", "pytree_ckpt.joblib"}
+SEQUENCES = {"first": "ACGTTGCAAGGT" * 4, "second": "TTGACCA"}
+MASKED = "ACGTTA<mask>CCG<mask>"
+COMPUTE = ComputeConfig(compute_dtype="bfloat16", attention="einsum", stack="loop")
+COMPUTE_WORDS = "--compute.compute-dtype bfloat16 --compute.attention einsum --compute.stack loop"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model so sure of itself that bfloat16 shows in four digits of a probability."""
+    folder = tmp_path_factory.mktemp("commands") / "model"
+    save_model(folder, V2, "huggingface", jax.tree.map(lambda leaf: 3 * leaf, random_params(V2)))
+    return folder
+
+
+@pytest.fixture
+def fasta(tmp_path):
+    path = tmp_path / "reads.fa"
+    path.write_text("".join(f">{name}\n{text}\n" for name, text in SEQUENCES.items()))
+    return path
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Loading a model is an error of the test."""
+
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(pretrained, "load_pretrained", load)
+
+
+def run(capfd, *args):
+    code = cli.main([word for arg in args for word in str(arg).split()])
+    out, err = capfd.readouterr()
+    return code, out, err
+
+
+def list_names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_export_writes_the_layout_that_is_asked_for(capfd, folder, tmp_path):
+    target = tmp_path / "export"
+    code, out, err = run(capfd, f"export --source {folder} --folder {target} --layout jax")
+    assert (code, out, err) == (0, f"wrote {target} in the jax layout\n", "")
+    assert list_names(target) >= JAX
+    assert list_names(target).isdisjoint(HUGGINGFACE)
+    assert_same_params(load_pretrained(target).params, load_pretrained(folder).params)
+
+
+def test_export_replaces_an_export_only_if_it_may(folder, tmp_path):
+    target = tmp_path / "export"
+    save_model(target, V2, "jax", random_params(V2, seed=1))
+    done = run_in_pipe("export", "--source", folder, "--folder", target)
+    assert done.code == 2
+    assert done.err == f"error: {target}: is not empty: give another folder, or overwrite it\n"
+    assert_same_params(load_pretrained(target).params, random_params(V2, seed=1))
+
+    done = run_in_pipe("export", "--source", folder, "--folder", target, "--overwrite")
+    assert done == (0, f"wrote {target} in the huggingface layout\n", "")
+    assert list_names(target) >= HUGGINGFACE
+    assert list_names(target).isdisjoint(JAX)
+    assert_same_params(load_pretrained(target).params, load_pretrained(folder).params)
+
+
+def embed_all(folder, compute, **options):
+    model = load_pretrained(folder, compute=compute)
+    return list(embed(model, list(SEQUENCES.values()), **options))
+
+
+def test_embed_computes_as_it_is_told(capfd, folder, fasta, tmp_path):
+    output = tmp_path / "out.npz"
+    options = f"--layers 0 2 --pooling max {COMPUTE_WORDS}"
+    words = f"embed --model {folder} --input {fasta} --output {output} {options}"
+    code, out, _ = run(capfd, words)
+    assert (code, out) == (0, f"wrote {output}\n")
+    table = read_embeddings(output)
+    assert table.name == list(SEQUENCES)
+    assert sorted(table.layers) == [0, 2]
+    expected = embed_all(folder, COMPUTE, layers=(0, 2), pooling="max")
+    for layer, rows in table.layers.items():
+        np.testing.assert_array_equal(rows, [row[layer] for row in expected])
+    exact = embed_all(folder, ComputeConfig(), layers=(2,), pooling="max")
+    assert not np.array_equal(table.layers[2], [row[2] for row in exact])
+
+
+def test_embed_by_itself_takes_the_mean_of_the_last_layer(folder, fasta, tmp_path):
+    output = tmp_path / "out.npz"
+    done = run_in_pipe("embed", "--model", folder, "--input", fasta, "--output", output)
+    assert (done.code, done.out) == (0, f"wrote {output}\n"), done.err
+    expected = [row[2] for row in embed_all(folder, ComputeConfig())]
+    # Another process may compile to other instructions: float32 with weights near 1.
+    np.testing.assert_allclose(read_embeddings(output).layers[2], expected, rtol=1e-4, atol=1e-4)
+
+
+def render(folder, compute, top_k):
+    """What `nt fill-mask` should print."""
+    masks = fill_mask(load_pretrained(folder, compute=compute), MASKED, top_k=top_k)
+    return [[(token, f"{share:.4f}") for token, share in tokens] for tokens in masks]
+
+
+def read_printed(out):
+    """The reverse: for each mask its tokens and their probabilities, as they are written."""
+    _, *blocks = re.split(r"<mask> \d+\n", out)
+    return [[tuple(line.split()) for line in block.splitlines()] for block in blocks]
+
+
+def test_fill_mask_shows_as_many_tokens_as_asked_for_computed_as_told(capfd, folder):
+    words = f"fill-mask --model {folder} --sequence {MASKED} --top-k 3 {COMPUTE_WORDS}"
+    code, out, err = run(capfd, words)
+    assert (code, err) == (0, "")
+    expected = render(folder, COMPUTE, 3)
+    assert [len(tokens) for tokens in expected] == [3, 3]
+    assert read_printed(out) == expected
+    assert expected != render(folder, ComputeConfig(), 3)
+
+
+def test_fill_mask_in_a_terminal_shows_five_tokens(folder):
+    words = ("fill-mask", "--model", folder, "--sequence", MASKED)
+    code, out, _ = run_in_terminal(*words, columns=60, FORCE_COLOR="1")
+    assert code == 0, out
+    assert "\x1b" not in out
+    found, expected = read_printed(out), render(folder, ComputeConfig(), 5)
+    assert [len(tokens) for tokens in found] == [5, 5]
+    for tokens, right in zip(found, expected, strict=True):
+        assert [token for token, _ in tokens] == [token for token, _ in right]
+        # The last of four digits may round the other way in another process.
+        np.testing.assert_allclose(
+            [float(share) for _, share in tokens], [float(share) for _, share in right], atol=2e-4
+        )
+
+
+def test_embed_refuses_damaged_settings_of_an_unfinished_run(capfd, folder, fasta, tmp_path):
+    settings = tmp_path / "x.npz.parts" / "settings.json"
+    settings.parent.mkdir()
+    for damage in ("{", "3", "[]x"):
+        settings.write_text(damage)
+        words = f"embed --model {folder} --input {fasta} --output {tmp_path / 'x.npz'}"
+        message = f"error: {settings}: damaged: delete the folder {settings.parent}\n"
+        assert run(capfd, words) == (2, "", message)
+
+
+def test_a_name_that_no_repository_can_have(capfd, tmp_path):
+    code, _, err = run(capfd, f"export --source a--b/c --folder {tmp_path / 'x'}")
+    assert (code, err) == (2, "error: 'a--b/c' is no name of a hub repository\n")
+
+
+def damage_table(path):
+    """A Parquet file whose end, with its schema, is whole, and whose rows are not."""
+    pyarrow.parquet.write_table(pyarrow.table({"sequence": ["ACGT"] * 1_000}), path)
+    path.write_bytes(b"PAR1" + b"\xff" * 60 + path.read_bytes()[64:])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("embed --input {fasta}", "nt embed: --output: must be given"),
+        ("embed --input {tmp}/none.fa --output {tmp}/x.npz", "none.fa: no such FASTA file"),
+        ("embed --input {fasta} --output {tmp}/x.txt", "x.txt': must be a file .parquet"),
+        ("embed --input {fasta} --output {fasta}/x.npz", "reads.fa is a file: must be a folder"),
+        ("embed --input {fasta} --output {taken}", "taken.npz: exists already"),
+        (
+            "embed --input {broken} --output {tmp}/x.npz",
+            "broken.fa: contig 'chr1': position 5: '!'",
+        ),
+        ("embed --input {damaged} --output {tmp}/x.npz", "damaged.parquet: damaged Parquet file: "),
+        ("fill-mask --sequence ACGT", "--sequence = 'ACGT': must hold at least one <mask>"),
+        ("fill-mask --sequence ACJT<mask>", "position 2: character 'J' must be a nucleotide"),
+        ("fill-mask --sequence <mask> --top-k 0", "--top-k = 0: must be above 0"),
+    ],
+)
+@pytest.mark.usefixtures("no_model")
+def test_bad_input_is_told_before_a_model_is_loaded(capfd, fasta, tmp_path, words, message):
+    (tmp_path / "taken.npz").touch()
+    (tmp_path / "broken.fa").write_text(">chr1\nACGT!\n")
+    damage_table(tmp_path / "damaged.parquet")
+    names = ("taken.npz", "broken.fa", "damaged.parquet")
+    files = {name.partition(".")[0]: tmp_path / name for name in names}
+    words = words.format(tmp=tmp_path, fasta=fasta, **files)
+    code, out, err = run(capfd, f"{words} --model 100M_multi_species_v2")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1

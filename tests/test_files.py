@@ -1,0 +1,68 @@
+"""What is written whole: there with all its bytes, or not there, and what was before stays."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nucleotide_transformer.files import write_whole
+
+
+def test_file_gets_its_name_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "counts.json"
+    with write_whole(path) as partial:
+        partial.write_text("one")
+        assert not path.exists()
+        assert [other.name for other in tmp_path.iterdir()] == [partial.name]
+    assert path.read_text() == "one"
+    with write_whole(path) as partial:
+        partial.write_text("two")
+        assert path.read_text() == "one"
+    assert [(other.name, other.read_text()) for other in tmp_path.iterdir()] == [(path.name, "two")]
+
+
+def test_folder_gets_its_name_at_the_end(tmp_path: Path) -> None:
+    with write_whole(tmp_path / "genome") as partial:
+        (partial / "deep").mkdir(parents=True)
+        (partial / "deep" / "file").write_text("one")
+        assert [path.name for path in tmp_path.iterdir()] == [partial.name]
+    assert (tmp_path / "genome" / "deep" / "file").read_text() == "one"
+    assert [path.name for path in tmp_path.iterdir()] == ["genome"]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_error_in_the_middle_leaves_what_was_there(
+    error: type[BaseException], is_folder: bool, tmp_path: Path
+) -> None:
+    path, other = tmp_path / "there", tmp_path / "new"
+    path.write_text("before")
+    for target in (path, other):
+        with pytest.raises(error), write_whole(target) as partial:  # noqa: PT012
+            if is_folder:
+                partial.mkdir()
+                (partial / "first").write_text("half")
+            else:
+                partial.write_text("half")
+            raise error
+    assert [(left.name, left.read_text()) for left in tmp_path.iterdir()] == [("there", "before")]
+
+
+def test_all_of_it_is_on_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced = tmp_path / "genome", []
+    sync = os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append((os.fstat(descriptor).st_ino, path.exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    with write_whole(path) as partial:
+        partial.mkdir()
+        (partial / "one").write_text("1")
+        (partial / "two").write_text("2")
+    parts = {file.stat().st_ino for file in (path, path / "one", path / "two")}
+    assert sorted(synced[:-1]) == sorted((inode, False) for inode in parts)
+    assert synced[-1] == (tmp_path.stat().st_ino, True)
