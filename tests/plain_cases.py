@@ -34,6 +34,7 @@ LEARNED = {
         "token_dropout": True,
         "masking_ratio": 0.3,
         "masking_probability": 0.6,
+        "init": "truncated_normal",
     },
     "compute": {"attention": "einsum", "stack": "loop", "remat": "block"},
     "data": {"sequence_tokens": 24, "temperature": 2.0},

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import shutil
 import signal
 
 import jax
@@ -21,8 +22,15 @@ from plain_cases import LEARNED, ROTARY, build, make_config, write_toml
 from nucleotide_transformer import cli
 from nucleotide_transformer.config import PretrainConfig
 from nucleotide_transformer.configfile import config_to_dict, load_config
+from nucleotide_transformer.data.manifest import load_manifest
+from nucleotide_transformer.data.reader import open_split
 from nucleotide_transformer.model import init_params
 from nucleotide_transformer.pretraining import run
+from nucleotide_transformer.pretraining.baselines import (
+    best_markov,
+    evaluate_baselines,
+    fit_baselines,
+)
 from nucleotide_transformer.training.identity import flatten
 from nucleotide_transformer.training.metrics import MetricWriter, read_metrics
 from nucleotide_transformer.weights.runs import load_run
@@ -39,6 +47,9 @@ STOP_AT = 16
 STOPPED = 17
 RESUMED = ["--num-devices", "2", "--sequences-per-device", "4", "--compute.stack", "scan"]
 RESUMED += ["--compute.remat", "none", "--compute.attention", "xla"]
+
+
+on_three = pytest.mark.devices(3)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +71,7 @@ class Case:
     """By the last command."""
     figures: tuple = ()
     """That the last command saved."""
+    has_baselines: bool = False
     precisions: tuple = ()
     """Of products, whenever the network was traced."""
 
@@ -105,8 +117,10 @@ def watched(case):
 
 @pytest.fixture(scope="module")
 def learned(corpus, tmp_path_factory):
-    """The run that is stopped and resumed."""
+    """The run that is stopped and resumed, on a corpus with baselines."""
     folder = tmp_path_factory.mktemp("learned")
+    corpus = shutil.copytree(corpus, folder / "corpus")
+    assert cli.main(["corpus", "baselines", str(corpus), "--k", str(LEARNED["model"]["k"])]) == 0
     case = make_case(make_config(LEARNED, corpus, folder / "run"), (0, STOPPED))
     file = write_toml(folder / "run.toml", config_to_dict(case.config))
     assert load_config(file) == case.config
@@ -126,6 +140,7 @@ def learned(corpus, tmp_path_factory):
     assert f"stopped after update {STOPPED};" in case.printed
     with watched(case):
         assert cli.main([*command, *RESUMED]) == 0
+    case.has_baselines = True
     return case
 
 
@@ -139,7 +154,7 @@ def rotary(corpus, tmp_path_factory):
     return case
 
 
-@pytest.fixture(params=["learned", "rotary"])
+@pytest.fixture(params=[pytest.param("learned", marks=on_three), "rotary"])
 def case(request):
     return request.getfixturevalue(request.param)
 
@@ -208,44 +223,67 @@ def test_parameters_are_those_of_the_plain_run(case):
 
 
 def test_checkpoints_are_the_latest_and_the_best(case):
-    """The held-out loss rises, so that the best one is not among the latest."""
+    """The learned run's held-out loss rises, so that the best one is not among the latest."""
     config = case.config
     saved = {n for n in range(1, 31) if is_due(n, config.checkpoint.every_steps, 30)}
     saved = sorted(saved | set(case.starts) - {0})
     losses = {step: row["cross_entropy"] for step, row in list_evaluations(case).items()}
     best = min((step for step in saved if step in losses), key=losses.__getitem__)
     latest = saved[-config.checkpoint.keep :]
-    assert best not in latest
+    assert best not in latest or case.config.model.position == "rotary"
     found = {int(path.name) for path in (config.output / "checkpoints").iterdir()}
     assert found == {best, *latest}
     params, _ = load_run(config.output)
     assert_close(params, case.params(best))
 
 
+def measure_baselines(case):
+    """The baselines of the training split on the masked tokens of the plain run."""
+    tokenizer, held_out = plain_run.Corpus(case.config).tokenizer, case.held_out
+    counts = 1 + np.array(plain_run.Corpus(case.config).count_tokens())
+    first, known = case.config.model.first_kmer_id, case.config.model.num_nucleotide_tokens
+    counts = counts[first : first + known]
+    nats = -np.log(counts / counts.sum())[held_out.targets - first].mean()
+    frequency = held_out.describe(nats, (held_out.targets == first + counts.argmax()).sum())
+    places = [np.flatnonzero(row) for row in held_out.selected]
+    valid = np.arange(max(map(len, places))) < np.array([[len(row)] for row in places])
+    positions = np.zeros(valid.shape, int)
+    positions[valid] = np.concatenate(places)
+    train = open_split(load_manifest(case.config.data.corpus), "train")
+    fitted = fit_baselines(train, tokenizer, 10**9)
+    name, markov = best_markov(evaluate_baselines(fitted, held_out.tokens, positions, valid))
+    return {"frequency": frequency, name: markov._asdict()}
+
+
+@on_three
 def test_the_final_table_is_that_of_the_plain_run(learned):
-    expected = list_evaluations(learned)[30]
-    (row,) = (line for line in learned.printed.splitlines() if "this model" in line)
-    _, loss, perplexity, accuracy, bits = (cell.strip() for cell in row.strip("│").split("│"))
-    assert float(loss) == pytest.approx(expected["cross_entropy"], abs=1e-4)
-    assert float(perplexity) == pytest.approx(expected["perplexity"], abs=0.1)
-    assert float(accuracy.rstrip("%")) == pytest.approx(100 * expected["accuracy"], abs=0.01)
-    assert float(bits) == pytest.approx(expected["bits_per_nucleotide"], abs=1e-4)
+    """The model beside the token frequencies and the best Markov chain of the training split."""
+    expected = {"this model": list_evaluations(learned)[30], **measure_baselines(learned)}
+    lines = [line.strip("│").split("│") for line in learned.printed.splitlines()]
+    found = {cells[0].strip(): cells[1:] for cells in lines if len(cells) == 5}
+    assert found.keys() == expected.keys()
+    for name, row in expected.items():
+        loss, perplexity, accuracy, bits = (float(cell.strip(" %")) for cell in found[name])
+        assert loss == pytest.approx(row["cross_entropy"], abs=1e-4)
+        assert perplexity == pytest.approx(row["perplexity"], abs=0.1)
+        assert accuracy == pytest.approx(100 * row["accuracy"], abs=0.01)
+        assert bits == pytest.approx(row["bits_per_nucleotide"], abs=1e-4)
 
 
 def test_the_curves_are_those_of_the_plain_run(case):
-    """Training and held-out loss and accuracy over the tokens seen, before and after a resume."""
-    loss, accuracy, *_ = case.figures[-1].axes
-    for axes, train, validation in (
-        (loss, "loss", "cross_entropy"),
-        (accuracy, "accuracy", "accuracy"),
-    ):
-        for line, kind, name in zip(
+    """Training, held-out and baselines over the tokens seen, before and after a resume."""
+    baselines = measure_baselines(case) if case.has_baselines else {}
+    names = (("loss", "cross_entropy"), ("accuracy", "accuracy"))
+    for axes, (train, validation) in zip(case.figures[-1].axes, names, strict=False):
+        assert len(axes.lines) == 2 + len(baselines)
+        for curve, kind, name in zip(
             axes.lines, ("train", "validation"), (train, validation), strict=False
         ):
             lines = case.read(kind)
-            np.testing.assert_array_equal(line.get_xdata(), [row["tokens"] for row in lines])
-            np.testing.assert_array_equal(line.get_ydata(), [row[name] for row in lines])
-        assert len(axes.lines) >= 2
+            np.testing.assert_array_equal(curve.get_xdata(), [row["tokens"] for row in lines])
+            np.testing.assert_array_equal(curve.get_ydata(), [row[name] for row in lines])
+        heights = [curve.get_ydata()[0] for curve in axes.lines[2:]]
+        assert heights == pytest.approx([row[validation] for row in baselines.values()], rel=1e-5)
 
 
 def test_products_are_exact_in_training_and_evaluation(case):
@@ -254,6 +292,7 @@ def test_products_are_exact_in_training_and_evaluation(case):
     assert len(case.precisions) >= 2 * len(case.starts)
 
 
+@on_three
 def test_another_seed_gives_other_parameters(learned):
     config = learned.config
     one, other = (init_params(jax.random.key(seed), config.model) for seed in (11, 12))
@@ -288,6 +327,7 @@ DEFAULTS = {
 precision, which float64 is compared with."""
 
 
+@on_three
 def test_every_setting_is_off_its_default(learned):
     defaults = flatten(config_to_dict(PretrainConfig()))
     found = flatten(config_to_dict(learned.config))
