@@ -83,7 +83,8 @@ def parse(
     """Reads the options of a command.
 
     Args:
-        kind: a config dataclass, or a function whose parameters are the options.
+        kind: a config dataclass, or a function whose parameters are the options. In
+            `tyro.conf.PositionalRequiredArgs[kind]` what has no default is given without a name.
         args: the words after the command.
         prog: what to call the command in its help and, up to the first " [", in messages.
         default: the config that the options change; that of `kind` by default.
@@ -97,6 +98,7 @@ def parse(
         tyro.cli(kind, args=["--help"], prog=prog, **given)
     command = prog.partition(" [")[0]
     options = list(list_options(kind))
+    kind = _strip_marker(kind)
     words: dict[str, Given] = {}
     try:
         words = read_words(options, args)
@@ -114,6 +116,8 @@ def parse(
 
 def list_options(kind: Callable[..., Any], prefix: str = "") -> Iterator[Option]:
     """The options of a config, those of the configs in it included, in the order of its fields."""
+    required_are_positional = get_origin(kind) is Annotated
+    kind = _strip_marker(kind)
     hints = get_type_hints(kind, include_extras=True)
     for name, parameter in inspect.signature(kind).parameters.items():
         path, hint = f"{prefix}{name}", hints[name]
@@ -128,7 +132,13 @@ def list_options(kind: Callable[..., Any], prefix: str = "") -> Iterator[Option]
         known = item in (bool, *_RULES, *_TEXTS) or get_origin(item) is Literal
         assert known, f"{path}: the command line can't give {hint}"
         is_required = parameter.default is inspect.Parameter.empty
+        is_positional |= is_required and required_are_positional
         yield Option(path, item, is_tuple, may_be_none, is_positional, is_required)
+
+
+def _strip_marker(kind: Callable[..., Config]) -> Callable[..., Config]:
+    """A config class without tyro's marker that what it requires is given without a name."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _strip_none(hint: Any) -> tuple[Any, bool]:
