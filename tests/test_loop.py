@@ -35,6 +35,7 @@ from nucleotide_transformer.training.metrics import read_metrics
 from nucleotide_transformer.weights.runs import find_checkpoint, load_run
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.devices(7)
 TIMING = ("tokens_per_second", "mfu", "input_wait_share")
 
 
