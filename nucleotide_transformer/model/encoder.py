@@ -18,6 +18,7 @@ from nucleotide_transformer.model.layers import (
     drop_mask_embeddings,
     take_tokens,
 )
+from nucleotide_transformer.model.platform import resolve_compute
 from nucleotide_transformer.model.remat import checkpoint_block
 from nucleotide_transformer.model.stacking import BLOCK, read_block, read_stack
 from nucleotide_transformer.types import Array, Bool, Float, Int, Params
@@ -204,7 +205,8 @@ def make_forward(config: ModelConfig, compute: ComputeConfig = ComputeConfig()) 
     def forward(
         tokens: Int[Array, "B T"], positions: Int[Array, "B M"] | None = None, **taps: Sequence[int]
     ) -> Outputs:
-        return NucleotideTransformer(config, compute)(tokens, positions, **taps)
+        concrete = resolve_compute(compute, config)
+        return NucleotideTransformer(config, concrete)(tokens, positions, **taps)
 
     return hk.without_apply_rng(hk.transform(forward))
 

@@ -21,7 +21,9 @@ class MaskedLMHead(hk.Module):
         self._first_norm = norm(name="emb_layer_norm_after")
         self._dense = Linear(config.embed_dim, param_dtype=dtype, name="lm_head_fc_1")
         self._second_norm = norm(name="lm_head_layer_norm")
-        self._output = Linear(config.vocabulary_size, param_dtype=dtype, name="lm_final_fc")
+        self._output = Linear(
+            config.vocabulary_size, param_dtype=dtype, output_dtype="float32", name="lm_final_fc"
+        )
 
     @hk.transparent
     def normalise(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:

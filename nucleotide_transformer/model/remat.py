@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from nucleotide_transformer.config import Remat
 from nucleotide_transformer.types import Array, Params
 
-SAVED = "saved"
+KEPT = "kept"
 CUDNN_ATTENTION = "dot_product_attention_fwd"
 """JAX's name of cuDNN's kernel, whose results have no other."""
 
@@ -17,9 +17,9 @@ Arrays = TypeVar("Arrays")
 ApplyBlock = Callable[[Array, Params], tuple[Array, None]]
 
 
-def save(results: Arrays) -> Arrays:
+def keep_for_backward(results: Arrays) -> Arrays:
     """Marks results of matrix products that "dots" keeps for the backward pass."""
-    return checkpoint_name(results, SAVED)
+    return checkpoint_name(results, KEPT)
 
 
 def checkpoint_block(apply_block: ApplyBlock, remat: Remat, *, inside_scan: bool) -> ApplyBlock:
@@ -30,7 +30,7 @@ def checkpoint_block(apply_block: ApplyBlock, remat: Remat, *, inside_scan: bool
     if remat == "none":
         return apply_block
     policies = jax.checkpoint_policies
-    marked = policies.save_from_both_policies(policies.save_only_these_names(SAVED), is_cudnn)
+    marked = policies.save_from_both_policies(policies.save_only_these_names(KEPT), is_cudnn)
     policy = {"block": None, "dots": marked}[remat]
     return jax.checkpoint(apply_block, policy=policy, prevent_cse=not inside_scan)
 

@@ -1,5 +1,6 @@
 """The pre-training run: set up or resume, update, evaluate, save, report."""
 
+import dataclasses
 import json
 import math
 import os
@@ -17,7 +18,7 @@ import jax
 from nucleotide_transformer.config import PretrainConfig
 from nucleotide_transformer.data.dataset import make_dataset, make_iterator
 from nucleotide_transformer.data.manifest import Manifest, load_manifest
-from nucleotide_transformer.model.attention import check_implementation
+from nucleotide_transformer.model.platform import resolve_compute
 from nucleotide_transformer.pretraining.baselines import Metrics
 from nucleotide_transformer.pretraining.evaluation import (
     Evaluator,
@@ -98,10 +99,10 @@ class Run:
 
     def __init__(self, config: PretrainConfig, *, show: bool):
         """Checks the input, then opens the output folder and restores what is there."""
-        self._config = config
         join_processes(config)
         self._devices = find_devices(config.num_devices)
-        check_implementation(config.compute)
+        compute = resolve_compute(config.compute, config.model, self._devices[0])
+        self._config = config = dataclasses.replace(config, compute=compute)
         num_devices = len(self._devices) * jax.process_count()
         accumulation = config.accumulation_steps(num_devices)
         manifest = load_manifest(config.data.corpus)
