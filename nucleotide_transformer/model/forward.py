@@ -54,8 +54,8 @@ def make_forward(
 
     `apply` raises an `InputError` for more tokens than learned positions and for a layer that does
     not exist. It has derivatives of any order in reverse mode (`jax.grad`, `jax.vjp`,
-    `jax.jacrev`). In forward mode (`jax.jvp`, `jax.jacfwd`, and `jax.hessian`, which is made of it) JAX raises a
-    `TypeError`: norms, products and gates have rules for the backward pass alone.
+    `jax.jacrev`). In forward mode (`jax.jvp`, `jax.jacfwd`, and `jax.hessian`, which is made of
+    it) JAX raises a `TypeError`: norms, products and gates have rules for the backward pass alone.
 
     Args:
         config: architecture.
