@@ -14,20 +14,55 @@ from nucleotide_transformer.errors import InputError, MissingInputError, RuleErr
 Config = TypeVar("Config")
 
 
+BASE = "base"
+"""Key of a config file: another file, relative to it, whose fields it takes and overrides."""
+
+
 def load_config(path: Path) -> PretrainConfig:
     """Reads the config of a pre-training run; fields that the file leaves out keep their default.
+
+    With `base = "other.toml"` the fields of that file come first.
 
     Raises:
         MissingInputError, InputError: one line with the file, the field, its value and the rule.
     """
     path = Path(path)
+    fields = read_fields(path)
+    return config_from_dict(PretrainConfig, fields, str(path))
+
+
+def read_fields(path: Path, *, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The fields of a config file, over those of its base; checked file by file.
+
+    Args:
+        path: the file.
+        above: the files that have it as their base.
+    """
     if not path.is_file():
         raise MissingInputError(f"{path}: no such config file")
     try:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not TOML: {error}") from None
-    return config_from_dict(PretrainConfig, fields, str(path))
+    base = fields.pop(BASE, None)
+    check_fields(PretrainConfig, fields, str(path))
+    if base is None:
+        return fields
+    if not isinstance(base, str):
+        raise InputError(f"{path}: base = {base!r}: must be the path of a config file")
+    below = path.parent / base
+    if below.resolve() in {file.resolve() for file in (*above, path)}:
+        raise InputError(f"{path}: base = {base!r}: has this file as its own base")
+    return merge_fields(read_fields(below, above=(*above, path)), fields)
+
+
+def merge_fields(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Nested fields, of which those above override those below."""
+    merged = dict(below)
+    for name, value in above.items():
+        both = isinstance(value, dict) and isinstance(below.get(name), dict)
+        merged[name] = merge_fields(below[name], value) if both else value
+    return merged
 
 
 def config_from_dict(kind: type[Config], fields: dict[str, Any], source: str) -> Config:

@@ -75,3 +75,23 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     build_corpus(config)
     return config.output
+
+
+@pytest.fixture
+def run_config(small_corpus: Path, tmp_path: Path) -> object:
+    """A run of eight updates of a tiny model that logs each, and evaluates and saves at some."""
+    from nucleotide_transformer import config
+
+    return config.PretrainConfig(
+        output=tmp_path / "run",
+        model=config.ModelConfig(k=3, num_layers=3, embed_dim=16, num_heads=2, ffn_dim=24),
+        data=config.DataConfig(corpus=small_corpus, sequence_tokens=64),
+        tokens_per_update=512,
+        sequences_per_device=4,
+        total_tokens=512 * 8,
+        num_devices=1,
+        log_every_steps=1,
+        optimizer=config.OptimizerConfig(peak_learning_rate=1e-2, warmup_steps=4),
+        evaluation=config.EvaluationConfig(num_sequences=5, every_steps=4),
+        checkpoint=config.CheckpointConfig(every_steps=3, keep=2),
+    )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nucleotide_transformer import attention
+from nucleotide_transformer.model import attention
 from nucleotide_transformer.model.attention import attend, attention_weights
 
 FORMS = ("einsum", "heads", "xla")

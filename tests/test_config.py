@@ -23,11 +23,17 @@ def test_vocabulary_sizes(vocabulary, k, expected):
     assert ModelConfig(vocabulary=vocabulary, k=k).vocabulary_size == expected
 
 
-def test_the_published_run_divides_over_eight_devices():
+def test_the_published_run_is_the_default():
     config = PretrainConfig()
-    assert config.sequences_per_update == 1_000
-    assert config.accumulation_steps(8) == 5
-    assert config.total_steps == 300_000
+    assert (config.sequences_per_update, config.total_steps) == (1_000, 300_000)
+
+
+def test_only_learned_positions_limit_the_length_of_training_sequences():
+    data = DataConfig(sequence_tokens=4_000)
+    assert PretrainConfig(data=data, tokens_per_update=4_000).sequences_per_update == 1
+    learned = ModelConfig(position="learned")
+    with pytest.raises(InputError, match=r"sequence_tokens = 4000: the learned positions end at"):
+        PretrainConfig(data=data, tokens_per_update=4_000, model=learned)
 
 
 @pytest.mark.parametrize(
@@ -40,10 +46,6 @@ def test_the_published_run_divides_over_eight_devices():
         (lambda: MaskingConfig(mask_probability=0.95), "add up to at most 1"),
         (lambda: DataConfig(temperature=0.5), "temperature = 0.5: must be 1 or above"),
         (lambda: PretrainConfig(tokens_per_update=1_500), "must be a multiple of data.sequence_"),
-        (
-            lambda: PretrainConfig(data=DataConfig(sequence_tokens=4_000), tokens_per_update=4_000),
-            "must be at most model.max_positions = 2048",
-        ),
     ],
 )
 def test_rules(make, message):
@@ -96,3 +98,36 @@ def test_integers_are_floats_too(tmp_path):
     path.write_text("[optimizer]\npeak_learning_rate = 1\nclip_norm = 1.0")
     optimizer = load_config(path).optimizer
     assert (optimizer.peak_learning_rate, optimizer.clip_norm) == (1.0, 1.0)
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_a_config_takes_the_fields_of_its_base_and_overrides_them(tmp_path):
+    (tmp_path / "deep").mkdir()
+    write(tmp_path / "root.toml", "seed = 5\nlog_every_steps = 7\n[model]\nk = 3\nnum_layers = 4\n")
+    write(
+        tmp_path / "deep/middle.toml", 'base = "../root.toml"\nseed = 6\n[model]\nnum_layers = 2\n'
+    )
+    config = load_config(
+        write(tmp_path / "run.toml", 'base = "deep/middle.toml"\n[data]\ntemperature = 2\n')
+    )
+    assert (config.seed, config.log_every_steps, config.data.temperature) == (6, 7, 2.0)
+    assert (config.model.k, config.model.num_layers) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('base = "none.toml"', r"none.toml: no such config file"),
+        ('base = "run.toml"', r"run.toml: base = 'run.toml': has this file as its own base"),
+        ("base = 3", r"run.toml: base = 3: must be the path"),
+        ('base = "bad.toml"', r"bad.toml: sed = 3: unknown field; did you mean seed\?"),
+    ],
+)
+def test_a_base_that_is_no_config_is_named(text, message, tmp_path):
+    write(tmp_path / "bad.toml", "sed = 3")
+    with pytest.raises(InputError, match=message):
+        load_config(write(tmp_path / "run.toml", text))

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nucleotide_transformer import files
 from nucleotide_transformer.data import shards
 from nucleotide_transformer.data.corpus import (
     CorpusConfig,
@@ -116,19 +115,6 @@ def test_bad_fasta_leaves_nothing(
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         build_corpus(dataclasses.replace(config, inputs=config.inputs[:1]))
     assert_one_line(error, config.inputs[0])
-    assert not (tmp_path / "runs").exists()
-
-
-def test_error_in_another_process_leaves_no_other_genome(
-    config: CorpusConfig, tmp_path: Path
-) -> None:
-    """One bad genome, and one that takes a while: it is not built to the end."""
-    config.inputs[0].write_bytes(b"ACGT")
-    with config.inputs[1].open("ab") as file:
-        for number in range(2_000):
-            file.write(b">%d\n%s\n" % (number, b"ACGT" * 5_000))
-    with pytest.raises(ValueError, match="start with '>'"):
-        build_corpus(dataclasses.replace(config, workers=2))
     assert not (tmp_path / "runs").exists()
 
 
@@ -363,33 +349,9 @@ def test_interrupted_build_goes_on(config: CorpusConfig, monkeypatch: pytest.Mon
     assert stamps.items() < stamp_files(config.output).items()
 
 
-@pytest.mark.parametrize("name", ["moss-", "manifest.json"])
-def test_what_is_being_written_has_no_name_yet(
-    name: str, config: CorpusConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stopped when a genome or the manifest is written, but not all of it is on disk."""
-    build_corpus(dataclasses.replace(config, inputs=config.inputs[:1]))
-    before = {path: path.read_bytes() for path in config.output.rglob("*") if path.is_file()}
-
-    def stop(part: Path) -> None:
-        if name in part.name:
-            assert part.exists()
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(files, "_sync", stop)
-    with pytest.raises(KeyboardInterrupt):
-        build_corpus(config)
-    names = {path.name.partition("-")[0] for path in (config.output / "genomes").iterdir()}
-    assert names == ({"ant"} if name == "moss-" else {"ant", "moss"})
-    assert {path: path.read_bytes() for path in before} == before
-    assert [genome.species for genome in load_manifest(config.output).genomes] == ["ant"]
-    assert not list_partial(config.output)
-
-
 KILLED = """
 import sys
 from pathlib import Path
-from nucleotide_transformer import files
 from nucleotide_transformer.data import shards
 from nucleotide_transformer.data.corpus import CorpusConfig, build_corpus
 from nucleotide_transformer.data.manifest import save_genome

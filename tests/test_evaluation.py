@@ -1,13 +1,13 @@
 """Held-out evaluation: fixed masks, sums over counts, and no dependence on the layout."""
 
-import dataclasses
+import functools
 import math
 
 import jax
 import numpy as np
 import pytest
 
-from nucleotide_transformer.config import DataConfig, MaskingConfig, ModelConfig, PretrainConfig
+from nucleotide_transformer.config import MaskingConfig, ModelConfig
 from nucleotide_transformer.model import init_params, make_forward
 from nucleotide_transformer.pretraining.evaluation import (
     Evaluator,
@@ -15,20 +15,11 @@ from nucleotide_transformer.pretraining.evaluation import (
     make_metrics,
     mask_evaluation_set,
 )
-from nucleotide_transformer.pretraining.objective import TokenCounts
-from nucleotide_transformer.training.step import (
-    EvaluationSums,
-    find_devices,
-    make_evaluation_step,
-)
+from nucleotide_transformer.pretraining.objective import predict_masked
+from nucleotide_transformer.training.devices import find_devices, plan_layout
+from nucleotide_transformer.training.step import make_sum_step
 
 MODEL = ModelConfig(k=3, num_layers=1, embed_dim=16, num_heads=2, ffn_dim=24)
-CONFIG = PretrainConfig(
-    model=MODEL,
-    data=DataConfig(sequence_tokens=20),
-    tokens_per_update=20 * 8,
-    sequences_per_device=2,
-)
 
 
 def make_tokens(num_sequences=7):
@@ -54,7 +45,7 @@ def test_nucleotides_of_masked_tokens_are_k_or_one():
     assert count_nucleotides(masked, MODEL) == 3 * kmers.sum() + (~kmers).sum()
 
 
-@pytest.mark.parametrize(("num_devices", "at_once"), [(1, 2), (2, 2), (8, 1)])
+@pytest.mark.parametrize(("num_devices", "at_once"), [(1, 2), (2, 2), (3, 1), (8, 1)])
 def test_equals_the_mean_over_all_masked_tokens(num_devices, at_once):
     masked = mask_evaluation_set(make_tokens(), MaskingConfig(), MODEL)
     params = init_params(jax.random.key(3), MODEL)
@@ -65,9 +56,13 @@ def test_equals_the_mean_over_all_masked_tokens(num_devices, at_once):
     nats = -log_probabilities[rows, masked.positions, masked.targets][masked.valid]
     right = (wide[rows, masked.positions].argmax(-1) == masked.targets)[masked.valid]
 
-    config = dataclasses.replace(CONFIG, sequences_per_device=at_once)
-    step = make_evaluation_step(config, find_devices(num_devices))
-    found = Evaluator(masked, config, step, num_devices=num_devices).evaluate(params)
+    step = make_sum_step(
+        functools.partial(predict_masked, make_forward(MODEL)), find_devices(num_devices)
+    )
+    like = plan_layout(
+        num_devices * at_once, at_most=at_once, num_local=num_devices, num_processes=1
+    )
+    found = Evaluator(masked, MODEL, step, like=like).evaluate(params)
     assert found.cross_entropy == pytest.approx(nats.mean(), abs=1e-5)
     assert found.perplexity == pytest.approx(math.exp(nats.mean()), rel=1e-4)
     assert found.accuracy == pytest.approx(right.mean(), abs=1e-9)
@@ -77,10 +72,10 @@ def test_equals_the_mean_over_all_masked_tokens(num_devices, at_once):
 
 def test_batches_weigh_by_their_masked_tokens():
     sums = [
-        EvaluationSums(np.float32(nats), TokenCounts(np.float32(masked), np.float32(correct)))
+        (np.float32(nats), {"weight": np.float32(masked), "accuracy": np.float32(correct)})
         for nats, masked, correct in ((30.0, 10, 5), (2.0, 1, 0))
     ]
-    metrics = make_metrics(jax.tree.map(jax.numpy.asarray, sums), 64)
+    metrics = make_metrics(sums, 64)
     assert metrics.cross_entropy == pytest.approx(32 / 11)
     assert metrics.accuracy == pytest.approx(5 / 11)
     assert metrics.bits_per_nucleotide == pytest.approx(32 / math.log(2) / 64)

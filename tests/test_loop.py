@@ -17,11 +17,8 @@ import pytest
 from nucleotide_transformer.config import (
     CheckpointConfig,
     ComputeConfig,
-    DataConfig,
     EvaluationConfig,
-    ModelConfig,
     OptimizerConfig,
-    PretrainConfig,
 )
 from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.data.corpus import build_corpus
@@ -38,24 +35,13 @@ from nucleotide_transformer.training.metrics import read_metrics
 from nucleotide_transformer.weights.runs import find_checkpoint, load_run
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.devices(7)
 TIMING = ("tokens_per_second", "mfu", "input_wait_share")
 
 
 @pytest.fixture
-def config(small_corpus, tmp_path):
-    return PretrainConfig(
-        output=tmp_path / "run",
-        model=ModelConfig(k=3, num_layers=3, embed_dim=16, num_heads=2, ffn_dim=24),
-        data=DataConfig(corpus=small_corpus, sequence_tokens=64),
-        tokens_per_update=512,
-        sequences_per_device=4,
-        total_tokens=512 * 8,
-        num_devices=1,
-        log_every_steps=1,
-        optimizer=OptimizerConfig(peak_learning_rate=1e-2, warmup_steps=4),
-        evaluation=EvaluationConfig(num_sequences=5, every_steps=4),
-        checkpoint=CheckpointConfig(every_steps=3, keep=2),
-    )
+def config(run_config):
+    return run_config
 
 
 def list_steps(folder):
@@ -320,66 +306,6 @@ def test_any_number_of_sequences_runs_on_any_number_of_devices(config, tmp_path)
         losses.append([v.get("loss", v.get("cross_entropy")) for v in read_values(here.output)])
     np.testing.assert_allclose(losses[0], losses[1], atol=1e-5)
     np.testing.assert_allclose(losses[0], losses[2], atol=1e-5)
-
-
-@pytest.mark.parametrize("source", ["run", "checkpoint", "folder"])
-def test_a_run_starts_from_given_weights(config, tmp_path, source):
-    """With another schedule, seed and masks, and a first loss that shows where it starts."""
-    pretrain(config, show=False)
-    given = {"run": config.output, "checkpoint": find_checkpoint(config.output)}
-    given["folder"] = tmp_path / "exported"
-    if source == "folder":
-        load_pretrained(config.output).save_pretrained(given["folder"])
-    further = dataclasses.replace(
-        config,
-        output=tmp_path / "further",
-        init_from=str(given[source]),
-        seed=9,
-        optimizer=OptimizerConfig(initial_learning_rate=0.0, peak_learning_rate=1e-30),
-        evaluation=dataclasses.replace(config.evaluation, every_steps=1),
-        total_tokens=512 * 2,
-    )
-    pretrain(further, show=False)
-    held_out = [line for line in read_metrics(config.output) if line["kind"] == "validation"]
-    found = [line for line in read_metrics(further.output) if line["kind"] == "validation"]
-    last = held_out[-1] if held_out[-1]["cross_entropy"] <= held_out[0]["cross_entropy"] else None
-    assert last, "the last checkpoint is the best of this run"
-    assert found[0]["cross_entropy"] == pytest.approx(last["cross_entropy"], abs=1e-6)
-    shutil.rmtree(given[source])  # a run that resumes has its own weights
-    assert pretrain(dataclasses.replace(further, total_tokens=512 * 3), show=False).step == 3
-
-
-def test_weights_of_another_architecture_are_refused(config, tmp_path):
-    pretrain(dataclasses.replace(config, total_tokens=512), show=False)
-    wider = dataclasses.replace(config.model, ffn_dim=32, max_positions=100)
-    further = dataclasses.replace(
-        config, output=tmp_path / "further", init_from=str(config.output), model=wider
-    )
-    rule = r"init_from = .*run': model.ffn_dim = 24 there, 32 here: the model must be that of"
-    with pytest.raises(InputError, match=rule):
-        pretrain(further, show=False)
-    assert not further.output.exists()
-
-
-@pytest.mark.parametrize(
-    ("compute", "message"),
-    [
-        ({"param_dtype": "bfloat16"}, "param_dtype = 'bfloat16': training needs float32"),
-        ({"param_dtype": "float16"}, "param_dtype = 'float16': training needs float32"),
-        ({"compute_dtype": "float16"}, "compute_dtype = 'float16': float16 would need loss"),
-    ],
-)
-def test_a_precision_that_does_not_train_is_refused(config, compute, message):
-    with pytest.raises(InputError, match=message):
-        dataclasses.replace(config, compute=ComputeConfig(**compute))
-
-
-def test_token_dropout_takes_the_rates_of_the_masking(config):
-    model = dataclasses.replace(config.model, token_dropout=True)
-    masking = dataclasses.replace(config.masking, ratio=0.3)
-    dataclasses.replace(config, model=model)
-    with pytest.raises(InputError, match=r"masking.ratio, .* = \(0.3, 0.8\): model.token_dropout"):
-        dataclasses.replace(config, model=model, masking=masking)
 
 
 def test_bad_input_leaves_nothing_behind(config, tmp_path):

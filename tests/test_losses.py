@@ -18,8 +18,8 @@ def test_sum_and_counts_equal_float64_reference():
     expected = -np.take_along_axis(log_probabilities, targets[..., None], -1)[..., 0][valid].sum()
     nats, counts = masked_cross_entropy(*map(jnp.asarray, (logits, targets, valid)))
     np.testing.assert_allclose(nats, expected, rtol=1e-6)
-    assert counts.masked == 4
-    assert counts.correct == ((logits.argmax(-1) == targets) & valid).sum() >= 2
+    assert counts["weight"] == 4
+    assert counts["accuracy"] == ((logits.argmax(-1) == targets) & valid).sum() >= 2
 
 
 def test_unused_slots_have_no_gradient_even_where_their_logits_overflow():

@@ -84,9 +84,16 @@ def test_process_that_is_killed() -> None:
 
 INTERRUPTED = """
 import functools
+import os
+import sys
+import time
 from pathlib import Path
 from test_parallel import go_on, ignore
 from nucleotide_transformer.data.parallel import run_tasks
+
+if __name__ != "__main__":  # imported by one of the processes
+    Path(f"starting {os.getpid()}").touch()
+    time.sleep(float(sys.argv[1]))
 
 if __name__ == "__main__":
     finished = Path("finished")
@@ -98,20 +105,21 @@ if __name__ == "__main__":
 """
 
 
-def test_interrupt_stops_all_processes(tmp_path: Path) -> None:
-    """Ctrl-C in a terminal goes to all processes of the command."""
+@pytest.mark.parametrize(("seconds_to_start", "marks"), [(0, "one two"), (2, "starting*")])
+def test_interrupt_stops_all_processes(seconds_to_start: int, marks: str, tmp_path: Path) -> None:
+    """Ctrl-C in a terminal goes to all processes of the command, whatever they are about."""
     script = tmp_path / "script.py"
     script.write_text(INTERRUPTED)
     root = Path(__file__).parent
     process = subprocess.Popen(
-        [sys.executable, str(script)],
+        [sys.executable, str(script), str(seconds_to_start)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": f"{root}:{root.parent}"},
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
     try:
-        while not ((tmp_path / "one").exists() and (tmp_path / "two").exists()):
+        while not all(list(tmp_path.glob(mark)) for mark in marks.split()):
             assert process.poll() is None
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)
@@ -119,7 +127,7 @@ def test_interrupt_stops_all_processes(tmp_path: Path) -> None:
     finally:
         process.kill()
     assert process.returncode == 130
-    assert b"Traceback" not in errors
+    assert errors == b""
     assert not (tmp_path / "finished").exists()
 
 

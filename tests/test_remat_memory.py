@@ -9,7 +9,7 @@ import pytest
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.model import init_params, make_forward
 from nucleotide_transformer.model.flops import count_forward_flops
-from nucleotide_transformer.model.stacking import arrange_blocks
+from nucleotide_transformer.model.stacking import arrange_params
 
 MODEL = ModelConfig(k=3, num_layers=4, embed_dim=64, num_heads=2, ffn_dim=128)
 SEQUENCES, TOKENS = 4, 128
@@ -22,7 +22,7 @@ def compile_gradient(remat, stack):
     forward = make_forward(MODEL, compute)
     tokens = jax.ShapeDtypeStruct((SEQUENCES, TOKENS), jnp.int32)
     params = jax.eval_shape(
-        lambda key: arrange_blocks(init_params(key, MODEL), stack), jax.random.key(0)
+        lambda key: arrange_params(init_params(key, MODEL), stack), jax.random.key(0)
     )
 
     def loss(params, tokens):

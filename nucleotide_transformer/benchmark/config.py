@@ -44,8 +44,6 @@ class BenchmarkConfig:
     scaling: tuple[Scaling, ...] = ()
     """weak: every device has `sequences_per_device`; strong: these are divided over the devices.
     Weak alone by default."""
-    shard_optimizer: bool = False
-    """Each device holds and updates a slice of Adam's moments."""
     warmup_steps: int = 2
     """Steps between the first one, which compiles, and those that are timed."""
     rounds: int = 5

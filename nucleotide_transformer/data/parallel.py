@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -54,14 +55,14 @@ def run_tasks(
         return
     # Not forked: a process that has started jax has threads, which a fork would break.
     context = multiprocessing.get_context("spawn")
-    with (
-        context.Manager() as manager,
-        ProcessPoolExecutor(num_workers, context, _ignore_interrupts) as executor,
-    ):
+    with _hold_interrupts():
+        manager = context.Manager()
+    with manager, ProcessPoolExecutor(num_workers, context) as executor:
         queue, stop = manager.Queue(), manager.Event()
         remote = _RemoteReport(queue, stop)
         try:
-            waiting = {executor.submit(task, remote): name for name, task in tasks.items()}
+            with _hold_interrupts():
+                waiting = {executor.submit(task, remote): name for name, task in tasks.items()}
             while waiting:
                 done = wait(waiting, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED).done
                 while not queue.empty():
@@ -134,6 +135,12 @@ class _RemoteReport:
         self.queue.put((num_nucleotides, num_units))
 
 
-def _ignore_interrupts() -> None:
-    """Leaves Ctrl-C to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextlib.contextmanager
+def _hold_interrupts() -> Iterator[None]:
+    """Holds Ctrl-C back for a moment; processes that are started in it leave it to the parent."""
+    resource_tracker.ensure_running()  # its start, else that of the first, would not hold
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

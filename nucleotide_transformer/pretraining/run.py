@@ -17,6 +17,7 @@ from nucleotide_transformer.model.stacking import arrange_params
 from nucleotide_transformer.pretrained import load_pretrained
 from nucleotide_transformer.pretraining.baselines import (
     FREQUENCY,
+    Baselines,
     Metrics,
     best_markov,
     evaluate_baselines,
@@ -73,7 +74,8 @@ class RunSummary(NamedTuple):
     held_out: Metrics | None
     """Of the model at the end; None if the run was stopped before `total_steps`."""
     baselines: dict[str, Metrics]
-    """Name -> the same metrics on the same masked tokens; empty if the corpus has none."""
+    """Name -> the same metrics on the same masked tokens; empty if the corpus has none, in all
+    processes but the first, and for a run that was stopped."""
 
     @property
     def finished(self) -> bool:
@@ -100,6 +102,7 @@ def pretrain(config: PretrainConfig, *, show: bool = True) -> RunSummary:
         TrainingDivergedError: if the loss is not finite; the checkpoints are those of before.
     """
     join_processes(distributed=config.distributed)
+    first = jax.process_index() == 0
     with catch_signals(show=show) as stop:
         devices = find_devices(config.num_devices)
         manifest = load_manifest(config.data.corpus)
@@ -111,25 +114,22 @@ def pretrain(config: PretrainConfig, *, show: bool = True) -> RunSummary:
             num_processes=jax.process_count(),
         )
         held_out = read_held_out(config, manifest, tokenizer)
+        fitted = load_baselines(manifest, tokenizer) if first else None
         task = make_task(config, manifest, tokenizer, held_out, devices, layout)
-        baselines = measure_baselines(manifest, tokenizer, held_out)
         run = Run(make_plan(config, manifest), task, devices=devices, layout=layout, show=show)
-        run.progress.announce(describe_run(config, manifest, layout))
-        if not baselines:
-            hint = f"none; `nt corpus baselines {config.data.corpus}` counts them once"
-            run.progress.say(f"baselines {hint}")
+        run.progress.announce(describe_run(config, manifest, layout, fitted))
         try:
             with run.progress:
                 result = run.train(stop)
         finally:
             run.close()
-    if jax.process_index() == 0:
+    metrics = result and Metrics(**{name: result[name] for name in Metrics._fields})
+    # Only now, after the last update: no device waits for them, and Ctrl-C ends them at once.
+    baselines = measure_baselines(fitted, held_out) if metrics and fitted else {}
+    if first:
         references = {name: row._asdict() for name, row in baselines.items()}
         plot_curves(config.output, PANELS, labels=LABELS, references=references)
-    metrics = None
-    if result is not None:
-        metrics = Metrics(**{name: result[name] for name in Metrics._fields})
-    return RunSummary(run.step, metrics, baselines)
+    return RunSummary(run.step, metrics or None, baselines)
 
 
 def make_plan(config: PretrainConfig, manifest: Manifest) -> RunPlan:
@@ -252,19 +252,9 @@ def read_held_out(config: PretrainConfig, manifest: Manifest, tokenizer: KmerTok
     return HeldOut(tokens, mask_evaluation_set(tokens, config.masking, config.model))
 
 
-def measure_baselines(
-    manifest: Manifest, tokenizer: KmerTokenizer, held_out: HeldOut
-) -> dict[str, Metrics]:
-    """Token frequencies and the best Markov chain of the corpus, on the model's masked tokens.
-
-    Empty if `nt corpus baselines` has not counted them.
-    """
-    fitted = load_baselines(manifest, tokenizer)
-    if fitted is None:
-        return {}
-    positions, valid = (
-        np.asarray(leaf) for leaf in (held_out.masked.positions, held_out.masked.valid)
-    )
+def measure_baselines(fitted: Baselines, held_out: HeldOut) -> dict[str, Metrics]:
+    """Token frequencies and the best Markov chain of the corpus, on the model's masked tokens."""
+    positions, valid = map(np.asarray, (held_out.masked.positions, held_out.masked.valid))
     rows = evaluate_baselines(fitted, held_out.tokens, positions, valid)
     name, best = best_markov(rows)
     return {FREQUENCY: rows[FREQUENCY], name: best}
@@ -282,7 +272,7 @@ def count_run_flops(config: PretrainConfig) -> int:
 
 
 def describe_run(
-    config: PretrainConfig, manifest: Manifest, layout: Layout
+    config: PretrainConfig, manifest: Manifest, layout: Layout, fitted: Baselines | None
 ) -> list[tuple[str, str]]:
     """The plan of a run: corpus, model, and what the tokens of an update become."""
     model = config.model
@@ -307,6 +297,12 @@ def describe_run(
             f" x {layout.accumulation} accumulated x {layout.per_device} sequences"
             f" x {config.data.sequence_tokens} tokens"
             + (f", {blank} of the sequences blank" if blank else ""),
+        ),
+        (
+            "baselines",
+            f"of {fitted.num_nucleotides:,} nucleotides"
+            if fitted
+            else f"none; `nt corpus baselines {config.data.corpus}` counts them once",
         ),
         ("folder", str(config.output)),
     ]

@@ -117,8 +117,10 @@ class Run:
         check_output(plan.folder)
         self._plan, self._task, self._layout = plan, task, layout
         first = jax.process_index() == 0
+        # Before the folder is there: weights that can't be used leave nothing behind.
+        initial = None if is_run(plan.folder) else task.init_state()
         self._checkpointer = Checkpointer(plan.folder, keep=plan.keep) if first else None
-        state = self._restore_or_init()
+        state = self._restore() or initial or task.init_state()
         check_agreement((state.trainable, state.opt_state))
         self.step = int(state.step)
         self._state = place_state(state, devices)
@@ -181,12 +183,12 @@ class Run:
         if self._writer:
             self._writer.close()
 
-    def _restore_or_init(self) -> TrainState:
-        """The newest checkpoint's state, and the input's position; else the initial state."""
+    def _restore(self) -> TrainState | None:
+        """The newest checkpoint's state, after setting the input's position; None without one."""
         latest = self._checkpointer.latest_step if self._checkpointer else None
         step = agree_on(-1 if latest is None else latest)
         if step < 0:
-            return self._task.init_state()
+            return None
         plan = self._plan
         checkpoint = plan.folder / FOLDER / str(step)
         saved = check_same_run(checkpoint, plan.config, free=plan.free_fields, record=plan.record)

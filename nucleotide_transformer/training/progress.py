@@ -33,11 +33,11 @@ class RunProgress:
     def announce(self, plan: Sequence[tuple[str, str]]) -> None:
         """Prints what the run will do, a line for each name and text."""
         for name, text in plan:
-            self._console.print(f"{name:8} {text}")
+            self._console.print(f"{name:9} {text}")
         start = f", from {self._first_step:,}" if self._first_step else ""
         if self._first_step >= self._total_steps:
             start = ", all applied"
-        self._console.print(f"{'run':8} {self._total_steps:,} updates{start}")
+        self._console.print(f"{'run':9} {self._total_steps:,} updates{start}")
 
     def say(self, text: str) -> None:
         """Prints a line, above the bar."""

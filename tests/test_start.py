@@ -1,0 +1,94 @@
+"""What a run starts from: given weights, and settings in which it can learn."""
+
+import dataclasses
+import shutil
+
+import pytest
+
+from nucleotide_transformer.config import ComputeConfig, OptimizerConfig
+from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.pretrained import load_pretrained
+from nucleotide_transformer.pretraining.run import count_run_flops, pretrain
+from nucleotide_transformer.training.metrics import read_metrics
+from nucleotide_transformer.weights.runs import find_checkpoint
+
+
+@pytest.fixture
+def config(run_config):
+    return run_config
+
+
+@pytest.mark.parametrize("source", ["run", "checkpoint", "folder"])
+def test_a_run_starts_from_given_weights(config, tmp_path, source):
+    """With another schedule, seed and masks, and a first loss that shows where it starts."""
+    pretrain(config, show=False)
+    given = {"run": config.output, "checkpoint": find_checkpoint(config.output)}
+    given["folder"] = tmp_path / "exported"
+    if source == "folder":
+        load_pretrained(config.output).save_pretrained(given["folder"])
+    further = dataclasses.replace(
+        config,
+        output=tmp_path / "further",
+        init_from=str(given[source]),
+        seed=9,
+        optimizer=OptimizerConfig(initial_learning_rate=0.0, peak_learning_rate=1e-30),
+        evaluation=dataclasses.replace(config.evaluation, every_steps=1),
+        total_tokens=512 * 2,
+    )
+    pretrain(further, show=False)
+    held_out = [line for line in read_metrics(config.output) if line["kind"] == "validation"]
+    found = [line for line in read_metrics(further.output) if line["kind"] == "validation"]
+    last = held_out[-1] if held_out[-1]["cross_entropy"] <= held_out[0]["cross_entropy"] else None
+    assert last, "the last checkpoint is the best of this run"
+    assert found[0]["cross_entropy"] == pytest.approx(last["cross_entropy"], abs=1e-6)
+    shutil.rmtree(given[source])  # a run that resumes has its own weights
+    assert pretrain(dataclasses.replace(further, total_tokens=512 * 3), show=False).step == 3
+
+
+def test_weights_of_another_architecture_are_refused(config, tmp_path):
+    pretrain(dataclasses.replace(config, total_tokens=512), show=False)
+    wider = dataclasses.replace(config.model, ffn_dim=32, max_positions=100)
+    further = dataclasses.replace(
+        config, output=tmp_path / "further", init_from=str(config.output), model=wider
+    )
+    rule = r"init_from = .*run': model.ffn_dim = 24 there, 32 here: the model must be that of"
+    with pytest.raises(InputError, match=rule):
+        pretrain(further, show=False)
+    assert not further.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("compute", "message"),
+    [
+        ({"param_dtype": "bfloat16"}, "param_dtype = 'bfloat16': training needs float32"),
+        ({"param_dtype": "float16"}, "param_dtype = 'float16': training needs float32"),
+        ({"compute_dtype": "float16"}, "compute_dtype = 'float16': float16 would need loss"),
+    ],
+)
+def test_a_precision_that_does_not_train_is_refused(config, compute, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(config, compute=ComputeConfig(**compute))
+
+
+def test_token_dropout_takes_the_rates_of_the_masking(config):
+    model = dataclasses.replace(config.model, token_dropout=True)
+    masking = dataclasses.replace(config.masking, ratio=0.3)
+    dataclasses.replace(config, model=model)
+    with pytest.raises(InputError, match=r"masking.ratio, .* = \(0.3, 0.8\): model.token_dropout"):
+        dataclasses.replace(config, model=model, masking=masking)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_mfu_is_held_against_the_peak_in_the_precision_of_the_run(config, monkeypatch, dtype):
+    asked = []
+
+    def find(devices, precision):
+        asked.append((len(devices), precision))
+        return 1e12
+
+    monkeypatch.setattr("nucleotide_transformer.pretraining.run.find_total_peak_flops", find)
+    compute = ComputeConfig(compute_dtype=dtype)
+    pretrain(dataclasses.replace(config, compute=compute, total_tokens=1024), show=False)
+    assert asked == [(1, dtype)]
+    rate, flops = read_metrics(config.output)[1], count_run_flops(config)
+    assert rate["mfu"] == pytest.approx(rate["tokens_per_second"] / 512 * flops / 1e12)
