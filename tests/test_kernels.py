@@ -78,6 +78,27 @@ def test_gradients_of_parameters_are_summed_and_leave_in_float32():
     np.testing.assert_allclose(of_w, np.full((2, 3), exact), rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_joint_product_is_that_of_each(dtype):
+    x, weights = draw(0, 2, 6, 8, dtype=dtype), [draw(i, 8, size) for i, size in ((1, 5), (2, 3))]
+    biases, other = [draw(3, 5), draw(4, 3)], draw(5, 2, 6, 8)
+
+    def jointly(x, *parameters):
+        return jnp.concatenate(products.multiply_jointly(x, parameters[:2], parameters[2:]), -1)
+
+    def one_by_one(x, *parameters):
+        pairs = zip(parameters[:2], parameters[2:], strict=True)
+        return jnp.concatenate([products.plain_multiply(x, w, b) for w, b in pairs], -1)
+
+    found, expected = (
+        differentiate(form, other, x, *weights, *biases) for form in (jointly, one_by_one)
+    )
+    # As above; the gradient of x is here rounded once, there in both parts and their sum.
+    assert_close(found[0], expected[0], 16 * UNIT[dtype])
+    for one, two in zip(found[1], expected[1], strict=True):
+        assert_close(one, two, 16 * UNIT[dtype])
+
+
 def test_logits_in_float32_are_not_rounded_to_the_type_of_the_activations():
     x, w = draw(0, 64, 32, dtype="bfloat16"), draw(1, 32, 16)
     exact = np.asarray(x, np.float64) @ np.asarray(w.astype("bfloat16"), np.float64)

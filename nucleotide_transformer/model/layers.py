@@ -16,7 +16,7 @@ from nucleotide_transformer.config import ComputeConfig, Dtype, ModelConfig
 from nucleotide_transformer.model.attention import attend, attention_weights
 from nucleotide_transformer.model.kernels.gate import apply_gate
 from nucleotide_transformer.model.kernels.layer_norm import normalise
-from nucleotide_transformer.model.kernels.products import multiply
+from nucleotide_transformer.model.kernels.products import multiply, multiply_jointly
 from nucleotide_transformer.model.remat import keep_for_backward
 from nucleotide_transformer.types import Array, Bool, Float, Int
 
@@ -54,14 +54,17 @@ class Linear(hk.Module):
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
         """The product, over the last axis."""
-        input_dim = x.shape[-1]
+        return multiply(x, *self.read(x.shape[-1]), self._output_dtype)
+
+    def read(self, input_dim: int) -> tuple[Float[Array, "D F"], Float[Array, " F"] | None]:
+        """Weights and, if there is one, the bias; for products of several at once."""
         w_init = self._init or hk.initializers.TruncatedNormal(input_dim**-0.5)
         w = hk.get_parameter("w", (input_dim, self._output_dim), self._dtype, init=w_init)
-        b = None
-        if self._bias:
-            b_init = self._init or jnp.zeros
-            b = hk.get_parameter("b", (self._output_dim,), self._dtype, init=b_init)
-        return multiply(x, jnp.asarray(w), b if b is None else jnp.asarray(b), self._output_dtype)
+        if not self._bias:
+            return jnp.asarray(w), None
+        b_init = self._init or jnp.zeros
+        b = hk.get_parameter("b", (self._output_dim,), self._dtype, init=b_init)
+        return jnp.asarray(w), jnp.asarray(b)
 
 
 def he_uniform(shape: Sequence[int], dtype: jnp.dtype) -> Float[Array, "..."]:
@@ -148,8 +151,11 @@ class SelfAttention(hk.Module):
         The weights are in float32.
         """
         config, queries = self._config, take_tokens(x, positions)
-        query = self._project(queries, "query")
-        key, value = (self._project(x, name) for name in ("key", "value"))
+        if positions is None:
+            query, key, value = self._project(x, "query", "key", "value")
+        else:
+            (query,) = self._project(queries, "query")
+            key, value = self._project(x, "key", "value")
         if config.position == "rotary":
             angles = make_rotary_angles(x.shape[1], config.key_dim)
             key = rotate(key, angles)
@@ -162,9 +168,12 @@ class SelfAttention(hk.Module):
         return self._make_linear("mha_output")(mixed.reshape(queries.shape)), weights
 
     @hk.transparent
-    def _project(self, x: Float[Array, "B T D"], name: str) -> Float[Array, "B T H K"]:
-        projected = self._make_linear(name)(x)
-        return projected.reshape(*x.shape[:2], self._config.num_heads, self._config.key_dim)
+    def _project(self, x: Float[Array, "B N D"], *names: str) -> list[Float[Array, "B N H K"]]:
+        """What each of the linear layers gives, all in one product."""
+        layers = [self._make_linear(name).read(x.shape[-1]) for name in names]
+        weights, biases = zip(*layers, strict=True)
+        heads = (*x.shape[:2], self._config.num_heads, self._config.key_dim)
+        return [y.reshape(heads) for y in multiply_jointly(x, weights, biases)]
 
     @hk.transparent
     def _make_linear(self, name: str) -> Linear:

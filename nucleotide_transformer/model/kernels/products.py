@@ -11,6 +11,8 @@ used. Compilers want to hear this in different ways:
 """
 
 import functools
+import itertools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +36,6 @@ def plain_multiply(
     return y.astype(output_dtype or x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def multiply(
     x: Float[Array, "*batch D"],
     w: Float[Array, "D F"],
@@ -50,37 +51,78 @@ def multiply(
         output_dtype: type of the result; that of x by default. float32 is exact to the rounding of
             the factors: what comes out of the sum is not rounded again.
     """
-    return _multiply_forward(x, w, b, output_dtype)[0]
+    return _multiply(x, (w,), None if b is None else (b,), output_dtype)
+
+
+def multiply_jointly(
+    x: Float[Array, "*batch D"],
+    weights: Sequence[Float[Array, "D _"]],
+    biases: Sequence[Float[Array, " _"]] | None = None,
+) -> list[Float[Array, "*batch _"]]:
+    """Products of the same x with several weights, as one: x goes through memory once.
+
+    And so do the gradients: that of x is one sum, not rounded between its parts.
+    """
+    ends = list(itertools.accumulate(w.shape[1] for w in weights))[:-1]
+    joined = _multiply(x, tuple(weights), None if biases is None else tuple(biases), None)
+    return jnp.split(joined, ends, axis=-1)
+
+
+Parameters = tuple[Array, ...]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _multiply(
+    x: Float[Array, "*batch D"],
+    weights: Parameters,
+    biases: Parameters | None,
+    output_dtype: str | None,
+) -> Float[Array, "*batch F"]:
+    """The product with weights and biases side by side."""
+    return _multiply_forward(x, weights, biases, output_dtype)[0]
 
 
 def _multiply_forward(
     x: Float[Array, "*batch D"],
-    w: Float[Array, "D F"],
-    b: Float[Array, " F"] | None,
+    weights: Parameters,
+    biases: Parameters | None,
     output_dtype: str | None,
-) -> tuple[Float[Array, "*batch F"], tuple[Array, Array, Array | None]]:
+) -> tuple[Float[Array, "*batch F"], tuple[Array, Parameters, Parameters | None]]:
     dtype = jnp.dtype(output_dtype or x.dtype)
     rows = x.reshape(-1, x.shape[-1])
-    y = contract(rows, w.astype(x.dtype), ((1,), (0,)), dtype, b)
-    return y.reshape(*x.shape[:-1], -1), (x, w, b)
+    b = None if biases is None else jnp.concatenate(biases)
+    y = contract(rows, _join(weights, x.dtype), ((1,), (0,)), dtype, b)
+    return y.reshape(*x.shape[:-1], -1), (x, weights, biases)
 
 
 def _multiply_backward(
     output_dtype: str | None,
-    saved: tuple[Array, Array, Array | None],
+    saved: tuple[Array, Parameters, Parameters | None],
     gradient: Float[Array, "*batch F"],
-) -> tuple[Float[Array, "*batch D"], Float[Array, "D F"], Float[Array, " F"] | None]:
+) -> tuple[Float[Array, "*batch D"], Parameters, Parameters | None]:
     del output_dtype
-    x, w, b = saved
+    x, weights, biases = saved
     rows, of_rows = (leaf.reshape(-1, leaf.shape[-1]) for leaf in (x, gradient))
-    of_b = None if b is None else jnp.sum(of_rows, axis=0, dtype=jnp.float32).astype(b.dtype)
+    of_biases = None if biases is None else _part(jnp.sum(of_rows, 0, jnp.float32), biases)
     of_rows = of_rows.astype(x.dtype)
-    of_x = contract(of_rows, w.astype(x.dtype), ((1,), (1,)), x.dtype)
-    of_w = contract_rows(rows, of_rows).astype(w.dtype)
-    return of_x.reshape(x.shape), of_w, of_b
+    of_x = contract(of_rows, _join(weights, x.dtype), ((1,), (1,)), x.dtype)
+    of_weights = _part(contract_rows(rows, of_rows), weights)
+    return of_x.reshape(x.shape), of_weights, of_biases
 
 
-multiply.defvjp(_multiply_forward, _multiply_backward)
+_multiply.defvjp(_multiply_forward, _multiply_backward)
+
+
+def _join(weights: Parameters, dtype: jnp.dtype) -> Float[Array, "D F"]:
+    """Weights side by side, in the type in which they are multiplied."""
+    return jnp.concatenate([w.astype(dtype) for w in weights], axis=1)
+
+
+def _part(gradient: Float[Array, "*batch F"], parameters: Parameters) -> Parameters:
+    """The reverse of `_join`, in the parameters' own types."""
+    ends = list(itertools.accumulate(leaf.shape[-1] for leaf in parameters))[:-1]
+    parts = jnp.split(gradient, ends, axis=-1)
+    return tuple(part.astype(leaf.dtype) for part, leaf in zip(parts, parameters, strict=True))
 
 
 def contract(
