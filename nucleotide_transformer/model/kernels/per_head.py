@@ -79,25 +79,28 @@ def _attend_heads_forward(
     value: Float[Array, "G T K"],
     count: Float[Array, "G T"],
 ) -> tuple[Float[Array, "G M K"], tuple[Array, ...]]:
-    """The row's sum is one more column of the product with the values: no pass of its own.
+    """In 16 bits a row's sum is one more column of the product with the values, not a pass.
 
-    XLA's CPU compiler multiplies queries the fastest as [K, M] in float32, as [M, K] in 16 bits.
+    XLA's CPU compiler multiplies queries the fastest as [M, K] in 16 bits, in float32 as [K, M];
+    there one more column costs more than the pass.
     """
-    turned = query.dtype == jnp.float32
+    half = query.dtype != jnp.float32
 
     def attend_head(head: tuple[Array, ...]) -> tuple[Array, ...]:
-        queries, keys, values = head
-        scores = _multiply(queries.T if turned else queries, keys)  # [M, T]
+        queries, keys, values, counts = head
+        scores = _multiply(queries if half else queries.T, keys)  # [M, T]
         top = jnp.max(scores, axis=-1)
         exponentials = jnp.exp(scores - top[:, None]).astype(values.dtype)
-        sums = _multiply(exponentials, values)  # [M, K + 1]
-        total = sums[:, -1]
-        return (sums[:, :-1] / total[:, None]).astype(values.dtype), top + jnp.log(total)
+        sums = _multiply(exponentials, values)
+        total = sums[:, -1] if half else exponentials @ counts
+        mixed = (sums[:, :-1] if half else sums) / total[:, None]
+        return mixed.astype(values.dtype), top + jnp.log(total)
 
     query, key, value = keep_for_backward((query, key, value))
-    values = jnp.concatenate([value, count[..., None].astype(value.dtype)], axis=-1)
-    queries = query.swapaxes(1, 2) if turned else query
-    heads = (queries, key.swapaxes(1, 2), values)
+    column = count[..., None].astype(value.dtype)
+    values = jnp.concatenate([value, column], axis=-1) if half else value
+    queries = query if half else query.swapaxes(1, 2)
+    heads = (queries, key.swapaxes(1, 2), values, count)
     num_scores = query.shape[1] * key.shape[1]
     mixed, log_total = keep_for_backward(_map_heads(attend_head, heads, num_scores))
     return mixed, (query, key, value, count, mixed, log_total)
