@@ -164,7 +164,6 @@ def _map_heads(function: OfHead, heads: tuple[Array, ...], num_scores: int) -> t
         heads: arrays whose first axis is that of the heads.
         num_scores: scores of one head, M * T.
     """
-
     dtypes = tuple(leaf.dtype for leaf in heads)
     results = jax.eval_shape(lambda heads: function(tuple(leaf[0] for leaf in heads)), heads)
     together = _count_at_once(heads[0].shape[0], num_scores) > 1
