@@ -12,11 +12,11 @@ from nucleotide_transformer.types import Vocabulary
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Implementation = Literal["auto", "einsum", "heads", "cudnn", "xla"]
-"""Forms of the attention; see attention.py."""
+"""Forms of the attention; see model/attention.py."""
 Remat = Literal["none", "block", "dots"]
-"""What the backward pass computes again; see remat.py."""
+"""What the backward pass computes again; see model/remat.py."""
 Stack = Literal["loop", "scan"]
-"""How the blocks follow each other; see blocks.py."""
+"""How the blocks follow each other; see model/encoder.py."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

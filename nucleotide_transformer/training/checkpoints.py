@@ -56,6 +56,10 @@ class Checkpointer:
         """Whether there is a checkpoint of `step`, or one being written."""
         return step in self._manager.all_steps()
 
+    def find_before(self, step: int) -> int | None:
+        """The newest checkpoint of fewer updates than `step`; None if there is none."""
+        return max((saved for saved in self._manager.all_steps() if saved < step), default=None)
+
     def path(self, step: int) -> Path:
         """Folder of the checkpoint of `step`."""
         return Path(self._manager.directory) / str(step)

@@ -101,16 +101,22 @@ def act_alone() -> ocp.options.MultiprocessingOptions:
 
 
 def get_score(metrics: dict[str, Any]) -> float:
-    """The held-out score that the best checkpoint has the lowest of; infinite if not measured."""
+    """The held-out score that the best checkpoint has the lowest of.
+
+    Infinite if it was not measured, or is no number: with nan nothing can be sorted.
+    """
     score = metrics.get("score")
-    return math.inf if score is None else float(score)
+    return math.inf if score is None or math.isnan(score) else float(score)
 
 
 def find_best_step(manager: ocp.CheckpointManager) -> int | None:
-    """Step of the checkpoint with the lowest score, of several the first; None if none has one."""
-    found = [(manager.metrics(step), step) for step in manager.all_steps()]
+    """Step of the checkpoint with the lowest score, of several the latest; None if none has one.
+
+    Of several the latest is also what `open_manager` keeps.
+    """
+    found = [(manager.metrics(step), step) for step in sorted(manager.all_steps())]
     scored = [(get_score(metrics), step) for metrics, step in found if metrics]
-    score, step = min(scored, default=(math.inf, None))
+    score, step = min(reversed(scored), key=lambda pair: pair[0], default=(math.inf, None))
     return step if score < math.inf else None
 
 
