@@ -16,7 +16,7 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.model import init_params, make_forward
-from nucleotide_transformer.model.stacking import stack_blocks
+from nucleotide_transformer.model.stacking import stack_params
 from nucleotide_transformer.pretraining.objective import masked_cross_entropy
 
 NUM_LAYERS = 4
@@ -40,7 +40,7 @@ def lower(remat="dots", stack="scan", dtype="bfloat16"):
 
     def init(key):
         params = init_params(key, MODEL, compute)
-        return stack_blocks(params) if stack == "scan" else params
+        return stack_params(params) if stack == "scan" else params
 
     params = jax.eval_shape(init, jax.random.key(0))
     tokens, positions = (

@@ -14,6 +14,7 @@ from nucleotide_transformer.weights.runs import (
     FORMAT_VERSION,
     act_alone,
     find_best_step,
+    name_damage,
     open_manager,
     read_json,
     read_record,
@@ -54,6 +55,10 @@ class Checkpointer:
     def has(self, step: int) -> bool:
         """Whether there is a checkpoint of `step`, or one being written."""
         return step in self._manager.all_steps()
+
+    def find_before(self, step: int) -> int | None:
+        """The newest checkpoint of fewer updates than `step`; None if there is none."""
+        return max((saved for saved in self._manager.all_steps() if saved < step), default=None)
 
     def path(self, step: int) -> Path:
         """Folder of the checkpoint of `step`."""
@@ -122,14 +127,19 @@ def restore(checkpoint: Path, like: TrainState) -> Restored:
         checkpoint: its folder.
         like: shapes of the state to restore (`jax.eval_shape`), in the structure it gets.
             Its frozen parameters, which are arrays, stay.
+
+    Raises:
+        InputError: if files of it are damaged or gone, or it is of a newer version.
     """
     read_record(checkpoint)
     shapes = name_state(jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like))
     handler = ocp.StandardCheckpointHandler(multiprocessing_options=act_alone())
-    with ocp.Checkpointer(handler, multiprocessing_options=act_alone()) as reader:
+    with (
+        name_damage(checkpoint),
+        ocp.Checkpointer(handler, multiprocessing_options=act_alone()) as reader,
+    ):
         saved = reader.restore(checkpoint / "state", args=ocp.args.StandardRestore(shapes))
     position = read_json(checkpoint, "position")
-    assert position is not None, f"{checkpoint}: no position"
     state = like._replace(
         trainable=arrange_like(like.trainable, saved["params"]),
         opt_state=arrange_like(like.opt_state, saved["opt_state"]),

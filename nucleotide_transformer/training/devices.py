@@ -3,6 +3,7 @@
 import math
 import os
 import zlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -90,6 +91,29 @@ def check_agreement(tree: Any) -> None:
         raise RunFailedError(
             f"the processes start from different states: checksums {sums.tolist()}"
         )
+
+
+def check_same_settings(settings: Mapping[str, Any]) -> None:
+    """Raises an `InputError` unless all processes were started with the same settings.
+
+    Each compiles its own step. With another learning rate, say, their parameters would drift apart
+    unseen; with another interval of evaluation they would wait for each other forever.
+
+    Args:
+        settings: name -> value, with the same names in all processes.
+    """
+    if jax.process_count() == 1:
+        return
+    names = sorted(settings)
+    checksums = np.uint32([zlib.crc32(repr(settings[name]).encode()) for name in names])
+    agree = np.ptp(multihost_utils.process_allgather(checksums), axis=0) == 0
+    differing = [
+        f"{name} = {settings[name]!r} in process {jax.process_index()}"
+        for name, same in zip(names, agree, strict=True)
+        if not same
+    ]
+    if differing:
+        raise InputError(f"{'; '.join(differing)}: must be the same in all processes of a run")
 
 
 class Layout(NamedTuple):

@@ -37,7 +37,6 @@ def check_same_run(
         InputError: one line that lists what differs.
     """
     saved = read_json(checkpoint, "config")
-    assert saved is not None, f"{checkpoint}: no config"
     saved_record = read_record(checkpoint)
     kept = drop_fields(saved, REMOVED_FIELDS)
     began_with = config_from_dict(type(config), kept, str(checkpoint))

@@ -20,8 +20,13 @@ from jax.experimental import multihost_utils
 from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.errors import NotAFolderError, OutputExistsError, RunFailedError
 from nucleotide_transformer.training.checkpoints import Checkpointer, restore
-from nucleotide_transformer.training.devices import Layout, check_agreement, lay_out
-from nucleotide_transformer.training.identity import check_same_rates, check_same_run
+from nucleotide_transformer.training.devices import (
+    Layout,
+    check_agreement,
+    check_same_settings,
+    lay_out,
+)
+from nucleotide_transformer.training.identity import check_same_rates, check_same_run, flatten
 from nucleotide_transformer.training.metrics import IntervalLog, MetricWriter
 from nucleotide_transformer.training.progress import RunProgress
 from nucleotide_transformer.training.state import TrainState
@@ -115,6 +120,7 @@ class Run:
             InputError: if the folder holds another run, or other files.
         """
         check_output(plan.folder)
+        check_same_settings(list_settings(plan))
         self._plan, self._task, self._layout = plan, task, layout
         first = jax.process_index() == 0
         # Before the folder is there: weights that can't be used leave nothing behind.
@@ -156,6 +162,8 @@ class Run:
             if evaluate or save or stopping:
                 stopping |= self._record(pending, leave=0)
                 with self._log.pause():
+                    if last or stopping:
+                        self._save({})  # first: the evaluation may fail, or be killed meanwhile
                     held_out = self.evaluate() if evaluate else {}
                     if save or stopping:
                         self._save(held_out)
@@ -169,6 +177,7 @@ class Run:
         """Held-out metrics of the parameters as they are, written down and shown once."""
         if self._evaluated is None or self._evaluated[0] != self.step:
             held_out = self._task.evaluate(self._state.params)
+            self._check_finite(self.step, {"held-out score": held_out["score"]})
             self._evaluated = (self.step, held_out)
             tokens = self.step * self._plan.tokens_per_update
             values = {name: value for name, value in held_out.items() if name != "score"}
@@ -228,7 +237,8 @@ class Run:
             step, metrics = pending.popleft()
             values = jax.device_get(metrics)
             stop |= bool(values.stop)
-            self._check_finite(step, values)
+            shown = {"loss": values.loss, "gradient norm": values.gradient_norm}
+            self._check_finite(step, shown)
             line = self._log.add(step, values)
             self.progress.advance(step, values, self._log.tokens_per_second)
             if line:
@@ -241,17 +251,17 @@ class Run:
         if self._writer:
             self._writer.write(kind, step, values)
 
-    def _check_finite(self, step: int, metrics: StepMetrics) -> None:
-        if math.isfinite(metrics.loss) and math.isfinite(metrics.gradient_norm):
+    def _check_finite(self, step: int, values: dict[str, Any]) -> None:
+        if all(map(math.isfinite, values.values())):
             return
-        good = "none was saved"
+        found = ", ".join(f"{name} {value}" for name, value in values.items())
+        before = "none was saved"
         if self._checkpointer:
             self._checkpointer.wait()
-            latest = self._checkpointer.latest_step
-            good = good if latest is None else str(self._checkpointer.path(latest))
+            latest = self._checkpointer.find_before(step)
+            before = before if latest is None else str(self._checkpointer.path(latest))
         raise TrainingDivergedError(
-            f"update {step}: loss {metrics.loss}, gradient norm {metrics.gradient_norm}:"
-            f" not finite; the last good checkpoint: {good}"
+            f"update {step}: {found}: not finite; the last checkpoint before it: {before}"
         )
 
     def _save(self, held_out: dict[str, float]) -> None:
@@ -275,12 +285,21 @@ def agree_on(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
+def list_settings(plan: RunPlan) -> dict[str, Any]:
+    """What all processes of a run must have in common: its config and record, but for paths."""
+    fields = flatten(dataclasses.asdict(plan.config))
+    return {name: value for name, value in fields.items() if not isinstance(value, Path)} | (
+        plan.record
+    )
+
+
 def check_output(folder: Path) -> None:
     """Raises an `InputError` if a run can neither start nor resume in `folder`."""
     if folder.exists() and not folder.is_dir():
         raise NotAFolderError(f"{folder}: is a file; the output of a run must be a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not is_run(folder):
-        raise OutputExistsError(f"{folder}: holds other files; the output must be empty or a run")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / FOLDER).is_dir():
+        kind = "is a checkpoint" if is_run(folder) else "holds other files"
+        raise OutputExistsError(f"{folder}: {kind}; the output must be empty or a run")
 
 
 @contextmanager

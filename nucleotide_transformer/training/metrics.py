@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorboardX
 
+from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.training.step import StepMetrics
 
 METRICS_FILE = "metrics.jsonl"
@@ -52,13 +53,23 @@ class MetricWriter:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """All lines of a run's metrics, oldest first; a last line that is cut off is left out."""
+    """All lines of a run's metrics, oldest first; a last line that is cut off is left out.
+
+    Raises:
+        InputError: for another line that is no JSON.
+    """
     path = Path(run) / METRICS_FILE
     if not path.exists():
         return []
     text = path.read_text()
     whole = text[: text.rfind("\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()]
+    lines = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}: line {number}: {error}; take this line out") from None
+    return lines
 
 
 class IntervalLog:

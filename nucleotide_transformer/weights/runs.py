@@ -6,6 +6,8 @@ Readers only read: a run may be saving itself at the same moment. What writes is
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,32 @@ FORMAT_VERSION = 1
 this number, and the digest of the corpus."""
 
 
+REASON_LENGTH = 200
+"""Characters of what a library says of a damaged file that a message repeats."""
+
+
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run, or is one of its checkpoints."""
     return (folder / FOLDER).is_dir() or (folder / "_CHECKPOINT_METADATA").is_file()
+
+
+@contextmanager
+def name_damage(path: Path) -> Iterator[None]:
+    """Turns what orbax and JSON raise for damaged files into one line that names the checkpoint.
+
+    Nothing but reading belongs inside: a `ValueError` is taken for damage.
+
+    Raises:
+        InputError: with the first line of the reason.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:REASON_LENGTH]
+        rule = "without its folder, the checkpoint before it counts"
+        raise InputError(f"{path}: damaged, or not whole; {rule}: {reason}") from error
 
 
 def open_manager(run: Path, *, keep: int | None = None) -> ocp.CheckpointManager:
@@ -63,7 +88,8 @@ def open_manager(run: Path, *, keep: int | None = None) -> ocp.CheckpointManager
             cleanup_tmp_directories=True,
             **shared,
         )
-    return ocp.CheckpointManager(folder, options=options)
+    with name_damage(folder):  # it reads the scores
+        return ocp.CheckpointManager(folder, options=options)
 
 
 def act_alone() -> ocp.options.MultiprocessingOptions:
@@ -75,16 +101,22 @@ def act_alone() -> ocp.options.MultiprocessingOptions:
 
 
 def get_score(metrics: dict[str, Any]) -> float:
-    """The held-out score that the best checkpoint has the lowest of; infinite if not measured."""
+    """The held-out score that the best checkpoint has the lowest of.
+
+    Infinite if it was not measured, or is no number: with nan nothing can be sorted.
+    """
     score = metrics.get("score")
-    return math.inf if score is None else float(score)
+    return math.inf if score is None or math.isnan(score) else float(score)
 
 
 def find_best_step(manager: ocp.CheckpointManager) -> int | None:
-    """Step of the checkpoint with the lowest score, of several the first; None if none has one."""
-    found = [(manager.metrics(step), step) for step in manager.all_steps()]
+    """Step of the checkpoint with the lowest score, of several the latest; None if none has one.
+
+    Of several the latest is also what `open_manager` keeps.
+    """
+    found = [(manager.metrics(step), step) for step in sorted(manager.all_steps())]
     scored = [(get_score(metrics), step) for metrics, step in found if metrics]
-    score, step = min(scored, default=(math.inf, None))
+    score, step = min(reversed(scored), key=lambda pair: pair[0], default=(math.inf, None))
     return step if score < math.inf else None
 
 
@@ -105,10 +137,19 @@ def find_checkpoint(folder: Path) -> Path:
     return folder / FOLDER / str(step)
 
 
-def read_json(checkpoint: Path, item: str) -> dict[str, Any] | None:
-    """An item of a checkpoint that is JSON; None if it is not there."""
+def read_json(checkpoint: Path, item: str) -> dict[str, Any]:
+    """An item of a checkpoint that is JSON.
+
+    Raises:
+        MissingInputError: if it is not there.
+        InputError: if it is damaged.
+    """
     path = checkpoint / item / "metadata"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        rule = f"not a checkpoint of `nt pretrain`: no {item} in it"
+        raise MissingInputError(f"{checkpoint}: {rule}")
+    with name_damage(path):
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:
@@ -117,7 +158,8 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
     Raises:
         InputError: for a version that is newer than this package.
     """
-    record = read_json(checkpoint, "record") or {"format_version": 0}
+    has_record = (checkpoint / "record").is_dir()
+    record = read_json(checkpoint, "record") if has_record else {"format_version": 0}
     version = record.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         rule = f"this package reads versions up to {FORMAT_VERSION}; install a newer one"
@@ -136,12 +178,10 @@ def load_run(folder: Path) -> tuple[Params, ModelConfig]:
         The parameters by their released names, as NumPy arrays, and the model's config.
 
     Raises:
-        InputError: if there is no finished checkpoint, or it is of a newer version.
+        InputError: if there is no finished checkpoint, or it is damaged or of a newer version.
     """
     checkpoint = find_checkpoint(folder)
     config = read_json(checkpoint, "config")
-    if config is None:
-        raise MissingInputError(f"{checkpoint}: not a checkpoint of `nt pretrain`: no config in it")
     read_record(checkpoint)
     model = config_from_dict(ModelConfig, config["model"], f"{checkpoint}/config: model")
     return read_params(checkpoint / "state"), model
@@ -150,8 +190,14 @@ def load_run(folder: Path) -> tuple[Params, ModelConfig]:
 def read_params(state: Path) -> Params:
     """The parameters of a saved state; the optimiser's, two thirds of the file, are not read."""
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=act_alone())
-    with ocp.Checkpointer(handler, multiprocessing_options=act_alone()) as reader:
-        tree = reader.metadata(state).item_metadata.tree
+    with (
+        name_damage(state.parent),
+        ocp.Checkpointer(handler, multiprocessing_options=act_alone()) as reader,
+    ):
+        found = reader.metadata(state).item_metadata
+        if found is None:
+            raise ValueError("its list of arrays can't be read")
+        tree = found.tree
         wanted = {
             "params": jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree["params"])
         }

@@ -79,25 +79,28 @@ def _attend_heads_forward(
     value: Float[Array, "G T K"],
     count: Float[Array, "G T"],
 ) -> tuple[Float[Array, "G M K"], tuple[Array, ...]]:
-    """The row's sum is one more column of the product with the values: no pass of its own.
+    """In 16 bits a row's sum is one more column of the product with the values, not a pass.
 
-    XLA's CPU compiler multiplies queries the fastest as [K, M] in float32, as [M, K] in 16 bits.
+    XLA's CPU compiler multiplies queries the fastest as [M, K] in 16 bits, in float32 as [K, M];
+    there one more column costs more than the pass.
     """
-    turned = query.dtype == jnp.float32
+    half = query.dtype != jnp.float32
 
     def attend_head(head: tuple[Array, ...]) -> tuple[Array, ...]:
-        queries, keys, values = head
-        scores = _multiply(queries.T if turned else queries, keys)  # [M, T]
+        queries, keys, values, counts = head
+        scores = _multiply(queries if half else queries.T, keys)  # [M, T]
         top = jnp.max(scores, axis=-1)
         exponentials = jnp.exp(scores - top[:, None]).astype(values.dtype)
-        sums = _multiply(exponentials, values)  # [M, K + 1]
-        total = sums[:, -1]
-        return (sums[:, :-1] / total[:, None]).astype(values.dtype), top + jnp.log(total)
+        sums = _multiply(exponentials, values)
+        total = sums[:, -1] if half else exponentials @ counts
+        mixed = (sums[:, :-1] if half else sums) / total[:, None]
+        return mixed.astype(values.dtype), top + jnp.log(total)
 
     query, key, value = keep_for_backward((query, key, value))
-    values = jnp.concatenate([value, count[..., None].astype(value.dtype)], axis=-1)
-    queries = query.swapaxes(1, 2) if turned else query
-    heads = (queries, key.swapaxes(1, 2), values)
+    column = count[..., None].astype(value.dtype)
+    values = jnp.concatenate([value, column], axis=-1) if half else value
+    queries = query if half else query.swapaxes(1, 2)
+    heads = (queries, key.swapaxes(1, 2), values, count)
     num_scores = query.shape[1] * key.shape[1]
     mixed, log_total = keep_for_backward(_map_heads(attend_head, heads, num_scores))
     return mixed, (query, key, value, count, mixed, log_total)
@@ -123,8 +126,8 @@ def _attend_heads_backward(
 
     query, key, value, count, mixed, log_total = saved
     # The softmax's share: sum over keys of weight * its gradient, found from [M, K] alone.
-    wide = (leaf.astype(jnp.float32) for leaf in (mixed, gradient))
-    common = jnp.einsum("gmk,gmk->gm", *wide)
+    # No product: XLA would make it one of bfloat16, of a shape that its CPU library lacks.
+    common = jnp.sum(mixed.astype(jnp.float32) * gradient.astype(jnp.float32), axis=-1)
     counts = count[..., None] > 0
     keys = jnp.where(counts, key, 0).swapaxes(1, 2)
     heads = (query, key, keys, value, log_total, common, gradient)
@@ -161,12 +164,17 @@ def _map_heads(function: OfHead, heads: tuple[Array, ...], num_scores: int) -> t
         heads: arrays whose first axis is that of the heads.
         num_scores: scores of one head, M * T.
     """
-
-    def apply(packed: tuple[Array, ...]) -> tuple[Array, ...]:
-        return _pack(function(_unpack(packed, dtypes)))
-
     dtypes = tuple(leaf.dtype for leaf in heads)
     results = jax.eval_shape(lambda heads: function(tuple(leaf[0] for leaf in heads)), heads)
+    together = _count_at_once(heads[0].shape[0], num_scores) > 1
+
+    def apply(packed: tuple[Array, ...]) -> tuple[Array, ...]:
+        leaves = _unpack(packed, dtypes)
+        if together:  # XLA's CPU library lacks some products of many small bfloat16 matrices
+            leaves = tuple(leaf.astype(jnp.float32) for leaf in leaves)
+        found = zip(function(leaves), results, strict=True)
+        return _pack(tuple(leaf.astype(like.dtype) for leaf, like in found))
+
     packed = _loop_over_heads(apply, _pack(heads), num_scores)
     return _unpack(packed, tuple(leaf.dtype for leaf in results))
 
@@ -184,8 +192,7 @@ def _loop_over_heads(
 ) -> tuple[Array, ...]:
     """`_map_heads` without its packing."""
     num_heads = heads[0].shape[0]
-    most = SCORES_IN_CACHE // num_scores
-    at_once = max((n for n in range(1, most + 1) if num_heads % n == 0), default=1)
+    at_once = _count_at_once(num_heads, num_scores)
     if at_once > 1:
         return jax.lax.map(function, heads, batch_size=at_once)
     few = max(n for n in range(1, HEADS_A_PASS + 1) if num_heads % n == 0)
@@ -196,6 +203,12 @@ def _loop_over_heads(
 
     grouped = tuple(leaf.reshape(-1, few, *leaf.shape[1:]) for leaf in heads)
     return tuple(leaf.reshape(-1, *leaf.shape[2:]) for leaf in jax.lax.map(apply_few, grouped))
+
+
+def _count_at_once(num_heads: int, num_scores: int) -> int:
+    """Heads whose scores fit the cache together."""
+    most = SCORES_IN_CACHE // num_scores
+    return max((n for n in range(1, most + 1) if num_heads % n == 0), default=1)
 
 
 def _pack(leaves: tuple[Array, ...]) -> tuple[Array, ...]:

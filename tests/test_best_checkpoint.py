@@ -1,0 +1,100 @@
+"""Which checkpoint is the best, where scores are equal, or no numbers; what a failure leaves."""
+
+import dataclasses
+import math
+import os
+import signal
+
+import pytest
+from test_checkpoints import save, steps
+
+from nucleotide_transformer.errors import OutputExistsError
+from nucleotide_transformer.pretraining.baselines import Metrics
+from nucleotide_transformer.pretraining.evaluation import Evaluator
+from nucleotide_transformer.pretraining.run import pretrain
+from nucleotide_transformer.training.checkpoints import Checkpointer
+from nucleotide_transformer.training.loop import TrainingDivergedError
+from nucleotide_transformer.weights.runs import find_checkpoint
+
+
+@pytest.fixture
+def config(run_config):
+    return run_config
+
+
+@pytest.mark.parametrize(
+    ("scores", "best", "kept"),
+    [
+        ((7.0, math.nan, 8.0), 1, [1, 3]),
+        ((math.nan, 7.0, 8.0), 2, [2, 3]),
+        ((math.nan, math.nan, math.nan), None, [3]),
+        ((7.0, 7.0, 8.0), 2, [2, 3]),
+    ],
+    ids=["nan later", "nan first", "nan alone", "equal"],
+)
+def test_the_best_where_scores_are_equal_or_no_numbers(scores, best, kept, tmp_path):
+    checkpointer = Checkpointer(tmp_path, keep=1)
+    for step, score in enumerate(scores, start=1):
+        save(checkpointer, step, score)
+    assert checkpointer.best_step == best
+    checkpointer.close()
+    assert set(kept) <= set(steps(tmp_path))
+    assert find_checkpoint(tmp_path).name == str(best or 3)
+
+
+@pytest.mark.parametrize("failure", [MemoryError, KeyboardInterrupt])
+def test_an_evaluation_that_fails_at_the_end_loses_no_update(config, monkeypatch, failure):
+    def fail(self, params):
+        raise failure
+
+    config = dataclasses.replace(config, total_tokens=512 * 2)  # before any checkpoint is due
+    monkeypatch.setattr(Evaluator, "evaluate", fail)
+    with pytest.raises(failure):
+        pretrain(config, show=False)
+    assert steps(config.output) == [2]
+    monkeypatch.undo()
+    summary = pretrain(config, show=False)
+    assert (summary.step, summary.finished) == (2, True)
+
+
+def test_a_run_that_is_asked_to_stop_saves_before_it_evaluates(config, monkeypatch):
+    """A cluster gives it seconds, and update 4 is one at which it evaluates."""
+    seen = []
+
+    def evaluate(self, params):
+        saves = config.output / "checkpoints"
+        seen.append(any(path.name.startswith("4") for path in saves.iterdir()))
+        return Metrics(7.0, 2.0, 0.5, 1.0)
+
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
+    from nucleotide_transformer.training.loop import Run
+
+    update = Run._update
+
+    def update_and_stop(self, stop, newest):
+        result = update(self, stop, newest)
+        if self.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(Run, "_update", update_and_stop)
+    assert pretrain(config, show=False).step == 4
+    assert seen == [True]
+    assert find_checkpoint(config.output).name == "4"
+
+
+def test_a_held_out_score_that_is_no_number_stops_the_run(config, monkeypatch):
+    monkeypatch.setattr(Evaluator, "evaluate", lambda *_: Metrics(math.nan, 2.0, 0.5, 1.0))
+    with pytest.raises(
+        TrainingDivergedError, match=r"update 4: held-out score nan.*checkpoints/3$"
+    ):
+        pretrain(config, show=False)
+
+
+def test_a_checkpoint_is_no_place_for_a_run(config):
+    pretrain(dataclasses.replace(config, total_tokens=512), show=False)
+    checkpoint = config.output / "checkpoints" / "1"
+    before = sorted(checkpoint.iterdir())
+    with pytest.raises(OutputExistsError, match="checkpoints/1: is a checkpoint; the output must"):
+        pretrain(dataclasses.replace(config, output=checkpoint), show=False)
+    assert sorted(checkpoint.iterdir()) == before
