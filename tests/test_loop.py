@@ -259,9 +259,18 @@ def test_a_model_that_diverges_by_itself_stops(config):
 
 def test_another_config_cannot_resume(config):
     pretrain(dataclasses.replace(config, total_tokens=512), show=False)
-    masking = dataclasses.replace(config.masking, ratio=0.2)
-    with pytest.raises(InputError, match=r"masking.ratio = 0.15 there, 0.2 here: a run resumes"):
-        pretrain(dataclasses.replace(config, masking=masking), show=False)
+    changes = {
+        "masking.ratio = 0.15 there, 0.2 here": {
+            "masking": dataclasses.replace(config.masking, ratio=0.2)
+        },
+        "seed = 0 there, 1 here": {"seed": 1},
+        "optimizer.beta2 = 0.999 there, 0.9 here": {
+            "optimizer": dataclasses.replace(config.optimizer, beta2=0.9)
+        },
+    }
+    for message, fields in changes.items():
+        with pytest.raises(InputError, match=f"{message}: a run resumes"):
+            pretrain(dataclasses.replace(config, **fields), show=False)
 
 
 def test_the_same_corpus_may_lie_elsewhere_and_another_not_in_its_place(
