@@ -30,7 +30,8 @@ from nucleotide_transformer.config import (
     ModelConfig,
 )
 from nucleotide_transformer.model import init_params, make_forward
-from nucleotide_transformer.model.attention import attend, fastest_implementation
+from nucleotide_transformer.model.attention import attend
+from nucleotide_transformer.model.platform import choose_attention, has_cudnn_attention
 from nucleotide_transformer.pretraining.masking import mask_tokens
 from nucleotide_transformer.pretraining.objective import masked_cross_entropy
 
@@ -101,10 +102,8 @@ def check_attention(
 
 
 def is_absent(form: str, dtype: str) -> bool:
-    """Whether this device can't have a form: cuDNN's is for 16 bits, on GPUs since Ampere."""
-    device = jax.devices()[0]
-    recent = device.platform == "gpu" and float(device.compute_capability) >= 8.0
-    return form == "cudnn" and (dtype == "float32" or not recent)
+    """Whether this device can't have a form."""
+    return form == "cudnn" and (dtype == "float32" or not has_cudnn_attention(jax.devices()[0]))
 
 
 def run_form(name: str, run: Callable[[], Any], *, absent: bool) -> Any:
@@ -179,9 +178,7 @@ def main() -> int:
     width, layers = arguments.width, arguments.layers
     model = ModelConfig(num_layers=layers, embed_dim=width, ffn_dim=4 * width)
     device = jax.devices()[0]
-    fastest = {
-        dtype: fastest_implementation(jnp.dtype(dtype), model.key_dim) for dtype in TOLERANCES
-    }
+    fastest = {dtype: choose_attention(device, dtype, model.key_dim) for dtype in TOLERANCES}
     print(f"{device.device_kind}, jax {jax.__version__}; auto is {fastest}")
     failed = 0
     for check in list_checks(arguments.forms, arguments.tokens, model):

@@ -11,12 +11,14 @@ from nucleotide_transformer.optimizer_config import OptimizerConfig as Optimizer
 from nucleotide_transformer.types import Vocabulary
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-Implementation = Literal["auto", "einsum", "heads", "cudnn", "xla"]
-"""Forms of the attention; see model/attention.py."""
+ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]
+"""Types of the activations; see model/platform.py for "auto"."""
+Implementation = Literal["auto", "einsum", "per_head", "cudnn"]
+"""Forms of the attention; see model/attention.py, and model/platform.py for "auto"."""
 Remat = Literal["none", "block", "dots"]
 """What the backward pass computes again; see model/remat.py."""
 Stack = Literal["loop", "scan"]
-"""How the blocks follow each other; see model/encoder.py."""
+"""How the blocks follow each other; see model/stacking.py."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,17 +133,19 @@ class ComputeConfig:
 
     param_dtype: Dtype = "float32"
     """Parameters and optimiser state."""
-    compute_dtype: Dtype = "float32"
-    """Activations and matrix products; norms, softmax, angles and losses stay in float32."""
+    compute_dtype: ComputeDtype = "float32"
+    """Activations and the factors of matrix products; their sums, norms, softmax, angles and losses
+    stay in float32. auto is bfloat16 where the processor has units for it (CUDA since Ampere, TPU,
+    CPUs with AMX), else float32."""
     output_dtype: Dtype = "float32"
     """Logits and saved embeddings."""
     attention: Implementation = "auto"
-    """Form of the attention; auto picks by platform (see model/attention.py)."""
+    """Form of the attention; auto is the fastest of the device."""
     stack: Stack = "scan"
     """One compiled block scanned over the layers, or every layer compiled by itself."""
     remat: Remat = "dots"
     """What the backward pass computes again. dots: norms and activations, neither the matrix
-    products nor the attention (but for the scores of its einsum and xla forms); block: whole
+    products nor the attention (but for the scores of its einsum form); block: whole
     blocks, for the least memory; none: nothing."""
 
 

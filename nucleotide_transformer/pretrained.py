@@ -22,6 +22,7 @@ from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.model import Outputs, exact_products, make_forward
 from nucleotide_transformer.model.encoder import check_layers, check_length
+from nucleotide_transformer.model.platform import find_default_device, resolve_compute
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Int, Params
 from nucleotide_transformer.weights.assembly import ParamsBuilder
@@ -55,6 +56,11 @@ class Model:
     """What the parameters were made from, for the model card of an export."""
     license: str | None = None
     """Licence of the parameters by its short name on the hub, where it is known."""
+
+    def __post_init__(self) -> None:
+        """Decides what "auto" is on this machine."""
+        compute = resolve_compute(self.compute, self.config, find_default_device())
+        object.__setattr__(self, "compute", compute)
 
     def __call__(
         self,

@@ -57,11 +57,12 @@ LEARNED = {
         "norms": {"rate": 0.6, "decay": 0.4},
         "matrices": {"rate": 0.8, "decay": 1.5},
     },
-    "evaluation": {"num_sequences": 9, "every_steps": 6},
-    "checkpoint": {"every_steps": 4, "keep": 2},
+    "evaluation": {"num_sequences": 9, "every_steps": 3},
+    "checkpoint": {"every_steps": 4, "keep": 4},
 }
 """Three devices take 7 sequences as 2 micro-batches of 2, 5 of the 12 rows blank. The last two
-updates are half an interval of the log; of the evaluations those at 12, 24 and 30 are saved."""
+updates are half an interval of the log. Of the evaluations only those at 12, 24 and 30 meet a
+checkpoint; if that at 27 made one, it would push out the one of update 20."""
 
 ROTARY = {
     **LEARNED,

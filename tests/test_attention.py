@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nucleotide_transformer.model import attention
 from nucleotide_transformer.model.attention import attend, attention_weights
+from nucleotide_transformer.model.kernels import per_head
 
-FORMS = ("einsum", "heads", "xla")
+FORMS = ("einsum", "per_head")
 
 
 def make_inputs(num_tokens=24, seed=0, dtype=jnp.float32, num_heads=3):
@@ -54,7 +54,7 @@ def test_gradients_equal_einsum(form):
 def test_heads_one_by_one_equal_einsum(num_heads, monkeypatch):
     """As with 1,000 tokens, where few heads fit the cache: two of 6 or 8 heads (both sequences
     together) side by side. The second sequence has no kept key at all: uniform weights."""
-    monkeypatch.setattr(attention, "SCORES_IN_CACHE", 0)
+    monkeypatch.setattr(per_head, "SCORES_IN_CACHE", 0)
     *arrays, keep = make_inputs(num_heads=num_heads)
     keep = keep.at[1].set(False)
 
@@ -62,7 +62,8 @@ def test_heads_one_by_one_equal_einsum(num_heads, monkeypatch):
         return jnp.sum(jnp.sin(attend(*arrays, keep, form)))
 
     expected, found = (
-        jax.value_and_grad(loss, argnums=(1, 2, 3))(form, *arrays) for form in ("einsum", "heads")
+        jax.value_and_grad(loss, argnums=(1, 2, 3))(form, *arrays)
+        for form in ("einsum", "per_head")
     )
     # The sum of 24 * 2 * 8 * heads sines in another order, and products in float32: some 1e-6.
     jax.tree.map(
@@ -75,7 +76,7 @@ def test_heads_one_by_one_equal_einsum(num_heads, monkeypatch):
 def test_gradients_of_heads_in_half_precision(dtype, at_once, monkeypatch):
     """Of small gradients over many keys, where float16 is near the end of its range. The products
     round their factors (the weights and the scores' gradients, of about 1e-3 and 1e-5): 1 %."""
-    monkeypatch.setattr(attention, "SCORES_IN_CACHE", at_once)
+    monkeypatch.setattr(per_head, "SCORES_IN_CACHE", at_once)
     *arrays, keep = make_inputs(num_tokens=300, dtype=dtype)
     weights = jax.random.normal(jax.random.key(3), arrays[0].shape)
 
@@ -86,15 +87,15 @@ def test_gradients_of_heads_in_half_precision(dtype, at_once, monkeypatch):
         return jax.grad(loss, argnums=(0, 1, 2))(*arrays)
 
     exact = differentiate("einsum", [x.astype(jnp.float32) for x in arrays])
-    for one, other in zip(exact, differentiate("heads", arrays), strict=True):
+    for one, other in zip(exact, differentiate("per_head", arrays), strict=True):
         error = jnp.linalg.norm(one - other.astype(jnp.float32)) / jnp.linalg.norm(one)
         assert error < 1e-2
 
 
 def test_an_odd_number_of_heads_goes_one_by_one(monkeypatch):
-    monkeypatch.setattr(attention, "SCORES_IN_CACHE", 0)
+    monkeypatch.setattr(per_head, "SCORES_IN_CACHE", 0)
     inputs = [x[:1] for x in make_inputs(num_heads=3)]
-    np.testing.assert_allclose(attend(*inputs, "heads"), reference(*inputs), atol=2e-6)
+    np.testing.assert_allclose(attend(*inputs, "per_head"), reference(*inputs), atol=2e-6)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -146,16 +147,3 @@ def test_cudnn_takes_odd_numbers_of_tokens(num_queries, num_keys, monkeypatch):
 
     of_query, of_key, of_value = jax.eval_shape(jax.grad(loss, (0, 1, 2)), query, key, key, keep)
     assert (of_query.shape, of_key.shape, of_value.shape) == (query.shape, key.shape, key.shape)
-
-
-def test_cudnn_is_chosen_where_its_kernel_fits(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    chosen = {
-        (dtype, width): attention.fastest_implementation(jnp.dtype(dtype), width)
-        for dtype in ("bfloat16", "float32")
-        for width in (32, 75, 128, 256)
-    }
-    assert {key for key, form in chosen.items() if form == "cudnn"} == {
-        ("bfloat16", 32),
-        ("bfloat16", 128),
-    }

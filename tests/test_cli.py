@@ -1,8 +1,10 @@
 """The command line: exit codes, one-line errors, help, and the whole path once."""
 
 import json
+import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -215,6 +217,7 @@ def test_from_fasta_to_a_trained_model(capfd, tmp_path):
     assert code == 0, err
     assert "yeast" in out
     assert run(capfd, f"corpus info {corpus}")[0] == 0
+    assert run(capfd, f"corpus baselines {corpus} --workers 1 --k 3")[0] == 0
 
     code, out, err = run(capfd, f"pretrain --data.corpus {corpus} --output {output} {RUN}")
     assert code == 0, err
@@ -233,14 +236,20 @@ def test_from_fasta_to_a_trained_model(capfd, tmp_path):
 
 
 def test_an_interrupted_run_says_how_to_go_on(capfd, small_corpus, tmp_path, monkeypatch):
-    from nucleotide_transformer.training import loop
+    from nucleotide_transformer.training.loop import Run
 
-    monkeypatch.setattr(loop, "agree_to_stop", lambda _: True)
+    update = Run._update
+
+    def update_and_interrupt(self, stop, newest):
+        os.kill(os.getpid(), signal.SIGINT)
+        return update(self, stop, newest)
+
+    monkeypatch.setattr(Run, "_update", update_and_interrupt)
     command = f"pretrain --data.corpus {small_corpus} --output {tmp_path / 'run'} {RUN}"
     code, out, _ = run(capfd, command)
     assert code == 130
-    assert "stopped after update 1; the same command goes on from there" in out
+    assert "stopped after update 1; the same command resumes there" in out
     monkeypatch.undo()
     code, out, _ = run(capfd, command)
     assert code == 0
-    assert "2 updates, from 1 on" in out
+    assert "2 updates, from 1" in out

@@ -95,7 +95,7 @@ def test_only_what_is_asked_for_is_computed(config, params, stack):
         run = functools.partial(forward.apply, **asked)
         return count_dots(jax.make_jaxpr(run)(params, TOKENS).jaxpr)
 
-    block = 6 + 2  # projections of attention and feed-forward; scores and mixture
+    block = 4 + 2  # queries, keys and values as one; output, feed-forward; scores, mixture
     of_head = 2
     assert count_products(logits=False) == 0
     assert count_products(layers=(0,), logits=False) == 0

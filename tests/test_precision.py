@@ -40,7 +40,7 @@ def find_precisions(program: Any) -> Iterator[Any]:
 
 def trace(function: Any, *arguments: Any) -> set[Any]:
     found = list(find_precisions(jax.make_jaxpr(function)(*arguments).jaxpr))
-    assert len(found) >= 16  # 8 in each of two blocks
+    assert len(found) >= 10  # in each of two blocks 6; 4 in the last where queries are few
     return set(found)
 
 

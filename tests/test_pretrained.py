@@ -15,6 +15,8 @@ from small_models import V2, assert_same_params, random_params, save_model
 
 from nucleotide_transformer import pretrained
 from nucleotide_transformer.config import ComputeConfig, PretrainConfig
+from nucleotide_transformer.configfile import config_to_dict
+from nucleotide_transformer.model import init_params
 from nucleotide_transformer.pretrained import (
     Model,
     export_model,
@@ -227,14 +229,17 @@ def test_layers_that_do_not_exist(asked: Any, message: str, model: Model) -> Non
 
 
 def test_a_run_of_ours_loads_with_its_checkpoint(tmp_path: Path) -> None:
+    import optax
+
     from nucleotide_transformer.training.checkpoints import Checkpointer
-    from nucleotide_transformer.training.step import init_state
+    from nucleotide_transformer.training.state import init_state
 
     data = dataclasses.replace(PretrainConfig().data, sequence_tokens=10)
     config = PretrainConfig(model=V2, data=data, tokens_per_update=100, sequences_per_device=1)
-    state = init_state(config)
+    params = init_params(jax.random.key(config.seed), V2)
+    state = jax.tree.map(np.asarray, init_state(params, optax.adam(1e-3)))
     checkpointer = Checkpointer(tmp_path / "run", keep=1)
-    checkpointer.save(state, {"next": 0}, config)
+    checkpointer.save(state, {"next": 0}, config_to_dict(config), {"corpus": "abc"}, {})
     checkpointer.wait()
     for source in (tmp_path / "run", checkpointer.path(0)):
         model = load_pretrained(source)

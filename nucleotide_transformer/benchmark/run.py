@@ -1,10 +1,12 @@
 """The benchmark: every case compiled, timed in turn with its peer, and written down."""
 
+import dataclasses
 import datetime
 import gc
 import itertools
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import jax
 from rich.console import Console
@@ -37,7 +39,7 @@ from nucleotide_transformer.benchmark.torch_peer import TorchPeer, explain_absen
 from nucleotide_transformer.benchmark.workloads import make_workload
 from nucleotide_transformer.errors import NotAFolderError, require
 from nucleotide_transformer.model import count_parameters
-from nucleotide_transformer.model.attention import check_implementation
+from nucleotide_transformer.model.platform import resolve_compute
 from nucleotide_transformer.plots import save_figure
 from nucleotide_transformer.training.devices import find_devices
 from nucleotide_transformer.training.peaks import count_peaks
@@ -59,7 +61,7 @@ def run_benchmark(config: BenchmarkConfig, *, progress: bool = False) -> Report:
     devices = find_devices(None)
     processes = jax.process_count()
     require(processes == 1, "processes", processes, "the benchmark runs in one")
-    check_implementation(config.compute)
+    config = resolve_config(config, devices[0])
     platform = devices[0].platform
     cases = list_cases(config, num_local_devices=len(devices), platform=platform)
     json_file, picture = name_files(config.output)
@@ -67,7 +69,8 @@ def run_benchmark(config: BenchmarkConfig, *, progress: bool = False) -> Report:
     results: list[CaseResult | FailedCase] = []
     with BenchmarkProgress(config, cases, show=progress) as bar:
         bar.say("matrix product")
-        peak = find_peak(devices[0], config.compute.compute_dtype)
+        dtype: Any = config.compute.compute_dtype  # "auto" no more
+        peak = find_peak(devices[0], dtype)
         for case in cases:
             results.append(run_case(case, config, peak, bar))
             write_json(json_file, config, machine, results)
@@ -77,6 +80,17 @@ def run_benchmark(config: BenchmarkConfig, *, progress: bool = False) -> Report:
     if report.measured:
         save_figure(plot_results(report), picture)
     return report
+
+
+def resolve_config(config: BenchmarkConfig, device: jax.Device) -> BenchmarkConfig:
+    """The same with the type of the activations decided; an `InputError` for what can't be.
+
+    Models may differ in the form of the attention that is the fastest; each decides for itself.
+    """
+    for name in config.models:
+        found = resolve_compute(config.compute, find_model(name, config.model), device)
+    compute = dataclasses.replace(config.compute, compute_dtype=found.compute_dtype)
+    return dataclasses.replace(config, compute=compute)
 
 
 def name_files(folder: Path) -> tuple[Path, Path]:

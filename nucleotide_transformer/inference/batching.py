@@ -23,7 +23,6 @@ from nucleotide_transformer.config import (
 )
 from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.model import exact_products
-from nucleotide_transformer.model.attention import check_implementation
 from nucleotide_transformer.model.encoder import check_length
 from nucleotide_transformer.model.stacking import AnyParams, arrange_params
 from nucleotide_transformer.pretrained import Model
@@ -169,7 +168,6 @@ class _Runner:
         rule = f"this process has {len(devices)}"
         require(asked <= len(devices), "num_devices", asked, rule)
         devices = devices[:asked]
-        check_implementation(model.compute)
         self._sizes = SIZES_ON_CPU if devices[0].platform == "cpu" else SIZES_ELSEWHERE
         self._batch_tokens = batching.batch_tokens or self._sizes.batch_tokens
         self._limit = model.config.position_limit

@@ -13,6 +13,7 @@ from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.model.encoder import Encoder
 from nucleotide_transformer.model.heads import Head, MaskedLMHead
 from nucleotide_transformer.model.layers import take_tokens
+from nucleotide_transformer.model.platform import resolve_compute
 from nucleotide_transformer.model.stacking import ENCODER, AnyParams, StackedParams
 from nucleotide_transformer.types import Array, Float, Int, Params, PRNGKey
 
@@ -45,17 +46,16 @@ def make_forward(
     - params: `Params`, or `StackedParams` from `arrange_params`, which saves stacking them at every
       call. What a head of another model left behind is not used.
     - tokens: ids [B, T], `<pad>` where a sequence is short.
-    - positions: [B, M]; if given, the head runs at these tokens of each sequence only, and the last
-      block too, unless its embeddings or attention weights are asked for.
+    - positions: [B, M], each at most once in a sequence; if given, the head runs at these tokens
+      only, and the last block too, unless its embeddings or attention weights are asked for.
     - layers: layers whose embeddings to return, 0 to num_layers.
     - attention: layers whose attention weights to return, 1 to num_layers.
     - logits: whether to run the head. Without it no block runs after the last layer asked for.
 
     `apply` raises an `InputError` for more tokens than learned positions and for a layer that does
     not exist. It has derivatives of any order in reverse mode (`jax.grad`, `jax.vjp`,
-    `jax.jacrev`).
-    In forward mode (`jax.jvp`, `jax.jacfwd`, and `jax.hessian`, which is made of it) JAX raises a
-    `TypeError`: norms, products and gates have rules for the backward pass alone.
+    `jax.jacrev`). In forward mode (`jax.jvp`, `jax.jacfwd`, and `jax.hessian`, which is made of
+    it) JAX raises a `TypeError`: norms, products and gates have rules for the backward pass alone.
 
     Args:
         config: architecture.
@@ -69,6 +69,7 @@ def make_forward(
         >>> forward.apply(params, jnp.full((1, 5), 9), layers=(2,)).embeddings[2].shape
         (1, 5, 512)
     """
+    compute = resolve_compute(compute, config)
     encoder = Encoder(config, compute)
     run_head = make_head(head, config, compute) if head else None
 

@@ -32,7 +32,9 @@ class MaskedLMHead(hk.Module):
         self._norm = LayerNorm(
             epsilon=config.layer_norm_epsilon, param_dtype=dtype, name="lm_head_layer_norm"
         )
-        self._output = Linear(config.vocabulary_size, param_dtype=dtype, name="lm_final_fc")
+        self._output = Linear(
+            config.vocabulary_size, param_dtype=dtype, output_dtype="float32", name="lm_final_fc"
+        )
 
     def __call__(self, x: Float[Array, "B M D"]) -> Float[Array, "B M V"]:
         """Logits of the tokens."""

@@ -5,7 +5,7 @@ Module and parameter names are those of the released JAX checkpoints; tests free
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import haiku as hk
@@ -14,6 +14,9 @@ import jax.numpy as jnp
 
 from nucleotide_transformer.config import ComputeConfig, Dtype, ModelConfig
 from nucleotide_transformer.model.attention import attend, attention_weights
+from nucleotide_transformer.model.kernels.gate import apply_gate
+from nucleotide_transformer.model.kernels.layer_norm import normalise
+from nucleotide_transformer.model.kernels.products import multiply, multiply_jointly
 from nucleotide_transformer.model.remat import keep_for_backward
 from nucleotide_transformer.types import Array, Bool, Float, Int
 
@@ -21,7 +24,7 @@ ROTARY_BASE = 10_000.0
 
 
 class Linear(hk.Module):
-    """x @ w + b, with the parameters in one type and the product in the type of x."""
+    """x @ w + b, with the parameters in one type and the product in the type of x, or another."""
 
     def __init__(
         self,
@@ -30,6 +33,7 @@ class Linear(hk.Module):
         param_dtype: Dtype,
         bias: bool = True,
         init: hk.initializers.Initializer | None = None,
+        output_dtype: Dtype | None = None,
         name: str,
     ):
         """Names the sizes.
@@ -40,23 +44,27 @@ class Linear(hk.Module):
             bias: whether there is one.
             init: draws weights and biases; by default weights are truncated normals of standard
                 deviation D ** -0.5 before the truncation (0.88 of that after it), biases zero.
+            output_dtype: of the result; by default that of x.
             name: of the module.
         """
         super().__init__(name=name)
+        self._output_dtype = output_dtype
         self._output_dim, self._bias, self._dtype = output_dim, bias, jnp.dtype(param_dtype)
         self._init = init
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
         """The product, over the last axis."""
-        input_dim = x.shape[-1]
+        return multiply(x, *self.read(x.shape[-1]), self._output_dtype)
+
+    def read(self, input_dim: int) -> tuple[Float[Array, "D F"], Float[Array, " F"] | None]:
+        """Weights and, if there is one, the bias; for products of several at once."""
         w_init = self._init or hk.initializers.TruncatedNormal(input_dim**-0.5)
         w = hk.get_parameter("w", (input_dim, self._output_dim), self._dtype, init=w_init)
-        y = multiply(x, jnp.asarray(w, x.dtype))
-        if self._bias:
-            b_init = self._init or jnp.zeros
-            b = hk.get_parameter("b", (self._output_dim,), self._dtype, init=b_init)
-            y = y + b.astype(x.dtype)
-        return y
+        if not self._bias:
+            return jnp.asarray(w), None
+        b_init = self._init or jnp.zeros
+        b = hk.get_parameter("b", (self._output_dim,), self._dtype, init=b_init)
+        return jnp.asarray(w), jnp.asarray(b)
 
 
 def he_uniform(shape: Sequence[int], dtype: jnp.dtype) -> Float[Array, "..."]:
@@ -66,33 +74,6 @@ def he_uniform(shape: Sequence[int], dtype: jnp.dtype) -> Float[Array, "..."]:
     """
     limit = math.sqrt(6 / shape[0])
     return jax.random.uniform(hk.next_rng_key(), shape, dtype, -limit, limit)
-
-
-@jax.custom_vjp
-def multiply(x: Float[Array, "*batch D"], w: Float[Array, "D F"]) -> Float[Array, "*batch F"]:
-    """The product x @ w, with a backward pass that transposes nothing of the size of x.
-
-    JAX's own asks for the gradient of w as gradient^T x, transposed. XLA's CPU compiler makes of
-    this x^T (gradient^T)^T, and writes the transposed gradient to memory, slowly.
-    """
-    return x @ w
-
-
-def _multiply_forward(
-    x: Float[Array, "*batch D"], w: Float[Array, "D F"]
-) -> tuple[Float[Array, "*batch F"], tuple[Array, Array]]:
-    return x @ w, (x, w)
-
-
-def _multiply_backward(
-    saved: tuple[Array, Array], gradient: Float[Array, "*batch F"]
-) -> tuple[Float[Array, "*batch D"], Float[Array, "D F"]]:
-    x, w = saved
-    rows, gradients = (leaf.reshape(-1, leaf.shape[-1]) for leaf in (x, gradient))
-    return gradient @ w.T, jax.lax.dot_general(rows, gradients, (((0,), (0,)), ((), ())))
-
-
-multiply.defvjp(_multiply_forward, _multiply_backward)
 
 
 class LayerNorm(hk.Module):
@@ -107,54 +88,6 @@ class LayerNorm(hk.Module):
         scale = hk.get_parameter("scale", x.shape[-1:], self._dtype, init=jnp.ones)
         offset = hk.get_parameter("offset", x.shape[-1:], self._dtype, init=jnp.zeros)
         return normalise(x, jnp.asarray(scale), jnp.asarray(offset), self._epsilon)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def normalise(
-    x: Float[Array, "*batch D"],
-    scale: Float[Array, " D"],
-    offset: Float[Array, " D"],
-    epsilon: float,
-) -> Float[Array, "*batch D"]:
-    """Layer norm, whose backward pass needs of each token nothing but x and two numbers.
-
-    Without recomputation JAX's own keeps three float32 arrays of the size of x: 14 of the 45 GB
-    that a training step of 100M keeps in bfloat16, 64 x 1,000 tokens.
-    """
-    return _normalise_forward(x, scale, offset, epsilon)[0]
-
-
-def _normalise_forward(
-    x: Float[Array, "*batch D"],
-    scale: Float[Array, " D"],
-    offset: Float[Array, " D"],
-    epsilon: float,
-) -> tuple[Float[Array, "*batch D"], tuple[Array, ...]]:
-    wide = x.astype(jnp.float32)
-    mean = jnp.mean(wide, axis=-1, keepdims=True)
-    centred = wide - mean
-    factor = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + epsilon)
-    normal = (centred * (scale * factor) + offset).astype(x.dtype)
-    return normal, (x, mean, factor, scale, offset)
-
-
-def _normalise_backward(
-    epsilon: float, saved: tuple[Array, ...], gradient: Float[Array, "*batch D"]
-) -> tuple[Array, Array, Array]:
-    """The gradient of x loses its mean and (but for epsilon) its share along the standardised x."""
-    del epsilon
-    x, mean, factor, scale, offset = saved
-    standard = (x.astype(jnp.float32) - mean) * factor
-    gradient = gradient.astype(jnp.float32)
-    scaled = gradient * scale
-    share = jnp.mean(scaled * standard, axis=-1, keepdims=True)
-    of_x = factor * (scaled - jnp.mean(scaled, axis=-1, keepdims=True) - standard * share)
-    tokens = tuple(range(x.ndim - 1))
-    of_scale, of_offset = jnp.sum(gradient * standard, tokens), jnp.sum(gradient, tokens)
-    return of_x.astype(x.dtype), of_scale.astype(scale.dtype), of_offset.astype(offset.dtype)
-
-
-normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 class RotaryAngles(NamedTuple):
@@ -187,8 +120,15 @@ def rotate(x: Float[Array, "B T H K"], angles: RotaryAngles) -> Float[Array, "B 
 def take_tokens(
     x: Float[Array, "B T D"], positions: Int[Array, "B M"] | None
 ) -> Float[Array, "B M D"]:
-    """The tokens at some positions of each sequence; without positions, all of them (M = T)."""
-    return x if positions is None else jnp.take_along_axis(x, positions[..., None], axis=1)
+    """The tokens at some positions of each sequence; without positions, all of them (M = T).
+
+    A position stands at most once in a sequence, so that no two gradients meet at a token: the
+    backward pass adds up nothing, in whatever type.
+    """
+    if positions is None:
+        return x
+    rows = jnp.arange(x.shape[0])[:, None]
+    return x.at[rows, positions].get(unique_indices=True, mode="promise_in_bounds")
 
 
 class SelfAttention(hk.Module):
@@ -211,8 +151,11 @@ class SelfAttention(hk.Module):
         The weights are in float32.
         """
         config, queries = self._config, take_tokens(x, positions)
-        query = self._project(queries, "query")
-        key, value = (self._project(x, name) for name in ("key", "value"))
+        if positions is None:
+            query, key, value = self._project(x, "query", "key", "value")
+        else:
+            (query,) = self._project(queries, "query")
+            key, value = self._project(x, "key", "value")
         if config.position == "rotary":
             angles = make_rotary_angles(x.shape[1], config.key_dim)
             key = rotate(key, angles)
@@ -225,9 +168,12 @@ class SelfAttention(hk.Module):
         return self._make_linear("mha_output")(mixed.reshape(queries.shape)), weights
 
     @hk.transparent
-    def _project(self, x: Float[Array, "B T D"], name: str) -> Float[Array, "B T H K"]:
-        projected = self._make_linear(name)(x)
-        return projected.reshape(*x.shape[:2], self._config.num_heads, self._config.key_dim)
+    def _project(self, x: Float[Array, "B N D"], *names: str) -> list[Float[Array, "B N H K"]]:
+        """What each of the linear layers gives, all in one product."""
+        layers = [self._make_linear(name).read(x.shape[-1]) for name in names]
+        weights, biases = zip(*layers, strict=True)
+        heads = (*x.shape[:2], self._config.num_heads, self._config.key_dim)
+        return [y.reshape(heads) for y in multiply_jointly(x, weights, biases)]
 
     @hk.transparent
     def _make_linear(self, name: str) -> Linear:
@@ -277,39 +223,6 @@ class TransformerBlock(hk.Module):
         if self._config.ffn_gated:
             return self._fc2(apply_gate(activate, hidden))
         return self._fc2(activate(hidden))
-
-
-Activation = Callable[[Float[Array, "*batch F"]], Float[Array, "*batch F"]]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def apply_gate(activate: Activation, hidden: Float[Array, "*batch FF"]) -> Float[Array, "*batch F"]:
-    """act(first half) * second half, F = FF / 2, with both gradients written in one pass.
-
-    JAX's own backward pass writes each by itself, then puts them together: on a CPU this takes
-    more than twice as long.
-    """
-    gate, linear = jnp.split(hidden, 2, axis=-1)
-    return activate(gate) * linear
-
-
-def _apply_gate_forward(
-    activate: Activation, hidden: Float[Array, "*batch FF"]
-) -> tuple[Float[Array, "*batch F"], Array]:
-    return apply_gate(activate, hidden), hidden
-
-
-def _apply_gate_backward(
-    activate: Activation, hidden: Float[Array, "*batch FF"], gradient: Float[Array, "*batch F"]
-) -> tuple[Float[Array, "*batch FF"]]:
-    gate, linear = jnp.split(hidden, 2, axis=-1)
-    active, differentiate = jax.vjp(activate, gate)
-    (of_gate,) = differentiate(gradient * linear)
-    both = jnp.stack([of_gate, gradient * active], axis=-2)  # [*batch, 2, F]
-    return (both.reshape(hidden.shape),)
-
-
-apply_gate.defvjp(_apply_gate_forward, _apply_gate_backward)
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

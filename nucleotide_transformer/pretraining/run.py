@@ -13,6 +13,7 @@ from nucleotide_transformer.data.manifest import Manifest, load_manifest
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.model import exact_products, init_params, make_forward
 from nucleotide_transformer.model.flops import count_update_flops
+from nucleotide_transformer.model.platform import resolve_compute
 from nucleotide_transformer.model.stacking import arrange_params
 from nucleotide_transformer.pretrained import load_pretrained
 from nucleotide_transformer.pretraining.baselines import (
@@ -105,6 +106,8 @@ def pretrain(config: PretrainConfig, *, show: bool = True) -> RunSummary:
     first = jax.process_index() == 0
     with catch_signals(show=show) as stop:
         devices = find_devices(config.num_devices)
+        compute = resolve_compute(config.compute, config.model, devices[0])
+        config = dataclasses.replace(config, compute=compute)
         manifest = load_manifest(config.data.corpus)
         tokenizer = KmerTokenizer(config.model.vocabulary, config.model.k)
         layout = plan_layout(
@@ -178,6 +181,7 @@ def make_task(
         params = arrange_params(make_initial(config), config.compute.stack)
         return init_state(params, optimizer)
 
+    dtype: Any = config.compute.compute_dtype  # "auto" no more
     return Task(
         init_state=start,
         state_shapes=jax.eval_shape(start_shapes),
@@ -194,7 +198,7 @@ def make_task(
         evaluate=evaluate,
         describe=describe_metrics,
         flops_per_update=count_run_flops(config),
-        peak_flops=find_total_peak_flops(devices, config.compute.compute_dtype),
+        peak_flops=find_total_peak_flops(devices, dtype),
     )
 
 

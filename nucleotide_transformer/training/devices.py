@@ -121,8 +121,8 @@ def check_same_settings(settings: Mapping[str, Any]) -> None:
     if jax.process_count() == 1:
         return
     names = sorted(settings)
-    sums = [zlib.crc32(repr(settings[name]).encode()) for name in names]
-    agree = np.ptp(multihost_utils.process_allgather(np.array(sums, np.uint32)), axis=0) == 0
+    checksums = np.asarray([zlib.crc32(repr(settings[name]).encode()) for name in names], np.uint32)
+    agree = np.ptp(multihost_utils.process_allgather(checksums), axis=0) == 0
     differing = [
         f"{name} = {settings[name]!r} in process {jax.process_index()}"
         for name, same in zip(names, agree, strict=True)

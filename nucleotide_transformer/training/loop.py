@@ -162,9 +162,9 @@ class Run:
             if evaluate or save or stopping:
                 stopping |= self._record(pending, leave=0)
                 with self._log.pause():
-                    if last or stopping:
-                        self._save({})  # first: the evaluation may fail, or be killed meanwhile
-                    held_out = self.evaluate() if evaluate else {}
+                    if stopping:
+                        self._save({})  # first: a cluster may give it seconds
+                    held_out = self._evaluate_safely() if evaluate else {}
                     if save or stopping:
                         self._save(held_out)
         if self.step < self._plan.total_steps:
@@ -184,6 +184,16 @@ class Run:
             self._write("validation", self.step, {"tokens": tokens, **values})
             self.progress.say(f"update {self.step:,}: {self._task.describe(held_out)}")
         return self._evaluated[1]
+
+    def _evaluate_safely(self) -> dict[str, float]:
+        """As `evaluate`; no update is lost if it fails, or is interrupted."""
+        try:
+            return self.evaluate()
+        except TrainingDivergedError:
+            raise
+        except BaseException:
+            self._save({})
+            raise
 
     def close(self) -> None:
         """Waits for what is being written."""

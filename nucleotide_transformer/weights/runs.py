@@ -196,7 +196,7 @@ def read_params(state: Path) -> Params:
     ):
         found = reader.metadata(state).item_metadata
         if found is None:
-            raise ValueError("its list of arrays can't be read")
+            raise KeyError("its list of arrays can't be read")
         tree = found.tree
         wanted = {
             "params": jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree["params"])

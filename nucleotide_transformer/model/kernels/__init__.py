@@ -1,1 +1,10 @@
-"""What serves a platform's compiler, beside the plain form of the same mathematics."""
+"""What is tuned for a platform's compiler, each beside its plain form: `plain_*` says the same.
+
+`products`, `layer_norm` and `gate` have derivatives of their own, and so has `per_head`, the
+attention of CPUs; `cudnn` is NVIDIA's attention kernel by way of JAX. The rest of `model/` reads
+like the paper and does not care.
+
+Derivatives: the rules are for reverse mode (`jax.custom_vjp`): `jax.grad`, `jax.vjp`, `jax.jacrev`.
+In forward mode (`jax.jvp`, `jax.jacfwd`, `jax.linearize`, and `jax.hessian`) JAX raises a
+`TypeError`. The plain forms have every derivative.
+"""

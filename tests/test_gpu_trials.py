@@ -1,0 +1,52 @@
+"""The trials for GPUs, tried on a CPU with a tiny model: commands that run, and a table."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TINY = "--model.num-layers 2 --model.embed-dim 16 --model.num-heads 2 --model.ffn-dim 16"
+FAST = "--sequence-tokens 16 --rounds 1 --round-steps 1 --warmup-steps 1"
+
+
+def run(*words, folder):
+    command = [sys.executable, "experiments/gpu_trials.py", "--output", str(folder), *words]
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_every_trial_that_a_cpu_can_run_gives_a_row(tmp_path):
+    options = ["--models", "custom", "--sequences", "2", "--options", f"{TINY} {FAST}"]
+    done = run(*options, "--trials", "0", "1", folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads((tmp_path / "trials.json").read_text())
+    names = ["default (scan, dots)", "loop over the layers, nothing recomputed"]
+    assert [row["trial"] for row in rows] == names
+    assert all(row["tokens_per_second"] > 0 and row["compile_seconds"] > 0 for row in rows)
+    # The same numbers up to rounding: a trial changes how, never what.
+    assert abs(rows[0]["loss"] - rows[1]["loss"]) < 0.05
+    table = (tmp_path / "trials.md").read_text()
+    assert table.count("\n") == 4
+    assert "| custom | 2 | default (scan, dots) |" in table
+    assert " | 1.00 | " in table
+
+
+def test_a_trial_that_fails_is_named_and_the_others_run(tmp_path):
+    options = ["--models", "custom", "--sequences", "2", "--options", f"{TINY} --rounds 0"]
+    done = run(*options, "--trials", "0", folder=tmp_path)
+    assert done.returncode == 1
+    (row,) = json.loads((tmp_path / "trials.json").read_text())
+    assert "rounds" in row["error"]
+
+
+def test_all_trials_are_commands_of_the_benchmark(tmp_path):
+    from nucleotide_transformer.benchmark.config import BenchmarkConfig
+    from nucleotide_transformer.options import parse
+
+    lines = run("--dry-run", folder=tmp_path).stdout.splitlines()
+    assert len(lines) == 2 * 3 * 11
+    for line in lines:
+        words = line.partition("nt benchmark ")[2].split()
+        assert parse(BenchmarkConfig, words, "nt benchmark").tasks == ("train",)
