@@ -254,6 +254,7 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         require_positive(self, "tokens_per_update", "sequences_per_device", "total_tokens")
         require_positive(self, "log_every_steps")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "must lie in [0, 2**32)")
         rule = f"must be a multiple of data.sequence_tokens = {self.data.sequence_tokens}"
         divides = self.tokens_per_update % self.data.sequence_tokens == 0
         require(divides, "tokens_per_update", self.tokens_per_update, rule)
@@ -261,6 +262,10 @@ class PretrainConfig:
         learned = self.model.position == "learned"
         fits = not learned or self.data.sequence_tokens <= self.model.max_positions
         require(fits, "data.sequence_tokens", self.data.sequence_tokens, rule)
+        num_tokens = self.data.sequence_tokens
+        rule = f"with masking.ratio = {self.masking.ratio} no token of a sequence would be masked"
+        masked = round(self.masking.ratio * (num_tokens - 1))  # <cls> never is
+        require(masked > 0, "data.sequence_tokens", num_tokens, rule)
         check_trainable(self.compute)
         check_token_dropout(self.model, self.masking)
 

@@ -1,6 +1,7 @@
 """Devices and processes: what takes part, how an update lies on it, what a cluster says."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -114,3 +115,39 @@ def test_one_slurm_task_on_a_host_sees_all_of_its_gpus(tasks, visible):
         for process in started:
             process.kill()
     assert [output.strip() for output, _ in outputs] == visible, outputs
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({}, r"distributed = True: .*\(set JAX_COORDINATOR_ADDRESS"),
+        ({"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES = 'two': must be a whole number"),
+        (
+            {
+                "JAX_COORDINATOR_ADDRESS": "localhost:1",
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": "5",
+            },
+            "distributed = True: .*process_id=5, num_processes=2",
+        ),
+    ],
+)
+def test_processes_that_cannot_find_each_other_are_an_input_error(variables, message):
+    """In a process of its own: JAX joins only before it has computed anything."""
+    program = (
+        "from nucleotide_transformer.errors import InputError\n"
+        "from nucleotide_transformer.training.devices import join_processes\n"
+        "try:\n    join_processes(distributed=True)\n"
+        "except InputError as error:\n    print(error)\n"
+    )
+    cluster = ("SLURM_", "OMPI_", "JAX_NUM", "JAX_PROCESS", "JAX_COORD")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(cluster)}
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env=kept | variables,
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert re.search(message, run.stdout), run.stdout + run.stderr[-2000:]

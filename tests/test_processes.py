@@ -35,8 +35,11 @@ def write_toml(path, config):
 
 
 @contextlib.contextmanager
-def running(config_file, *, num_processes, num_devices):
-    """The command in each of the processes; those that are left at the end are killed."""
+def running(config_file, *, num_processes, num_devices, last=()):
+    """The command in each of the processes; those that are left at the end are killed.
+
+    The last one gets the options `last` besides.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -51,9 +54,10 @@ def running(config_file, *, num_processes, num_devices):
     try:
         for rank in range(num_processes):
             own = variables | {"JAX_PROCESS_ID": str(rank)} if num_processes > 1 else variables
+            words = [*command, *(last if rank == num_processes - 1 else ())]
             pipe = subprocess.PIPE
             processes.append(
-                subprocess.Popen(command, env=own, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+                subprocess.Popen(words, env=own, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
             )
         yield processes
     finally:
@@ -158,3 +162,16 @@ def test_a_second_signal_ends_a_distributed_run_at_once(config, tmp_path):
         processes[1].send_signal(signal.SIGTERM)
         assert processes[1].wait(TIMEOUT) == -signal.SIGTERM
         os.kill(processes[0].pid, signal.SIGCONT)
+
+
+def test_processes_with_different_settings_do_not_start(config, tmp_path):
+    """Each compiles its own step: their parameters would drift apart, and nothing would tell."""
+    file = write_toml(tmp_path / "run.toml", config | {"output": str(tmp_path / "run")})
+    other = ("--optimizer.peak-learning-rate", "2e-3", "--output", str(tmp_path / "elsewhere"))
+    with running(file, num_processes=2, num_devices=1, last=other) as processes:
+        errors = [process.communicate(timeout=TIMEOUT)[1] for process in processes]
+    for rank, (process, rate) in enumerate(zip(processes, ("0.001", "0.002"), strict=True)):
+        expected = f"error: optimizer.peak_learning_rate = {rate} in process {rank}: must be the"
+        assert expected in errors[rank], errors[rank][-3000:]
+        assert process.returncode == 2
+    assert not (tmp_path / "run").exists()

@@ -92,3 +92,22 @@ def test_mfu_is_held_against_the_peak_in_the_precision_of_the_run(config, monkey
     assert asked == [(1, dtype)]
     rate, flops = read_metrics(config.output)[1], count_run_flops(config)
     assert rate["mfu"] == pytest.approx(rate["tokens_per_second"] / 512 * flops / 1e12)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_jax_would_cut_is_refused(config, seed):
+    with pytest.raises(InputError, match=rf"seed = {seed}: must lie in \[0, 2\*\*32\)"):
+        dataclasses.replace(config, seed=seed)
+
+
+def test_the_largest_seed_trains(config):
+    largest = dataclasses.replace(config, seed=2**32 - 1, total_tokens=512)
+    assert pretrain(largest, show=False).step == 1
+
+
+def test_sequences_too_short_for_a_mask_are_refused(config):
+    """15 % of three tokens beside <cls> round to none: the loss would be 0 / 0."""
+    short = dataclasses.replace(config.data, sequence_tokens=4)
+    with pytest.raises(InputError, match=r"sequence_tokens = 4: with masking.ratio = 0.15 no tok"):
+        dataclasses.replace(config, data=short)
+    dataclasses.replace(config, data=dataclasses.replace(config.data, sequence_tokens=8))

@@ -24,9 +24,18 @@ def join_processes(*, distributed: bool) -> None:
     The address of the first process and their number come from the cluster's environment (Slurm,
     Open MPI, TPU pods, Kubernetes) or from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
     JAX_PROCESS_ID. JAX takes over SIGTERM here: install handlers afterwards.
+
+    Raises:
+        InputError: if the environment says too little, or what can't be.
     """
-    if distributed and not jax.distributed.is_initialized():
-        jax.distributed.initialize(**read_cluster())
+    if not distributed or jax.distributed.is_initialized():
+        return
+    arguments = read_cluster()
+    try:
+        jax.distributed.initialize(**arguments)
+    except ValueError as error:  # what JAX raises before it tries to connect
+        rule = "set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or use a cluster"
+        raise InputError(f"distributed = True: {error} ({rule})") from None
 
 
 def read_cluster() -> dict[str, Any]:
@@ -35,12 +44,19 @@ def read_cluster() -> dict[str, Any]:
     Under Slurm JAX shows each process one GPU, that of its number on the host. Where a host runs
     one task this would leave the other GPUs unused, so all are shown (an empty list), unless
     JAX_LOCAL_DEVICE_IDS names some.
+
+    Raises:
+        InputError: for a number of processes, or of this one, that is no number.
     """
     kinds = {"coordinator_address": str, "num_processes": int, "process_id": int}
-    given = {name: os.environ.get(f"JAX_{name.upper()}") for name in kinds}
-    arguments: dict[str, Any] = {
-        name: kinds[name](value) for name, value in given.items() if value is not None
-    }
+    arguments: dict[str, Any] = {}
+    for name, kind in kinds.items():
+        variable = f"JAX_{name.upper()}"
+        value = os.environ.get(variable)
+        if value is not None:
+            number = kind is int
+            require(not number or value.isdecimal(), variable, value, "must be a whole number")
+            arguments[name] = kind(value)
     tasks, hosts = (os.environ.get(name) for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_NODES"))
     if tasks is not None and tasks == hosts and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
         arguments["local_device_ids"] = []
