@@ -20,7 +20,7 @@ from nucleotide_transformer.training.metrics import read_metrics
 from nucleotide_transformer.weights.runs import load_run
 
 ROOT = Path(__file__).parent.parent
-TIMEOUT = 240
+TIMEOUT = 120
 
 
 def write_toml(path, config):
