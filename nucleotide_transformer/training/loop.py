@@ -7,7 +7,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +27,7 @@ from nucleotide_transformer.training.devices import (
     lay_out,
 )
 from nucleotide_transformer.training.identity import check_same_rates, check_same_run, flatten
+from nucleotide_transformer.training.lock import hold_folder
 from nucleotide_transformer.training.metrics import IntervalLog, MetricWriter
 from nucleotide_transformer.training.progress import RunProgress
 from nucleotide_transformer.training.state import TrainState
@@ -117,7 +118,8 @@ class Run:
         """Opens the output folder, and restores what is there.
 
         Raises:
-            InputError: if the folder holds another run, or other files.
+            InputError: if the folder holds another run, or other files, or another process trains
+                there.
         """
         check_output(plan.folder)
         check_same_settings(list_settings(plan))
@@ -125,23 +127,28 @@ class Run:
         first = jax.process_index() == 0
         # Before the folder is there: weights that can't be used leave nothing behind.
         initial = None if is_run(plan.folder) else task.init_state()
-        self._checkpointer = Checkpointer(plan.folder, keep=plan.keep) if first else None
-        state = self._restore() or initial or task.init_state()
-        check_agreement((state.trainable, state.opt_state))
-        self.step = int(state.step)
-        self._state = place_state(state, devices)
-        self._log = IntervalLog(
-            tokens_per_update=plan.tokens_per_update,
-            flops_per_update=task.flops_per_update,
-            peak_flops=task.peak_flops,
-            log_every_steps=plan.log_every_steps,
-            total_steps=plan.total_steps,
-        )
-        self._writer = MetricWriter(plan.folder, step=self.step) if first else None
-        self._evaluated: tuple[int, dict[str, float]] | None = None
-        self.progress = RunProgress(
-            total_steps=plan.total_steps, first_step=self.step, show=show and first
-        )
+        with ExitStack() as opened:
+            if first:
+                (plan.folder / FOLDER).mkdir(parents=True, exist_ok=True)
+                opened.enter_context(hold_folder(plan.folder))
+            self._checkpointer = Checkpointer(plan.folder, keep=plan.keep) if first else None
+            state = self._restore() or initial or task.init_state()
+            check_agreement((state.trainable, state.opt_state))
+            self.step = int(state.step)
+            self._state = place_state(state, devices)
+            self._log = IntervalLog(
+                tokens_per_update=plan.tokens_per_update,
+                flops_per_update=task.flops_per_update,
+                peak_flops=task.peak_flops,
+                log_every_steps=plan.log_every_steps,
+                total_steps=plan.total_steps,
+            )
+            self._writer = MetricWriter(plan.folder, step=self.step) if first else None
+            self._evaluated: tuple[int, dict[str, float]] | None = None
+            self.progress = RunProgress(
+                total_steps=plan.total_steps, first_step=self.step, show=show and first
+            )
+            self._held = opened.pop_all()
 
     def train(self, stop: threading.Event) -> dict[str, float] | None:
         """Updates until the last step, or until `stop` is set in any process.
@@ -201,6 +208,7 @@ class Run:
             self._checkpointer.close()
         if self._writer:
             self._writer.close()
+        self._held.close()
 
     def _restore(self) -> TrainState | None:
         """The newest checkpoint's state, after setting the input's position; None without one."""
