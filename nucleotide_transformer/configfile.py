@@ -52,7 +52,7 @@ def read_fields(path: Path, *, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise InputError(f"{path}: base = {base!r}: must be the path of a config file")
     below = path.parent / base
     if below.resolve() in {file.resolve() for file in (*above, path)}:
-        raise InputError(f"{path}: base = {base!r}: has this file as its own base")
+        raise InputError(f"{path}: base = {base!r}: is a base of itself")
     return merge_fields(read_fields(below, above=(*above, path)), fields)
 
 
@@ -119,7 +119,7 @@ def check_fields(kind: type, fields: dict[str, Any], source: str, prefix: str = 
             choices = ", ".join(map(str, get_args(types[name])))
             raise InputError(f"{where} = {value!r}: must be one of {choices}")
         elif isinstance(value, bool) and types[name] is not bool:  # Python's True is an int
-            raise InputError(f"{where} = {value!r}: must be no truth value")
+            raise InputError(f"{where} = {value!r}: must not be true or false")
 
 
 def to_float(value: object) -> object:

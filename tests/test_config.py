@@ -122,7 +122,7 @@ def test_a_config_takes_the_fields_of_its_base_and_overrides_them(tmp_path):
     ("text", "message"),
     [
         ('base = "none.toml"', r"none.toml: no such config file"),
-        ('base = "run.toml"', r"run.toml: base = 'run.toml': has this file as its own base"),
+        ('base = "run.toml"', r"run.toml: base = 'run.toml': is a base of itself"),
         ("base = 3", r"run.toml: base = 3: must be the path"),
         ('base = "bad.toml"', r"bad.toml: sed = 3: unknown field; did you mean seed\?"),
     ],

@@ -1,6 +1,5 @@
 """What a run prints while it trains: its plan, a progress bar and held-out results."""
 
-import math
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
@@ -52,8 +51,9 @@ class RunProgress:
     def log(self, step: int, line: Mapping[str, int | float]) -> None:
         """Prints an interval's metrics where the bar can't be seen: in a file or a pipe."""
         if not self._console.is_terminal:
-            rate = line.get("tokens_per_second", math.nan)
-            self._console.print(f"update {step:,}: loss {line['loss']:.4f}, {rate:,.0f} tokens/s")
+            rate = line.get("tokens_per_second")  # not of the first update, which compiles
+            speed = "" if rate is None else f", {rate:,.0f} tokens/s"
+            self._console.print(f"update {step:,}: loss {line['loss']:.4f}{speed}")
 
     def __enter__(self) -> "RunProgress":
         if self._first_step < self._total_steps:
