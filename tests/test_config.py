@@ -64,7 +64,7 @@ def test_rules(make, message):
         ("[optimizer]\nbeta1 = 1", ": optimizer.beta1 = 1.0: must lie in [0, 1)"),
         ("tokens_per_update = 1500", ": tokens_per_update = 1500: must be a multiple of data.seq"),
         ("output = 3", 'wrong value type for field "output"'),
-        ("seed = true", "seed = True: must be no truth value"),
+        ("seed = true", "seed = True: must not be true or false"),
         ("model = 3", "model = 3: must be a table"),
         ("seed = ", "not TOML"),
     ],
