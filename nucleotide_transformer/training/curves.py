@@ -38,7 +38,8 @@ def plot_curves(
             dashes = ("--", ":", "-.")
             for (name, values), dash in zip(references.items(), dashes, strict=False):
                 axes.axhline(values[validation], label=name, color="0.35", linestyle=dash)
-            axes.legend(frameon=False, fontsize="small")
+            if axes.lines:  # none in a run that was stopped early
+                axes.legend(frameon=False, fontsize="small")
         axes.set(title=title, xlabel="Tokens seen")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
