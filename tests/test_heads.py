@@ -10,7 +10,7 @@ import optax
 import pytest
 from small_models import V1, V2, random_params
 
-from nucleotide_transformer.config import ComputeConfig
+from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.model import make_forward
 from nucleotide_transformer.model.layers import Linear
 from nucleotide_transformer.types import Array, Float
@@ -120,3 +120,22 @@ def count_dots(program):
             if hasattr(inner, "eqns"):
                 total += equation.params.get("length", 1) * count_dots(inner)
     return total
+
+
+def test_the_derivatives_that_the_forward_pass_says_it_has():
+    """Reverse mode, and forward over reverse; a second difference is the reference."""
+    small = ModelConfig(k=3, num_layers=2, embed_dim=8, num_heads=2, ffn_dim=8)
+    forward = make_forward(small)
+    params = forward.init(jax.random.key(0))
+
+    def spread(scale):
+        scaled = jax.tree.map(lambda leaf: leaf * scale, params)
+        return forward.apply(scaled, TOKENS).logits.std()
+
+    slopes = [float(jax.grad(spread)(scale)) for scale in (0.99, 1.01)]
+    second = (slopes[1] - slopes[0]) / 0.02
+    # The difference of slopes of about 1 in float32, over 0.02, and its own error of order 1e-4.
+    np.testing.assert_allclose(jax.hessian(spread)(1.0), second, rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(jax.grad(jax.grad(spread))(1.0), second, rtol=1e-2, atol=1e-2)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(spread, (1.0,), (1.0,))

@@ -53,9 +53,9 @@ def make_forward(
     - logits: whether to run the head. Without it no block runs after the last layer asked for.
 
     `apply` raises an `InputError` for more tokens than learned positions and for a layer that does
-    not exist. It has derivatives of any order in reverse mode (`jax.grad`, `jax.vjp`,
-    `jax.jacrev`). In forward mode (`jax.jvp`, `jax.jacfwd`, and `jax.hessian`, which is made of
-    it) JAX raises a `TypeError`: norms, products and gates have rules for the backward pass alone.
+    not exist. It has derivatives of any order in reverse mode (`jax.grad`, `jax.vjp`), and forward
+    over reverse (`jax.hessian`). In forward mode by itself (`jax.jvp`, `jax.jacfwd`) JAX raises a
+    `TypeError`: norms, products and gates have rules for the backward pass alone.
 
     Args:
         config: architecture.

@@ -4,7 +4,7 @@
 attention of CPUs; `cudnn` is NVIDIA's attention kernel by way of JAX. The rest of `model/` reads
 like the paper and does not care.
 
-Derivatives: the rules are for reverse mode (`jax.custom_vjp`): `jax.grad`, `jax.vjp`, `jax.jacrev`.
-In forward mode (`jax.jvp`, `jax.jacfwd`, `jax.linearize`, and `jax.hessian`) JAX raises a
-`TypeError`. The plain forms have every derivative.
+Derivatives: the rules are for reverse mode (`jax.custom_vjp`): `jax.grad` of any order, `jax.vjp`,
+and forward over reverse (`jax.hessian`). In forward mode by itself (`jax.jvp`, `jax.jacfwd`,
+`jax.linearize`) JAX raises a `TypeError`. The plain forms have every derivative.
 """
