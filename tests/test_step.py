@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from test_precision import find_precisions
 
 from nucleotide_transformer.config import ComputeConfig, MaskingConfig, ModelConfig
 from nucleotide_transformer.model import exact_products, init_params, make_forward
@@ -239,14 +240,6 @@ def test_a_step_is_compiled_once():
 def test_products_of_a_float32_run_are_exact_on_accelerators_too(dtype):
     """GPUs would round their factors to 11 bits, TPUs to 8, backwards as well as forwards."""
     setting = Setting(compute=ComputeConfig(compute_dtype=dtype))
-
-    def find_precisions(program):
-        for equation in program.eqns:
-            if equation.primitive.name == "dot_general":
-                yield equation.params["precision"]
-            for option in jax.tree.leaves(list(equation.params.values())):
-                inner = getattr(option, "jaxpr", option)
-                yield from find_precisions(inner) if hasattr(inner, "eqns") else ()
 
     traced = jax.make_jaxpr(setting.step)(
         setting.state, setting.lay_out(make_batch()), setting.stops
