@@ -179,10 +179,10 @@ def _pretrain(args: list[str]) -> int:
     from nucleotide_transformer.pretraining.run import pretrain
 
     summary = pretrain(config)
-    if summary.held_out is None:
+    if summary.evaluation is None:
         _console().print(f"stopped after update {summary.step:,}; the same command resumes there")
         return INTERRUPTED
-    print_summary(_console(), config.output, summary.held_out, summary.baselines)
+    print_summary(_console(), config.output, summary.evaluation)
     return 0
 
 

@@ -27,7 +27,7 @@ specification. `tests/conftest.py` has beartype check them at run time.
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from jaxtyping import Bool, Float, Int, UInt8, UInt16
+from jaxtyping import Bool, Float, Int, UInt, UInt8, UInt16
 
 if TYPE_CHECKING:
     from jaxtyping import Array
@@ -47,6 +47,7 @@ __all__ = [
     "PRNGKey",
     "Params",
     "Split",
+    "UInt",
     "UInt8",
     "UInt16",
     "Vocabulary",

@@ -260,13 +260,13 @@ def compute_logits(params, tokens, model):
 
 
 def compute_loss(params, inputs, tokens, selected, model):
-    """Mean cross-entropy of the selected tokens, and how many of them are predicted right."""
+    """Mean cross-entropy of the selected tokens; that of each row; how many are predicted right."""
     logits = compute_logits(params, inputs, model)
     top = logits.max(-1, keepdims=True)
     log_sums = jnp.log(jnp.exp(logits - top).sum(-1)) + top[..., 0]
     nats = log_sums - jnp.take_along_axis(logits, tokens[..., None], -1)[..., 0]
-    correct = (logits.argmax(-1) == tokens) & selected
-    return (nats * selected).sum() / selected.sum(), correct.sum()
+    nats, correct = nats * selected, (logits.argmax(-1) == tokens) & selected
+    return nats.sum() / selected.sum(), (nats.sum(1), correct.sum())
 
 
 differentiate = jax.jit(jax.value_and_grad(compute_loss, has_aux=True), static_argnums=4)
@@ -363,7 +363,7 @@ def run_plainly(config, params):
         inputs, selected = mask(tokens, key, config.masking, config.model)
         with jax.enable_x64(True):
             answer = differentiate(params, inputs, tokens, selected, config.model)
-            (loss, num_correct), grads = jax.device_get(answer)
+            (loss, (_, num_correct)), grads = jax.device_get(answer)
         params, norm, rate = adam.update(params, grads)
         update = (selected.sum(), loss, num_correct, norm, rate, inputs, tokens, params)
         updates.append(Update(*update))
@@ -383,16 +383,18 @@ class HeldOut:
         self.lengths = np.where(is_kmer, self.model.k, 1)
 
     def evaluate(self, params):
-        arrays = (self.inputs, self.tokens, self.selected)
         with jax.enable_x64(True):
-            loss, num_correct = jax.device_get(evaluate_loss(params, *arrays, self.model))
-        return self.describe(float(loss), int(num_correct))
+            answer = evaluate_loss(params, self.inputs, self.tokens, self.selected, self.model)
+        return self.describe(*jax.device_get(answer[1]))
 
-    def describe(self, loss, num_correct):
-        """The metrics of a mean cross-entropy and a number of right predictions."""
+    def describe(self, nats, num_correct):
+        """The metrics of the nats of each row, and of a number of right predictions."""
+        loss, total = nats.sum() / len(self.targets), len(self.targets)
+        deviations = nats - loss * self.selected.sum(1)
         return {
             "cross_entropy": loss,
             "perplexity": math.exp(loss),
-            "accuracy": num_correct / len(self.targets),
-            "bits_per_nucleotide": loss * len(self.targets) / math.log(2) / self.lengths.sum(),
+            "accuracy": num_correct / total,
+            "bits_per_nucleotide": nats.sum() / math.log(2) / self.lengths.sum(),
+            "standard_error": math.sqrt((deviations**2).sum() / (1 - 1 / len(nats))) / total,
         }

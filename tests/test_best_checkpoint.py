@@ -6,10 +6,10 @@ import os
 import signal
 
 import pytest
+from chosen_scores import make_scores
 from test_checkpoints import save, steps
 
 from nucleotide_transformer.errors import OutputExistsError
-from nucleotide_transformer.pretraining.baselines import Metrics
 from nucleotide_transformer.pretraining.evaluation import Evaluator
 from nucleotide_transformer.pretraining.run import pretrain
 from nucleotide_transformer.training.checkpoints import Checkpointer
@@ -48,7 +48,7 @@ def test_an_evaluation_that_fails_at_the_end_loses_no_update(config, monkeypatch
         raise failure
 
     config = dataclasses.replace(config, total_tokens=512 * 2)  # before any checkpoint is due
-    monkeypatch.setattr(Evaluator, "evaluate", fail)
+    monkeypatch.setattr(Evaluator, "score", fail)
     with pytest.raises(failure):
         pretrain(config, show=False)
     assert steps(config.output) == [2]
@@ -61,12 +61,12 @@ def test_a_run_that_is_asked_to_stop_saves_before_it_evaluates(config, monkeypat
     """A cluster gives it seconds, and update 4 is one at which it evaluates."""
     seen = []
 
-    def evaluate(self, params):
+    def score(self, params):
         saves = config.output / "checkpoints"
         seen.append(any(path.name.startswith("4") for path in saves.iterdir()))
-        return Metrics(7.0, 2.0, 0.5, 1.0)
+        return make_scores(self, 7.0)
 
-    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
+    monkeypatch.setattr(Evaluator, "score", score)
     from nucleotide_transformer.training.loop import Run
 
     update = Run._update
@@ -84,7 +84,7 @@ def test_a_run_that_is_asked_to_stop_saves_before_it_evaluates(config, monkeypat
 
 
 def test_a_held_out_score_that_is_no_number_stops_the_run(config, monkeypatch):
-    monkeypatch.setattr(Evaluator, "evaluate", lambda *_: Metrics(math.nan, 2.0, 0.5, 1.0))
+    monkeypatch.setattr(Evaluator, "score", lambda self, _: make_scores(self, math.nan))
     with pytest.raises(TrainingDivergedError, match=r"update 4: held-out score nan.*/3$"):
         pretrain(config, show=False)
 

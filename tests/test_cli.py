@@ -227,12 +227,18 @@ def test_from_fasta_to_a_trained_model(capfd, tmp_path):
     lines = map(json.loads, (output / "metrics.jsonl").read_text().splitlines())
     *_, held_out = (line for line in lines if line["kind"] == "validation")
     table = "\n".join(line for line in out.splitlines() if re.match("[│┃|]", line))
-    assert read_table(table)["this model"] == {
-        "cross-entropy (nats)": f"{held_out['cross_entropy']:.4f}",
-        "perplexity": f"{held_out['perplexity']:,.1f}",
-        "accuracy": f"{100 * held_out['accuracy']:.2f}%",
-        "bits/nucleotide": f"{held_out['bits_per_nucleotide']:.4f}",
-    }
+    row = read_table(table)["this model"]
+    error = held_out["standard_error"]
+    assert row["cross-entropy (nats)"] == f"{held_out['cross_entropy']:.4f} ± {error:.4f}"
+    assert row["perplexity"] == f"{held_out['perplexity']:,.1f}"
+    assert row["accuracy"].startswith(f"{100 * held_out['accuracy']:.2f}% ± ")
+    assert row["bits/nucleotide"].startswith(f"{held_out['bits_per_nucleotide']:.4f} ± ")
+    written = json.loads((output / "evaluation.json").read_text())
+    assert written["step"] == held_out["step"]
+    rows = written["all"]["predictors"]
+    assert list(rows) == ["this model", "frequency", "markov_mixture"]
+    assert rows["this model"]["cross_entropy"] == held_out["cross_entropy"]
+    assert list(written["groups"]) == [""]
 
 
 def test_an_interrupted_run_says_how_to_go_on(capfd, small_corpus, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from nucleotide_transformer.config import DataConfig
 from nucleotide_transformer.data.corpus import CorpusConfig, Manifest, build_corpus, open_split
 from nucleotide_transformer.data.dataset import (
     Batch,
+    EvaluationSet,
     count_nucleotides,
     make_dataset,
     make_evaluation_set,
@@ -240,7 +241,7 @@ def test_evaluation_set_is_fixed_and_without_unknown_nucleotides(manifest: Manif
     assert len(usable) == 22
     assert {619, 620} < {len(r) for r in records}
 
-    def make(num_sequences: int) -> np.ndarray:
+    def make(num_sequences: int) -> EvaluationSet:
         return make_evaluation_set(
             manifest,
             "validation",
@@ -249,17 +250,22 @@ def test_evaluation_set_is_fixed_and_without_unknown_nucleotides(manifest: Manif
             num_sequences=num_sequences,
         )
 
-    everything = make(10_000)
+    everything, genomes = make(10_000)
     assert (everything.dtype, everything.shape) == (np.int32, (len(usable), NUM_TOKENS))
     assert (everything > TOKENIZER.cls_token_id).sum() == len(usable) * (NUM_TOKENS - 1)
     for row, record in zip(everything, usable, strict=True):
         assert TOKENIZER.decode(row) == record[OVERLAP:end].decode()
-    few = make(5)
-    np.testing.assert_array_equal(few, make(5))
+    reader = open_split(manifest, "validation")
+    species = [manifest.genomes[genome].species for genome in genomes]
+    numbers = [records.index(record) for record in usable]
+    assert species == [reader.locate(number).species for number in numbers]
+    assert len(set(species)) > 1
+    few = make(5).tokens
+    np.testing.assert_array_equal(few, make(5).tokens)
     places = [usable.index(records[locate(row, records)[0]]) for row in few]
     assert places == sorted(set(places))
     assert max(np.diff([-1, *places, len(usable)])) <= 2 * len(usable) / 5  # evenly spread
-    assert len(make(len(usable))) == len(usable)
+    assert len(make(len(usable)).tokens) == len(usable)
 
 
 def test_published_lengths_fit_their_chunks(manifest: Manifest) -> None:
@@ -277,7 +283,7 @@ def test_published_lengths_fit_their_chunks(manifest: Manifest) -> None:
         count_nucleotides(make_manifest(6_000), TOKENIZER, 1_113)
 
 
-def evaluate(manifest: Manifest, split: str = "validation", **changes: int) -> np.ndarray:
+def evaluate(manifest: Manifest, split: str = "validation", **changes: int) -> EvaluationSet:
     arguments = {"sequence_tokens": NUM_TOKENS, "num_sequences": 4} | changes
     return make_evaluation_set(manifest, split, tokenizer=TOKENIZER, **arguments)
 

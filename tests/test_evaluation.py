@@ -1,7 +1,6 @@
 """Held-out evaluation: fixed masks, sums over counts, and no dependence on the layout."""
 
 import functools
-import math
 
 import jax
 import numpy as np
@@ -12,12 +11,12 @@ from nucleotide_transformer.model import init_params, make_forward
 from nucleotide_transformer.pretraining.evaluation import (
     Evaluator,
     count_nucleotides,
-    make_metrics,
     mask_evaluation_set,
 )
-from nucleotide_transformer.pretraining.objective import predict_masked
+from nucleotide_transformer.pretraining.objective import score_sequences
+from nucleotide_transformer.pretraining.scores import estimate_errors, make_metrics
 from nucleotide_transformer.training.devices import find_devices, plan_layout
-from nucleotide_transformer.training.step import make_sum_step
+from nucleotide_transformer.training.step import make_gather_step
 
 MODEL = ModelConfig(k=3, num_layers=1, embed_dim=16, num_heads=2, ffn_dim=24)
 
@@ -40,42 +39,64 @@ def test_every_selected_token_is_hidden_and_the_masks_are_fixed():
 
 def test_nucleotides_of_masked_tokens_are_k_or_one():
     masked = mask_evaluation_set(make_tokens(), MaskingConfig(), MODEL)
-    targets = masked.targets[masked.valid]
-    kmers = targets < MODEL.first_kmer_id + 64
-    assert count_nucleotides(masked, MODEL) == 3 * kmers.sum() + (~kmers).sum()
+    for row, number in enumerate(count_nucleotides(masked, MODEL)):
+        targets = masked.targets[row][masked.valid[row]]
+        kmers = targets < MODEL.first_kmer_id + 64
+        assert number == 3 * kmers.sum() + (~kmers).sum()
 
 
 @pytest.mark.parametrize(("num_devices", "at_once"), [(1, 2), (2, 2), (3, 1), (8, 1)])
-def test_equals_the_mean_over_all_masked_tokens(num_devices, at_once):
+def test_scores_are_those_of_each_sequence(num_devices, at_once):
+    """In the order of the set, however they lie on the devices."""
     masked = mask_evaluation_set(make_tokens(), MaskingConfig(), MODEL)
     params = init_params(jax.random.key(3), MODEL)
     logits = make_forward(MODEL).apply(params, jax.numpy.asarray(masked.inputs)).logits
     wide = np.asarray(logits, np.float64)
     log_probabilities = wide - np.log(np.exp(wide).sum(-1, keepdims=True))
     rows = np.arange(len(masked.inputs))[:, None]
-    nats = -log_probabilities[rows, masked.positions, masked.targets][masked.valid]
-    right = (wide[rows, masked.positions].argmax(-1) == masked.targets)[masked.valid]
+    nats = -log_probabilities[rows, masked.positions, masked.targets]
+    right = wide[rows, masked.positions].argmax(-1) == masked.targets
 
-    step = make_sum_step(
-        functools.partial(predict_masked, make_forward(MODEL)), find_devices(num_devices)
+    step = make_gather_step(
+        functools.partial(score_sequences, make_forward(MODEL)), find_devices(num_devices)
     )
     like = plan_layout(
         num_devices * at_once, at_most=at_once, num_local=num_devices, num_processes=1
     )
-    found = Evaluator(masked, MODEL, step, like=like).evaluate(params)
-    assert found.cross_entropy == pytest.approx(nats.mean(), abs=1e-5)
-    assert found.perplexity == pytest.approx(math.exp(nats.mean()), rel=1e-4)
-    assert found.accuracy == pytest.approx(right.mean(), abs=1e-9)
-    bits = nats.sum() / math.log(2) / count_nucleotides(masked, MODEL)
-    assert found.bits_per_nucleotide == pytest.approx(bits, abs=1e-5)
+    evaluator = Evaluator(masked, MODEL, step, like=like)
+    scores = evaluator.score(params)
+    np.testing.assert_allclose(scores.nats, (nats * masked.valid).sum(1), rtol=1e-6)
+    np.testing.assert_array_equal(scores.num_correct, (right & masked.valid).sum(1))
+    np.testing.assert_array_equal(scores.num_masked, masked.valid.sum(1))
+    np.testing.assert_array_equal(scores.num_nucleotides, count_nucleotides(masked, MODEL))
+
+    values = evaluator.evaluate(params)
+    metrics, errors = make_metrics(scores), estimate_errors(scores)
+    assert values == {
+        "score": metrics.cross_entropy,
+        **metrics._asdict(),
+        "standard_error": errors.cross_entropy,
+    }
+    for leaf, other in zip(evaluator.scores, scores, strict=True):
+        np.testing.assert_array_equal(leaf, other)
 
 
-def test_batches_weigh_by_their_masked_tokens():
-    sums = [
-        (np.float32(nats), {"weight": np.float32(masked), "accuracy": np.float32(correct)})
-        for nats, masked, correct in ((30.0, 10, 5), (2.0, 1, 0))
-    ]
-    metrics = make_metrics(sums, 64)
-    assert metrics.cross_entropy == pytest.approx(32 / 11)
-    assert metrics.accuracy == pytest.approx(5 / 11)
-    assert metrics.bits_per_nucleotide == pytest.approx(32 / math.log(2) / 64)
+def test_the_rows_of_two_processes_come_back_in_the_order_of_the_set(monkeypatch):
+    """Seven sequences, four and three, on two devices each that take one at a time."""
+    masked = mask_evaluation_set(make_tokens(), MaskingConfig(), MODEL)
+    like = plan_layout(4, at_most=1, num_local=2, num_processes=2)
+    laid_out = []
+
+    def step(_, batch):
+        """What both processes' devices would answer: each row's first target."""
+        first = np.concatenate([part[batch].targets[:, :, 0] for part in laid_out])
+        return first.astype(np.float32), first
+
+    for process in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        evaluator = Evaluator(masked, MODEL, step, like=like)
+        laid_out.append(evaluator._batches)
+        evaluator._batches = list(range(len(evaluator._batches)))
+    scores = evaluator.score(None)
+    np.testing.assert_array_equal(scores.nats, masked.targets[:, 0])
+    np.testing.assert_array_equal(scores.num_correct, masked.targets[:, 0])

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chosen_scores import make_scores
 
 from nucleotide_transformer.config import (
     CheckpointConfig,
@@ -92,11 +93,11 @@ def held_out_losses(monkeypatch):
     def arm(*losses):
         remaining = list(losses)
 
-        def evaluate(self, params):
+        def score(self, params):
             loss = remaining.pop(0)
-            return pretraining_run.Metrics(loss, 2.0, 0.5, 1.0)
+            return make_scores(self, loss)
 
-        monkeypatch.setattr(Evaluator, "evaluate", evaluate)
+        monkeypatch.setattr(Evaluator, "score", score)
         return remaining
 
     return arm
@@ -136,7 +137,7 @@ def test_a_finished_run_is_not_trained_again(config):
 def test_what_a_run_leaves(config):
     summary = pretrain(config, show=False)
     names = {path.name for path in config.output.iterdir()}
-    assert names == {"checkpoints", "metrics.jsonl", "tensorboard", "curves.png"}
+    assert names == {"checkpoints", "metrics.jsonl", "tensorboard", "curves.png", "evaluation.json"}
     assert (config.output / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert summary.baselines == {}  # this corpus has none
     trained = [line for line in read_metrics(config.output) if line["kind"] == "train"]

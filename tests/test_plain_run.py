@@ -27,10 +27,11 @@ from nucleotide_transformer.data.reader import open_split
 from nucleotide_transformer.model import init_params
 from nucleotide_transformer.pretraining import run
 from nucleotide_transformer.pretraining.baselines import (
-    best_markov,
+    MARKOV,
     evaluate_baselines,
     fit_baselines,
 )
+from nucleotide_transformer.pretraining.counts import count_split
 from nucleotide_transformer.training.identity import flatten
 from nucleotide_transformer.training.metrics import MetricWriter, read_metrics
 from nucleotide_transformer.weights.runs import load_run
@@ -243,31 +244,44 @@ def measure_baselines(case):
     counts = 1 + np.array(plain_run.Corpus(case.config).count_tokens())
     first, known = case.config.model.first_kmer_id, case.config.model.num_nucleotide_tokens
     counts = counts[first : first + known]
-    nats = -np.log(counts / counts.sum())[held_out.targets - first].mean()
-    frequency = held_out.describe(nats, (held_out.targets == first + counts.argmax()).sum())
+    rows, total = np.nonzero(held_out.selected)[0], len(held_out.tokens)
+    nats = -np.log(counts / counts.sum())[held_out.targets - first]
+    num_correct = (held_out.targets == first + counts.argmax()).sum()
+    frequency = held_out.describe(np.bincount(rows, nats, total), num_correct)
     places = [np.flatnonzero(row) for row in held_out.selected]
     valid = np.arange(max(map(len, places))) < np.array([[len(row)] for row in places])
     positions = np.zeros(valid.shape, int)
     positions[valid] = np.concatenate(places)
     train = open_split(load_manifest(case.config.data.corpus), "train")
-    fitted = fit_baselines(train, tokenizer, 10**9)
-    name, markov = best_markov(evaluate_baselines(fitted, held_out.tokens, positions, valid))
-    return {"frequency": frequency, name: markov._asdict()}
+    fitted = fit_baselines(
+        count_split(train, tokenizer, 10**9), tokenizer, num_tokens=24, share=0.3
+    )
+    markov = evaluate_baselines(fitted, held_out.tokens, positions, valid)[MARKOV]
+    return {
+        "frequency": frequency,
+        MARKOV: held_out.describe(markov.nats, markov.num_correct.sum()),
+    }
 
 
 @on_three
 def test_the_final_table_is_that_of_the_plain_run(learned):
-    """The model beside the token frequencies and the best Markov chain of the training split."""
+    """The model beside the token frequencies and Markov chains of the training split."""
     expected = {"this model": list_evaluations(learned)[30], **measure_baselines(learned)}
     lines = [line.strip("│").split("│") for line in learned.printed.splitlines()]
-    found = {cells[0].strip(): cells[1:] for cells in lines if len(cells) == 5}
+    found = {cells[0].strip(): cells[1:] for cells in lines if len(cells) == 6}
     assert found.keys() == expected.keys()
+    model = expected["this model"]
     for name, row in expected.items():
-        loss, perplexity, accuracy, bits = (float(cell.strip(" %")) for cell in found[name])
+        numbers = [cell.replace("%", "").split("±") for cell in found[name]]
+        loss, error = map(float, numbers[0])
         assert loss == pytest.approx(row["cross_entropy"], abs=1e-4)
-        assert perplexity == pytest.approx(row["perplexity"], abs=0.1)
-        assert accuracy == pytest.approx(100 * row["accuracy"], abs=0.01)
-        assert bits == pytest.approx(row["bits_per_nucleotide"], abs=1e-4)
+        assert error == pytest.approx(row["standard_error"], abs=1e-4)
+        assert float(numbers[1][0]) == pytest.approx(row["perplexity"], abs=0.1)
+        assert float(numbers[2][0]) == pytest.approx(100 * row["accuracy"], abs=0.01)
+        assert float(numbers[3][0]) == pytest.approx(row["bits_per_nucleotide"], abs=1e-4)
+        if name != "this model":
+            ahead = model["cross_entropy"] - row["cross_entropy"]
+            assert float(numbers[4][0]) == pytest.approx(ahead, abs=1e-4)
 
 
 def test_the_curves_are_those_of_the_plain_run(case):

@@ -117,6 +117,12 @@ def test_two_processes_of_three_devices_equal_one_of_one(config, tmp_path):
     for line, other in zip(expected, found, strict=True):
         name = "loss" if line["kind"] == "train" else "cross_entropy"
         np.testing.assert_allclose(line[name], other[name], atol=1e-5)
+    rows = [
+        json.loads((folder / "evaluation.json").read_text())["all"]["predictors"]["this model"]
+        for folder in (alone, together)
+    ]
+    one, other = (row["standard_errors"]["cross_entropy"] for row in rows)
+    np.testing.assert_allclose(one, other, atol=1e-5)  # of three sequences, two and one a process
     (params, _), (others, _) = load_run(alone), load_run(together)
     for module, leaves in params.items():
         for name, leaf in leaves.items():

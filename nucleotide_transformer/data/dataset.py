@@ -40,6 +40,15 @@ class Batch(NamedTuple):
     """int32: the place of each sequence in the update, over all processes."""
 
 
+class EvaluationSet(NamedTuple):
+    """Fixed sequences of a split."""
+
+    tokens: Int[np.ndarray, "S T"]
+    """int32: `<cls>` first."""
+    genomes: Int[np.ndarray, " S"]
+    """Place of each sequence's genome in `Manifest.genomes`."""
+
+
 def make_dataset(
     manifest: Manifest,
     split: Split,
@@ -173,8 +182,8 @@ def make_evaluation_set(
     tokenizer: KmerTokenizer,
     sequence_tokens: int,
     num_sequences: int,
-) -> Int[np.ndarray, "B T"]:
-    """Returns fixed sequences spread evenly over a split, in the order of the genome, int32.
+) -> EvaluationSet:
+    """Returns fixed sequences spread evenly over a split, in the order of the genome.
 
     They start right after the overlap, hold no N, and are never padded because of a short record;
     the same arguments give the same sequences. Where the split holds fewer such records than asked
@@ -207,7 +216,8 @@ def make_evaluation_set(
     require(bool(found), f"{manifest.folder}: records of split {split!r}", len(reader), rule)
     chosen = sorted(list(found)[:num_sequences])
     windows = [found[index] for index in chosen]
-    return tokenizer.encode_batch(windows, length=sequence_tokens, truncate=True)
+    tokens = tokenizer.encode_batch(windows, length=sequence_tokens, truncate=True)
+    return EvaluationSet(tokens, reader.find_genomes(chosen))
 
 
 def count_nucleotides(manifest: Manifest, tokenizer: KmerTokenizer, sequence_tokens: int) -> int:

@@ -98,6 +98,16 @@ class SplitReader:
         genome, _ = self._shards[shard]
         return Location(genome.species, genome.assembly, contig, start, end)
 
+    def find_genomes(self, indices: Int[np.ndarray, "B"] | Sequence[int]) -> Int[np.ndarray, "B"]:
+        """The place in `manifest.genomes` of the genome that each record is from.
+
+        Raises:
+            IndexError: if a number is negative, or not below the number of records.
+        """
+        places = {genome.name: place for place, genome in enumerate(self.manifest.genomes)}
+        genomes = np.array([places[genome.name] for genome, _ in self._shards])
+        return genomes[self._find_shards(np.asarray(indices, np.int64))]
+
     def _find_shards(self, indices: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
         """The shard of each record."""
         for index in indices[(indices < 0) | (indices >= len(self))][:1].tolist():

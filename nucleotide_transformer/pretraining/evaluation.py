@@ -1,25 +1,55 @@
 """Held-out evaluation on fixed sequences with fixed masks."""
 
 import dataclasses
-import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from nucleotide_transformer.config import MaskingConfig, ModelConfig
-from nucleotide_transformer.pretraining.baselines import Metrics
+from nucleotide_transformer.config import MaskingConfig, ModelConfig, PretrainConfig
+from nucleotide_transformer.data.dataset import make_evaluation_set
+from nucleotide_transformer.data.manifest import Manifest
+from nucleotide_transformer.pretraining.baselines import (
+    evaluate_baselines,
+    fit_baselines,
+    is_nucleotide,
+)
+from nucleotide_transformer.pretraining.counts import Counts
 from nucleotide_transformer.pretraining.masking import MaskedTokens, mask_tokens
+from nucleotide_transformer.pretraining.scores import Scores, estimate_errors, make_metrics
+from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.training.devices import Layout, lay_out, plan_layout
-from nucleotide_transformer.training.step import WEIGHT, Counts
 from nucleotide_transformer.types import Array, Float, Int
 
 MASK_SEED = 850
 """Seed of the evaluation's masks: one for all runs, so that runs compare."""
 
-EvaluationStep = Callable[[Any, MaskedTokens], tuple[Float[Array, ""], Counts]]
-"""Nats and counts over all devices and processes, of masked sequences [N, B, ...]."""
+EvaluationStep = Callable[[Any, MaskedTokens], tuple[Float[Array, "N B"], Int[Array, "N B"]]]
+"""Nats and right predictions of masked sequences [N, B, ...], of the devices of all processes."""
+
+
+class HeldOut(NamedTuple):
+    """The sequences that a run is evaluated on."""
+
+    tokens: Int[np.ndarray, "S T"]
+    masked: MaskedTokens
+    groups: tuple[str, ...]
+    """Group of species of each sequence."""
+
+
+def read_held_out(config: PretrainConfig, manifest: Manifest, tokenizer: KmerTokenizer) -> HeldOut:
+    """The validation sequences that a run is evaluated on, and their masks."""
+    found = make_evaluation_set(
+        manifest,
+        "validation",
+        tokenizer=tokenizer,
+        sequence_tokens=config.data.sequence_tokens,
+        num_sequences=config.evaluation.num_sequences,
+    )
+    masked = mask_evaluation_set(found.tokens, config.masking, config.model)
+    groups = tuple(manifest.genomes[genome].group for genome in found.genomes.tolist())
+    return HeldOut(found.tokens, masked, groups)
 
 
 def mask_evaluation_set(
@@ -36,14 +66,17 @@ def mask_evaluation_set(
     return jax.device_get(mask(tokens, rows, jax.random.key(MASK_SEED), hidden, model))
 
 
-def count_nucleotides(masked: MaskedTokens, model: ModelConfig) -> int:
-    """Nucleotides that the masked tokens spell: k in a k-mer, 1 in a single letter."""
+def count_nucleotides(masked: MaskedTokens, model: ModelConfig) -> Int[np.ndarray, " S"]:
+    """Nucleotides that each sequence's masked tokens spell: k in a k-mer, 1 in a single letter."""
     is_kmer = masked.targets < model.first_kmer_id + 4**model.k
-    return int((np.where(is_kmer, model.k, 1) * masked.valid).sum())
+    return (np.where(is_kmer, model.k, 1) * masked.valid).sum(axis=1)
 
 
 class Evaluator:
     """Held-out sequences, laid out on the devices once and evaluated many times."""
+
+    scores: Scores | None = None
+    """Of the parameters that were evaluated last."""
 
     def __init__(
         self, masked: MaskedTokens, model: ModelConfig, step: EvaluationStep, *, like: Layout
@@ -53,10 +86,11 @@ class Evaluator:
         Args:
             masked: the sequences, the same in every process.
             model: says how many nucleotides a token spells.
-            step: compiled sum over the devices.
+            step: compiled, and run by all devices together.
             like: devices, and sequences that each takes at once.
         """
         self._step = step
+        self._num_masked = np.asarray(masked.valid).sum(axis=1)
         self._num_nucleotides = count_nucleotides(masked, model)
         layout = plan_layout(
             len(masked.inputs),
@@ -67,25 +101,54 @@ class Evaluator:
         shares = np.array_split(np.arange(len(masked.inputs)), like.num_processes)
         own = jax.tree.map(lambda leaf: leaf[shares[jax.process_index()]], masked)
         blank = jax.tree.map(lambda leaf: leaf[:1], masked)
-        blank = blank._replace(valid=np.zeros_like(blank.valid))
         laid_out = lay_out(own, blank, layout)
         self._batches = [
             jax.tree.map(lambda leaf, index=index: leaf[:, index], laid_out)
             for index in range(layout.accumulation)
         ]
+        places = [lay_out(share, np.array([-1]), layout) for share in shares]
+        self._places = np.concatenate(places)  # [N, A, B]; -1 is a blank row
 
-    def evaluate(self, params: Any) -> Metrics:
+    def evaluate(self, params: Any) -> dict[str, float]:
+        """Held-out metrics as the loop takes them; their sums stay in `scores`."""
+        self.scores = self.score(params)
+        metrics, errors = make_metrics(self.scores), estimate_errors(self.scores)
+        values = {"score": metrics.cross_entropy, **metrics._asdict()}
+        if errors:
+            values["standard_error"] = errors.cross_entropy
+        return values
+
+    def score(self, params: Any) -> Scores:
         """Runs the model over all held-out sequences."""
-        sums = [self._step(params, batch) for batch in self._batches]
-        return make_metrics(jax.device_get(sums), self._num_nucleotides)
+        outputs = jax.device_get([self._step(params, batch) for batch in self._batches])
+        nats, num_correct = (np.stack(parts, axis=1) for parts in zip(*outputs, strict=True))
+        return Scores(
+            nats=self._sort(nats).astype(np.float64),
+            num_correct=self._sort(num_correct),
+            num_masked=self._num_masked,
+            num_nucleotides=self._num_nucleotides,
+        )
+
+    def _sort(self, values: np.ndarray) -> np.ndarray:
+        """Numbers of the rows as they lie on the devices [N, A, B], in the order of the set [S]."""
+        known = self._places >= 0
+        ordered = np.empty(len(self._num_masked), values.dtype)
+        ordered[self._places[known]] = values[known]
+        return ordered
 
 
-def make_metrics(sums: list[tuple[Any, Counts]], num_nucleotides: int) -> Metrics:
-    """Adds up batches and divides once, in float64."""
-    nats = sum(float(batch) for batch, _ in sums)
-    num_masked = sum(float(counts[WEIGHT]) for _, counts in sums)
-    correct = sum(float(counts["accuracy"]) for _, counts in sums)
-    cross_entropy = nats / num_masked
-    perplexity = math.exp(cross_entropy) if cross_entropy < 700 else math.inf
-    bits = nats / math.log(2) / num_nucleotides
-    return Metrics(cross_entropy, perplexity, correct / num_masked, bits)
+def measure_baselines(
+    counts: Counts, tokenizer: KmerTokenizer, held_out: HeldOut
+) -> dict[str, Scores]:
+    """The baselines of a corpus on the model's masked tokens, of which training text gets as many.
+
+    Args:
+        counts: of its training split.
+        tokenizer: of the model.
+        held_out: what the model is evaluated on.
+    """
+    positions, valid = map(np.asarray, (held_out.masked.positions, held_out.masked.valid))
+    share = float(valid.sum() / is_nucleotide(held_out.tokens, tokenizer).sum())
+    num_tokens = held_out.tokens.shape[1]
+    fitted = fit_baselines(counts, tokenizer, num_tokens=num_tokens, share=share)
+    return evaluate_baselines(fitted, held_out.tokens, positions, valid)

@@ -51,17 +51,37 @@ def predict_masked(
     return masked_cross_entropy(logits, masked.targets, masked.valid)
 
 
+def score_sequences(
+    forward: Any, params: Any, masked: MaskedTokens
+) -> tuple[Float[Array, " B"], Int[Array, " B"]]:
+    """Nats of each sequence, and how many of its masked tokens are predicted right."""
+    logits = forward.apply(params, masked.inputs, masked.positions).logits  # [B, M, V]
+    nats, correct = score_tokens(logits, masked.targets)
+    return jnp.sum(nats, axis=1, where=masked.valid), (correct & masked.valid).sum(axis=1)
+
+
 def masked_cross_entropy(
     logits: Float[Array, "B M V"], targets: Int[Array, "B M"], valid: Bool[Array, "B M"]
 ) -> tuple[Float[Array, ""], Counts]:
     """Cross-entropy in nats, summed over the valid slots, and the counts to divide by.
 
-    Computed in float32 whatever the type of the logits. The counts are the masked tokens
-    (`weight`) and those whose most likely token is the right one (`accuracy`).
+    The counts are the masked tokens (`weight`) and those whose most likely token is the right one
+    (`accuracy`).
+    """
+    nats, correct = score_tokens(logits, targets)
+    num_correct = (valid & correct).sum(dtype=jnp.float32)
+    counts = {WEIGHT: valid.sum(dtype=jnp.float32), "accuracy": num_correct}
+    return jnp.sum(nats, where=valid), counts
+
+
+def score_tokens(
+    logits: Float[Array, "B M V"], targets: Int[Array, "B M"]
+) -> tuple[Float[Array, "B M"], Bool[Array, "B M"]]:
+    """Cross-entropy of each slot in nats, and whether its most likely token is the right one.
+
+    Computed in float32 whatever the type of the logits.
     """
     logits = logits.astype(jnp.float32)
     target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     nats = jax.nn.logsumexp(logits, axis=-1) - target_logits
-    correct = valid & (jnp.argmax(logits, axis=-1) == targets)
-    counts = {WEIGHT: valid.sum(dtype=jnp.float32), "accuracy": correct.sum(dtype=jnp.float32)}
-    return jnp.sum(nats, where=valid), counts
+    return nats, jnp.argmax(logits, axis=-1) == targets

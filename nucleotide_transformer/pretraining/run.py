@@ -5,10 +5,9 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from nucleotide_transformer.config import ModelConfig, PretrainConfig
-from nucleotide_transformer.data.dataset import make_dataset, make_evaluation_set, make_iterator
+from nucleotide_transformer.data.dataset import make_dataset, make_iterator
 from nucleotide_transformer.data.manifest import Manifest, load_manifest
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.model import exact_products, init_params, make_forward
@@ -16,25 +15,28 @@ from nucleotide_transformer.model.flops import count_update_flops
 from nucleotide_transformer.model.platform import resolve_compute
 from nucleotide_transformer.model.stacking import arrange_params
 from nucleotide_transformer.pretrained import load_pretrained
-from nucleotide_transformer.pretraining.baselines import (
-    FREQUENCY,
-    Baselines,
-    Metrics,
-    best_markov,
-    evaluate_baselines,
-    load_baselines,
+from nucleotide_transformer.pretraining.counts import Counts, load_counts
+from nucleotide_transformer.pretraining.evaluation import (
+    Evaluator,
+    HeldOut,
+    measure_baselines,
+    read_held_out,
 )
-from nucleotide_transformer.pretraining.evaluation import Evaluator, mask_evaluation_set
-from nucleotide_transformer.pretraining.masking import MaskedTokens, count_slots
+from nucleotide_transformer.pretraining.masking import count_slots
 from nucleotide_transformer.pretraining.objective import (
     Sequences,
     make_blank,
     make_loss,
-    predict_masked,
+    score_sequences,
 )
-from nucleotide_transformer.pretraining.report import LABELS, PANELS, describe_metrics
+from nucleotide_transformer.pretraining.report import describe_metrics, write_results
+from nucleotide_transformer.pretraining.scores import (
+    MODEL,
+    Evaluation,
+    Metrics,
+    make_evaluation,
+)
 from nucleotide_transformer.tokenizers import KmerTokenizer
-from nucleotide_transformer.training.curves import plot_curves
 from nucleotide_transformer.training.devices import (
     Layout,
     find_devices,
@@ -45,8 +47,8 @@ from nucleotide_transformer.training.loop import Run, RunPlan, Task, catch_signa
 from nucleotide_transformer.training.optimizer import make_optimizer, make_schedule
 from nucleotide_transformer.training.peaks import find_total_peak_flops
 from nucleotide_transformer.training.state import TrainState, init_state
-from nucleotide_transformer.training.step import make_sum_step, make_train_step
-from nucleotide_transformer.types import Int, Params
+from nucleotide_transformer.training.step import make_gather_step, make_train_step
+from nucleotide_transformer.types import Params
 
 FREE_FIELDS = (
     "output",
@@ -72,23 +74,25 @@ class RunSummary(NamedTuple):
 
     step: int
     """Updates applied."""
-    held_out: Metrics | None
-    """Of the model at the end; None if the run was stopped before `total_steps`."""
-    baselines: dict[str, Metrics]
-    """Name -> the same metrics on the same masked tokens; empty if the corpus has none, in all
-    processes but the first, and for a run that was stopped."""
+    evaluation: Evaluation | None
+    """The model at the end beside its baselines, of which there are none if the corpus has none,
+    and in all processes but the first; None if the run was stopped before `total_steps`."""
 
     @property
     def finished(self) -> bool:
         """False if the run was stopped before `total_steps`."""
-        return self.held_out is not None
+        return self.evaluation is not None
 
+    @property
+    def held_out(self) -> Metrics | None:
+        """Of the model at the end, over all held-out sequences."""
+        return self.evaluation.overall.rows[MODEL].metrics if self.evaluation else None
 
-class HeldOut(NamedTuple):
-    """The sequences that a run is evaluated on."""
-
-    tokens: Int[np.ndarray, "S T"]
-    masked: MaskedTokens
+    @property
+    def baselines(self) -> dict[str, Metrics]:
+        """Name -> the same metrics on the same masked tokens."""
+        rows = self.evaluation.overall.rows if self.evaluation else {}
+        return {name: row.metrics for name, row in rows.items() if name != MODEL}
 
 
 def pretrain(config: PretrainConfig, *, show: bool = True) -> RunSummary:
@@ -117,22 +121,26 @@ def pretrain(config: PretrainConfig, *, show: bool = True) -> RunSummary:
             num_processes=jax.process_count(),
         )
         held_out = read_held_out(config, manifest, tokenizer)
-        fitted = load_baselines(manifest, tokenizer) if first else None
-        task = make_task(config, manifest, tokenizer, held_out, devices, layout)
+        counts = load_counts(manifest, tokenizer.k) if first else None
+        evaluator = make_evaluator(config, held_out, devices, layout)
+        task = make_task(config, manifest, tokenizer, evaluator, devices)
         run = Run(make_plan(config, manifest), task, devices=devices, layout=layout, show=show)
-        run.progress.announce(describe_run(config, manifest, layout, fitted))
+        run.progress.announce(describe_run(config, manifest, layout, counts))
         try:
             with run.progress:
                 result = run.train(stop)
         finally:
             run.close()
-    metrics = result and Metrics(**{name: result[name] for name in Metrics._fields})
-    # Only now, after the last update: no device waits for them, and Ctrl-C ends them at once.
-    baselines = measure_baselines(fitted, held_out) if metrics and fitted else {}
+    if not (result and evaluator.scores):
+        evaluation = None
+    else:
+        # Only now, after the last update: no device waits for it, and Ctrl-C ends it at once.
+        rows = {MODEL: evaluator.scores}
+        rows |= measure_baselines(counts, tokenizer, held_out) if counts else {}
+        evaluation = make_evaluation(rows, held_out.groups)
     if first:
-        references = {name: row._asdict() for name, row in baselines.items()}
-        plot_curves(config.output, PANELS, labels=LABELS, references=references)
-    return RunSummary(run.step, metrics or None, baselines)
+        write_results(config.output, run.step, evaluation)
+    return RunSummary(run.step, evaluation)
 
 
 def make_plan(config: PretrainConfig, manifest: Manifest) -> RunPlan:
@@ -156,22 +164,11 @@ def make_task(
     config: PretrainConfig,
     manifest: Manifest,
     tokenizer: KmerTokenizer,
-    held_out: HeldOut,
+    evaluator: Evaluator,
     devices: list[jax.Device],
-    layout: Layout,
 ) -> Task:
     """Masked-language-model pre-training as the loop takes it."""
-    forward = make_forward(config.model, config.compute)
     optimizer = make_optimizer(config.optimizer, config.total_steps)
-    context = functools.partial(exact_products, config.compute)
-    evaluation_step = make_sum_step(
-        functools.partial(predict_masked, forward), devices, context=context
-    )
-    evaluator = Evaluator(held_out.masked, config.model, evaluation_step, like=layout)
-
-    def evaluate(params: Any) -> dict[str, float]:
-        metrics = evaluator.evaluate(params)
-        return {"score": metrics.cross_entropy, **metrics._asdict()}
 
     def start() -> TrainState:
         params = load_initial(config) if config.init_from else make_initial(config)
@@ -186,20 +183,32 @@ def make_task(
         init_state=start,
         state_shapes=jax.eval_shape(start_shapes),
         train_step=make_train_step(
-            make_loss(forward, config.masking, config.model),
+            make_loss(make_forward(config.model, config.compute), config.masking, config.model),
             optimizer,
             make_schedule(config.optimizer, config.total_steps),
             devices,
             seed=config.seed,
-            context=context,
+            context=functools.partial(exact_products, config.compute),
         ),
         batches=make_input(config, manifest, tokenizer),
         blank=make_blank(config.model, config.data.sequence_tokens),
-        evaluate=evaluate,
+        evaluate=evaluator.evaluate,
         describe=describe_metrics,
         flops_per_update=count_run_flops(config),
         peak_flops=find_total_peak_flops(devices, dtype),
     )
+
+
+def make_evaluator(
+    config: PretrainConfig, held_out: HeldOut, devices: list[jax.Device], layout: Layout
+) -> Evaluator:
+    """What evaluates the model on the held-out sequences, compiled."""
+    step = make_gather_step(
+        functools.partial(score_sequences, make_forward(config.model, config.compute)),
+        devices,
+        context=functools.partial(exact_products, config.compute),
+    )
+    return Evaluator(held_out.masked, config.model, step, like=layout)
 
 
 def make_input(config: PretrainConfig, manifest: Manifest, tokenizer: KmerTokenizer) -> Any:
@@ -244,26 +253,6 @@ def load_initial(config: PretrainConfig) -> Params:
     return model.params
 
 
-def read_held_out(config: PretrainConfig, manifest: Manifest, tokenizer: KmerTokenizer) -> HeldOut:
-    """The validation sequences that a run is evaluated on, and their masks."""
-    tokens = make_evaluation_set(
-        manifest,
-        "validation",
-        tokenizer=tokenizer,
-        sequence_tokens=config.data.sequence_tokens,
-        num_sequences=config.evaluation.num_sequences,
-    )
-    return HeldOut(tokens, mask_evaluation_set(tokens, config.masking, config.model))
-
-
-def measure_baselines(fitted: Baselines, held_out: HeldOut) -> dict[str, Metrics]:
-    """Token frequencies and the best Markov chain of the corpus, on the model's masked tokens."""
-    positions, valid = map(np.asarray, (held_out.masked.positions, held_out.masked.valid))
-    rows = evaluate_baselines(fitted, held_out.tokens, positions, valid)
-    name, best = best_markov(rows)
-    return {FREQUENCY: rows[FREQUENCY], name: best}
-
-
 def count_run_flops(config: PretrainConfig) -> int:
     """Model FLOPs of one update of a run."""
     num_tokens = config.data.sequence_tokens
@@ -276,7 +265,7 @@ def count_run_flops(config: PretrainConfig) -> int:
 
 
 def describe_run(
-    config: PretrainConfig, manifest: Manifest, layout: Layout, fitted: Baselines | None
+    config: PretrainConfig, manifest: Manifest, layout: Layout, counts: Counts | None
 ) -> list[tuple[str, str]]:
     """The plan of a run: corpus, model, and what the tokens of an update become."""
     model = config.model
@@ -304,8 +293,8 @@ def describe_run(
         ),
         (
             "baselines",
-            f"of {fitted.num_nucleotides:,} nucleotides"
-            if fitted
+            f"of {counts.num_nucleotides:,} nucleotides"
+            if counts
             else f"none; `nt corpus baselines {config.data.corpus}` counts them once",
         ),
         ("folder", str(config.output)),

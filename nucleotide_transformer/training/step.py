@@ -1,4 +1,4 @@
-"""The training step, and sums over devices. Only this file names pmap and its collectives."""
+"""The training step, and what devices compute together. Only this file has pmap and collectives."""
 
 import contextlib
 from collections.abc import Callable
@@ -115,15 +115,20 @@ def make_train_step(
     )
 
 
-def make_sum_step(
+def make_gather_step(
     function: Callable[[Tree, Any], Tree],
     devices: list[jax.Device],
     *,
     context: Context = contextlib.nullcontext,
 ) -> Callable[[Tree, Any], Tree]:
-    """A compiled sum over all devices of a function of parameters and a batch [N, B, ...]."""
+    """A compiled function of parameters and a batch [N, B, ...], such as one row of numbers each.
+
+    Returns:
+        A function whose result is that of all devices, leaves [N, ...], in every process: the
+        devices of the first process come first.
+    """
     return jax.pmap(
-        trace_in(context, lambda params, batch: lax.psum(function(params, batch), AXIS)),
+        trace_in(context, lambda params, batch: lax.all_gather(function(params, batch), AXIS)),
         AXIS,
         in_axes=(None, 0),
         out_axes=None,
