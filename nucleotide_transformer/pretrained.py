@@ -23,6 +23,7 @@ from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.model import Outputs, exact_products, make_forward
 from nucleotide_transformer.model.encoder import check_layers, check_length
 from nucleotide_transformer.model.platform import find_default_device, resolve_compute
+from nucleotide_transformer.model.token_tables import fold_tables
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Int, Params
 from nucleotide_transformer.weights.assembly import ParamsBuilder
@@ -176,12 +177,12 @@ def load_pretrained(
 
 
 def _load_run(folder: Path, compute: ComputeConfig) -> tuple[Params, ModelConfig] | None:
-    """Loads the checkpoint of a training run; None if the folder is not one."""
+    """Loads the checkpoint of a training run, its token tables folded; None if it is not one."""
     from nucleotide_transformer.weights import runs  # orbax takes seconds to import
 
     if not runs.is_run(folder):
         return None
-    tree, config = runs.load_run(folder)
+    tree, config = fold_tables(*runs.load_run(folder))
     builder = ParamsBuilder(config, compute, folder)
     for module, leaves in tree.items():
         for name in list(leaves):

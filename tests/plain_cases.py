@@ -34,6 +34,7 @@ LEARNED = {
         "token_dropout": True,
         "masking_ratio": 0.3,
         "masking_probability": 0.6,
+        "token_tables": "letters",
         "init": "truncated_normal",
     },
     "compute": {"attention": "einsum", "stack": "loop", "remat": "block"},
@@ -57,7 +58,12 @@ LEARNED = {
         "norms": {"rate": 0.6, "decay": 0.4},
         "matrices": {"rate": 0.8, "decay": 1.5},
     },
-    "evaluation": {"num_sequences": 9, "every_steps": 3},
+    "evaluation": {
+        "num_sequences": 9,
+        "every_steps": 3,
+        "sequence_tokens": 22,
+        "masking_ratio": 0.25,
+    },
     "checkpoint": {"every_steps": 4, "keep": 4},
 }
 """Three devices take 7 sequences as 2 micro-batches of 2, 5 of the 12 rows blank. The last two
@@ -79,9 +85,11 @@ ROTARY = {
         "ffn_dim": 24,
         "layer_norm_epsilon": 1e-4,
         "embed_scale": 0.5,
+        "token_tables": "pairs",
     },
     "compute": {},
     "data": {"sequence_tokens": 30, "temperature": 1.5},
+    "evaluation": {"num_sequences": 9, "every_steps": 3},
     "optimizer": LEARNED["optimizer"] | {"schedule": "linear", "name": "adam"},
 }
 """What the other leaves out: vocabulary v2, rotary attention, SwiGLU, one device."""

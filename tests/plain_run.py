@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nucleotide_transformer.config import MaskingConfig
 from nucleotide_transformer.data.manifest import load_manifest
 from nucleotide_transformer.data.reader import open_split
 from nucleotide_transformer.tokenizers import KmerTokenizer
@@ -88,9 +89,9 @@ class Corpus:
         self.needed = (self.num_tokens - 1) * config.model.k
         self.least = min(self.needed, self.manifest.chunk_length)
 
-    def tokenize(self, text):
-        ids = self.tokenizer.encode(text).tolist()[: self.num_tokens]
-        return ids + [self.tokenizer.pad_token_id] * (self.num_tokens - len(ids))
+    def tokenize(self, text, num_tokens):
+        ids = self.tokenizer.encode(text).tolist()[:num_tokens]
+        return ids + [self.tokenizer.pad_token_id] * (num_tokens - len(ids))
 
     def read_update(self, update):
         """Token ids [rows, tokens] of update number `update`, from 0."""
@@ -104,24 +105,27 @@ class Corpus:
             spare = max(len(record) - self.least, config.model.k - 1)
             largest = min(spare, 2 * self.manifest.overlap, len(record) - 1)
             start = hash_numbers(config.seed, START, row) % (largest + 1)
-            sequences.append(self.tokenize(record[start : start + self.needed]))
+            sequences.append(self.tokenize(record[start : start + self.needed], self.num_tokens))
         return np.array(sequences)
 
     def read_held_out(self):
         """The first whole records without N of a walk through the validation split, sorted."""
         reader, overlap = open_split(self.manifest, "validation"), self.manifest.overlap
+        num_tokens = self.config.evaluation.sequence_tokens or self.num_tokens
+        needed = (num_tokens - 1) * self.config.model.k
+        least = min(needed, self.manifest.chunk_length)
         stride = round(len(reader) * (math.sqrt(5) - 1) / 2)
         while math.gcd(stride, len(reader)) != 1:
             stride += 1
         chosen = {}
         for place in range(len(reader)):
             index = place * stride % len(reader)
-            window = reader.read([index])[0][overlap : overlap + self.needed]
-            if len(window) >= self.least and b"N" not in window:
+            window = reader.read([index])[0][overlap : overlap + needed]
+            if len(window) >= least and b"N" not in window:
                 chosen[index] = window
             if len(chosen) == self.config.evaluation.num_sequences:
                 break
-        return np.array([self.tokenize(chosen[index]) for index in sorted(chosen)])
+        return np.array([self.tokenize(chosen[index], num_tokens) for index in sorted(chosen)])
 
     def count_tokens(self):
         """How often each id occurs in all records of the training split."""
@@ -224,8 +228,30 @@ def feed_forward(x, params, block, model):
     return apply_linear(hidden, params[f"{block}/fc2"])
 
 
+@functools.cache
+def spell(model):
+    """For each place of a letter, and then of a pair, which of its vectors a token's row takes."""
+    kinds = [(place, 1) for place in range(model.k)]
+    kinds += [(place, 2) for place in range(model.k - 1) if model.token_tables == "pairs"]
+    tokenizer, found, first = KmerTokenizer(model.vocabulary, model.k), [], 0
+    for place, length in kinds:
+        words = ["".join(word) for word in itertools.product("ATCG", repeat=length)]
+        rows = np.zeros((model.vocabulary_size, len(words)))
+        for token in range(model.vocabulary_size):
+            text = tokenizer.id_to_token(token)
+            if len(text) == model.k and set(text) <= set("ATCG"):
+                rows[token, words.index(text[place : place + length])] = 1
+        found.append((rows, slice(first, first + len(words))))
+        first += len(words)
+    return found
+
+
 def embed(params, tokens, keep, model):
-    x = params["esm_transformer/~/embed"]["embeddings"][tokens]
+    table = params["esm_transformer/~/embed"]["embeddings"]
+    if model.token_tables != "free":
+        shared = params["esm_transformer/~/shared"]["embeddings"]
+        table = table + sum(rows @ shared[own] for rows, own in spell(model))
+    x = table[tokens]
     if model.token_dropout:
         hidden = tokens == model.mask_token_id
         seen = 1 - hidden.sum(1) / keep.sum(1)
@@ -256,7 +282,11 @@ def compute_logits(params, tokens, model):
     x = apply_norm(x, params[f"{head}/emb_layer_norm_after"], epsilon)
     x = gelu(apply_linear(x, params[f"{head}/lm_head_fc_1"]))
     x = apply_norm(x, params[f"{head}/lm_head_layer_norm"], epsilon)
-    return apply_linear(x, params[f"{head}/lm_final_fc"])
+    logits = apply_linear(x, params[f"{head}/lm_final_fc"])
+    if model.token_tables != "free":
+        shared = apply_linear(x, params[f"{head}/shared"])
+        logits = logits + sum(shared[..., own] @ rows.T for rows, own in spell(model))
+    return logits
 
 
 def compute_loss(params, inputs, tokens, selected, model):
@@ -375,7 +405,8 @@ class HeldOut:
 
     def __init__(self, config):
         self.model, self.tokens = config.model, Corpus(config).read_held_out()
-        hidden = dataclasses.replace(config.masking, mask_probability=1.0, random_probability=0.0)
+        ratio = config.evaluation.masking_ratio or config.masking.ratio
+        hidden = MaskingConfig(ratio=ratio, mask_probability=1.0, random_probability=0.0)
         key = jax.random.key(EVALUATION_SEED)
         self.inputs, self.selected = mask(self.tokens, key, hidden, config.model)
         self.targets = self.tokens[self.selected]

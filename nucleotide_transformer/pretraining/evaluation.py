@@ -27,8 +27,8 @@ def mask_evaluation_set(
 ) -> MaskedTokens:
     """Masks held-out sequences once for all evaluations; NumPy arrays.
 
-    As many tokens are selected as in training, but all of them become `<mask>`: with the 10 % that
-    training leaves unchanged, a model would be told some of the answers and a baseline not.
+    All selected tokens become `<mask>`: with the 10 % that training leaves unchanged, a model would
+    be told some of the answers and a baseline not.
     """
     hidden = dataclasses.replace(config, mask_probability=1.0, random_probability=0.0)
     rows = np.arange(len(tokens), dtype=np.int32)

@@ -15,6 +15,7 @@ from nucleotide_transformer.model import exact_products, init_params, make_forwa
 from nucleotide_transformer.model.flops import count_update_flops
 from nucleotide_transformer.model.platform import resolve_compute
 from nucleotide_transformer.model.stacking import arrange_params
+from nucleotide_transformer.model.token_tables import unfold_tables
 from nucleotide_transformer.pretrained import load_pretrained
 from nucleotide_transformer.pretraining.baselines import (
     FREQUENCY,
@@ -230,7 +231,9 @@ def load_initial(config: PretrainConfig) -> Params:
     """
     assert config.init_from is not None
     model = load_pretrained(config.init_from, compute=config.compute)
-    free = {"init"} | ({"max_positions"} if config.model.position == "rotary" else set())
+    free = {"init", "token_tables"} | (
+        {"max_positions"} if config.model.position == "rotary" else set()
+    )
     differing = [
         f"model.{field.name} = {there!r} there, {here!r} here"
         for field in dataclasses.fields(ModelConfig)
@@ -241,7 +244,7 @@ def load_initial(config: PretrainConfig) -> Params:
     if differing:
         rule = "the model must be that of the weights"
         raise InputError(f"init_from = {config.init_from!r}: {'; '.join(differing)}: {rule}")
-    return model.params
+    return unfold_tables(model.params, config.model)
 
 
 def read_held_out(config: PretrainConfig, manifest: Manifest, tokenizer: KmerTokenizer) -> HeldOut:
@@ -250,10 +253,10 @@ def read_held_out(config: PretrainConfig, manifest: Manifest, tokenizer: KmerTok
         manifest,
         "validation",
         tokenizer=tokenizer,
-        sequence_tokens=config.data.sequence_tokens,
+        sequence_tokens=config.held_out_tokens,
         num_sequences=config.evaluation.num_sequences,
     )
-    return HeldOut(tokens, mask_evaluation_set(tokens, config.masking, config.model))
+    return HeldOut(tokens, mask_evaluation_set(tokens, config.held_out_masking, config.model))
 
 
 def measure_baselines(fitted: Baselines, held_out: HeldOut) -> dict[str, Metrics]:

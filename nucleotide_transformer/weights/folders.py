@@ -18,6 +18,7 @@ from nucleotide_transformer.errors import (
     OutputExistsError,
     require,
 )
+from nucleotide_transformer.model.token_tables import fold_tables
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights import cards, huggingface, released_jax
 
@@ -109,7 +110,7 @@ def save_folder(
 
     Args:
         folder: where to; made if it is not there.
-        params: parameters.
+        params: parameters. What rows of the token tables share is folded into the rows.
         config: architecture.
         layout: of the weights and the config.
         origin: what the weights were made from, for the card.
@@ -124,6 +125,7 @@ def save_folder(
     """
     require(layout in get_args(Layout), "layout", layout, f"must be one of {get_args(Layout)}")
     save = {"jax": released_jax.save_released_jax, "huggingface": huggingface.save_huggingface}
+    params, config = fold_tables(params, config)
     with _write_whole(folder, overwrite) as draft:
         save[layout](draft, params, config)
         cards.write_tokenizer_files(draft, config)
