@@ -38,7 +38,7 @@ LEARNED = {
         "init": "truncated_normal",
     },
     "compute": {"attention": "einsum", "stack": "loop", "remat": "block"},
-    "data": {"sequence_tokens": 24, "temperature": 2.0},
+    "data": {"sequence_tokens": 24, "temperature": 2.0, "reverse_complement": 0.4},
     "masking": {"ratio": 0.3, "mask_probability": 0.6, "random_probability": 0.25},
     "optimizer": {
         "name": "adamw",
@@ -88,7 +88,7 @@ ROTARY = {
         "token_tables": "pairs",
     },
     "compute": {},
-    "data": {"sequence_tokens": 30, "temperature": 1.5},
+    "data": {"sequence_tokens": 30, "temperature": 1.5, "reverse_complement": 0.7},
     "evaluation": {"num_sequences": 9, "every_steps": 3},
     "optimizer": LEARNED["optimizer"] | {"schedule": "linear", "name": "adam"},
 }
