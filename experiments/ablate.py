@@ -111,8 +111,9 @@ def run_variant(
 ) -> Fields:
     """One run to its end: its curve and what it cost."""
     config = load_config(PretrainConfig, base)
-    updates = round(config.total_tokens / cost / fields.get("tokens_per_update", config.tokens_per_update))
-    tokens = updates * fields.get("tokens_per_update", config.tokens_per_update)
+    per_update = fields.get("tokens_per_update", config.tokens_per_update)
+    updates = round(config.total_tokens / cost / per_update)
+    tokens = updates * per_update
     every = max(1, updates // 8)
     fixed = {"seed": seed, "total_tokens": tokens, "evaluation.every_steps": every}
     rows = pretrain(base, fields | fixed, runs / f"{name}-{seed}")
