@@ -178,12 +178,17 @@ class DataConfig:
     """Tokens of a training sequence, <cls> included."""
     temperature: float = 1.0
     """Species are drawn in proportion to size ** (1 / temperature): 1 as published."""
+    reverse_complement: float = 0.0
+    """Share of the training sequences that are read from the other strand, as the reverse
+    complement of what the corpus holds: 0 as published. Held-out sequences never are."""
 
     def __post_init__(self) -> None:
         require(
             self.sequence_tokens >= 2, "sequence_tokens", self.sequence_tokens, "must be 2 or above"
         )
         require(self.temperature >= 1, "temperature", self.temperature, "must be 1 or above")
+        share = self.reverse_complement
+        require(0 <= share <= 1, "reverse_complement", share, "must lie in [0, 1]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

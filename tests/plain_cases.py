@@ -37,7 +37,7 @@ LEARNED = {
         "init": "truncated_normal",
     },
     "compute": {"attention": "einsum", "stack": "loop", "remat": "block"},
-    "data": {"sequence_tokens": 24, "temperature": 2.0},
+    "data": {"sequence_tokens": 24, "temperature": 2.0, "reverse_complement": 0.4},
     "masking": {"ratio": 0.3, "mask_probability": 0.6, "random_probability": 0.25},
     "optimizer": {
         "name": "adamw",
@@ -50,7 +50,7 @@ LEARNED = {
         "beta1": 0.8,
         "beta2": 0.95,
         "epsilon": 1e-3,
-        "clip_norm": 0.8,
+        "clip_norm": 1.1,
         "weight_decay": 0.5,
         "tables": {"rate": 1.5, "decay": 0.3},
         "head": {"rate": 0.7, "decay": 2.0},
@@ -81,7 +81,7 @@ ROTARY = {
         "embed_scale": 0.5,
     },
     "compute": {},
-    "data": {"sequence_tokens": 30, "temperature": 1.5},
+    "data": {"sequence_tokens": 30, "temperature": 1.5, "reverse_complement": 0.7},
     "optimizer": LEARNED["optimizer"] | {"schedule": "linear", "name": "adam"},
 }
 """What the other leaves out: vocabulary v2, rotary attention, SwiGLU, one device."""

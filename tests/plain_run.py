@@ -7,75 +7,19 @@ or a parameter at a time, and all that follows from the masks is computed in flo
 
 import dataclasses
 import functools
-import itertools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from plain_order import START, STRAND, WORD, choose_record, hash_numbers
 
 from nucleotide_transformer.data.manifest import load_manifest
 from nucleotide_transformer.data.reader import open_split
 from nucleotide_transformer.tokenizers import KmerTokenizer
 
 EVALUATION_SEED = 850
-
-# Which record a row of the run reads, and where in it: data/sampling.py, one row at a time.
-
-EPOCH, PASS, START = 0, 1, 2
-WORD = 2**64
-
-
-def mix(bits):
-    """SplitMix64."""
-    bits = (bits + 0x9E3779B97F4A7C15) % WORD
-    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) % WORD
-    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) % WORD
-    return bits ^ (bits >> 31)
-
-
-def hash_numbers(seed, *numbers):
-    mixed = mix(seed)
-    for number in numbers:
-        mixed = mix(mixed ^ number)
-    return mixed
-
-
-def shuffle(place, size, key):
-    """Where a place goes: 24 rounds of swapping, or not, with a partner (Hoang et al. 2012)."""
-    for number in range(24):
-        round_key = mix((key + number) % WORD)
-        partner = (round_key - place) % size
-        if mix(round_key ^ max(place, partner)) % 2 == 1:
-            place = partner
-    return place
-
-
-def share_out_draws(sizes, temperature):
-    """Draws of each species in an epoch: in proportion to size ** (1 / temperature)."""
-    weights = [size ** (1 / temperature) for size in sizes]
-    shares = [sum(sizes) * weight / sum(weights) for weight in weights]
-    quotas = [math.floor(share) for share in shares]
-    missing = sum(sizes) - sum(quotas)
-    by_remainder = sorted(range(len(sizes)), key=lambda i: quotas[i] - shares[i])
-    for species in by_remainder[:missing]:
-        quotas[species] += 1
-    return quotas
-
-
-def choose_record(row, offsets, temperature, seed):
-    """The number of the record that a row of the run reads, rows counted over all updates."""
-    sizes = [end - start for start, end in itertools.pairwise(offsets)]
-    quotas = share_out_draws(sizes, temperature)
-    epoch, slot = divmod(row, sum(sizes))
-    place = shuffle(slot, sum(sizes), hash_numbers(seed, EPOCH, epoch))
-    species = 0
-    while place >= quotas[species]:
-        place -= quotas[species]
-        species += 1
-    number, position = divmod(epoch * quotas[species] + place, sizes[species])
-    key = hash_numbers(seed, PASS, species, number)
-    return offsets[species] + shuffle(position, sizes[species], key)
+PARTNERS = dict(zip(b"ACGTN", b"TGCAN", strict=True))
 
 
 class Corpus:
@@ -101,6 +45,8 @@ class Corpus:
             offsets = reader.species_offsets.tolist()
             index = choose_record(row, offsets, config.data.temperature, config.seed)
             (record,) = reader.read([index])
+            if hash_numbers(config.seed, STRAND, row) / WORD < config.data.reverse_complement:
+                record = bytes(PARTNERS[letter] for letter in reversed(record))
             spare = max(len(record) - self.least, config.model.k - 1)
             largest = min(spare, 2 * self.manifest.overlap, len(record) - 1)
             start = hash_numbers(config.seed, START, row) % (largest + 1)

@@ -45,6 +45,11 @@ def test_only_learned_positions_limit_the_length_of_training_sequences():
         (lambda: MaskingConfig(ratio=0.0), "ratio = 0.0: must lie between 0 and 1"),
         (lambda: MaskingConfig(mask_probability=0.95), "add up to at most 1"),
         (lambda: DataConfig(temperature=0.5), "temperature = 0.5: must be 1 or above"),
+        (
+            lambda: DataConfig(reverse_complement=1.1),
+            "reverse_complement = 1.1: must lie in",
+        ),
+        (lambda: DataConfig(reverse_complement=-0.1), "reverse_complement = -0.1: must lie in"),
         (lambda: PretrainConfig(tokens_per_update=1_500), "must be a multiple of data.sequence_"),
     ],
 )
