@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from nucleotide_transformer.config import PretrainConfig
 from nucleotide_transformer.configfile import load_config
 from nucleotide_transformer.training.metrics import read_metrics
 
@@ -96,7 +95,7 @@ def measure_costs(base: Path, variants: dict[str, Fields], runs: Path) -> dict[s
 
 def time_token(base: Path, fields: Fields, folder: Path) -> float:
     """Seconds for a token of a variant, over some updates after the first ones."""
-    config = load_config(PretrainConfig, base)
+    config = load_config(base)
     per_update = fields.get("tokens_per_update", config.tokens_per_update)
     short = {"total_tokens": _COST_UPDATES * per_update, "evaluation.every_steps": 10**6}
     short |= {"optimizer.warmup_steps": _WARM_UPDATES, "log_every_steps": 5}
@@ -110,7 +109,7 @@ def run_variant(
     base: Path, name: str, fields: Fields, seed: int, cost: float, runs: Path
 ) -> Fields:
     """One run to its end: its curve and what it cost."""
-    config = load_config(PretrainConfig, base)
+    config = load_config(base)
     per_update = fields.get("tokens_per_update", config.tokens_per_update)
     updates = round(config.total_tokens / cost / per_update)
     tokens = updates * per_update

@@ -51,7 +51,7 @@ LEARNED = {
         "beta1": 0.8,
         "beta2": 0.95,
         "epsilon": 1e-3,
-        "clip_norm": 0.8,
+        "clip_norm": 1.1,
         "weight_decay": 0.5,
         "tables": {"rate": 1.5, "decay": 0.3},
         "head": {"rate": 0.7, "decay": 2.0},
@@ -89,7 +89,10 @@ ROTARY = {
     },
     "compute": {},
     "data": {"sequence_tokens": 30, "temperature": 1.5, "reverse_complement": 0.7},
+<<<<<<< HEAD
     "evaluation": {"num_sequences": 9, "every_steps": 3},
+=======
+>>>>>>> data
     "optimizer": LEARNED["optimizer"] | {"schedule": "linear", "name": "adam"},
 }
 """What the other leaves out: vocabulary v2, rotary attention, SwiGLU, one device."""

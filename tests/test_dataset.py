@@ -54,6 +54,8 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
         chunk_length=CHUNK,
         overlap=OVERLAP,
         block_length=1_000,
+        validation_fraction=0.0,
+        test_fraction=0.0,
         validation_contigs=held_out,
         workers=1,
     )

@@ -110,6 +110,14 @@ class FastaReader:
             yield from _parse(self.path, _read_blocks(self.path, text))
 
 
+def list_contigs(path: Path) -> Iterator[str]:
+    """The names of the contigs of a FASTA file, read and checked as by `FastaReader`."""
+    for contig in FastaReader(path):
+        name = contig.name
+        del contig  # before the next one is read: memory holds one of them
+        yield name
+
+
 def _open(path: Path) -> io.BufferedReader:
     """Opens a file, or says in one line why not."""
     if not path.exists():
