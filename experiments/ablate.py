@@ -12,6 +12,7 @@ OUTPUT.jsonl and is not run again; OUTPUT.md and OUTPUT.png are drawn from it.
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from matplotlib.figure import Figure
 from nucleotide_transformer.configfile import load_config
 from nucleotide_transformer.training.metrics import read_metrics
 
-_COST_ROUNDS = 3
+_COST_ROUNDS = 2
 _COST_UPDATES = 60
 _WARM_UPDATES = 20
 
@@ -49,8 +50,10 @@ def main() -> None:
     output = arguments.output or arguments.plan.parent / "results" / arguments.plan.stem
     costs_file = output.with_name(f"{output.name}_costs.json")
     costs = json.loads(costs_file.read_text()) if costs_file.is_file() else {}
+    twins = {name: fields.pop("same_cost_as", name) for name, fields in variants.items()}
     if arguments.cost:
-        costs |= measure_costs(base, {name: variants[name] for name in names}, arguments.runs)
+        timed = {name: variants[name] for name in names if twins[name] == name}
+        costs |= measure_costs(base, timed, arguments.runs)
         costs_file.write_text(json.dumps(costs, indent=1) + "\n")
         return
     log = output.with_suffix(".jsonl")
@@ -58,13 +61,20 @@ def main() -> None:
     for seed in arguments.seeds:
         for name in names:
             if (name, seed) not in finished:
-                row = run_variant(base, name, variants[name], seed, costs[name], arguments.runs)
+                row = run_variant(
+                    base, name, variants[name], seed, costs[twins[name]], arguments.runs
+                )
                 with log.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 finished[name, seed] = row
     rows = [row for (name, _), row in finished.items() if name in variants]
     output.with_suffix(".md").write_text(make_table(rows, variants))
     draw_curves(rows).savefig(output.with_suffix(".png"), dpi=120)
+
+
+def make_slug(name: str) -> str:
+    """The name of a variant as that of a folder."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower())
 
 
 def read_log(log: Path) -> dict[tuple[str, int], Fields]:
@@ -76,8 +86,9 @@ def read_log(log: Path) -> dict[tuple[str, int], Fields]:
 def pretrain(base: Path, fields: Fields, folder: Path) -> list[dict[str, Any]]:
     """Runs `nt pretrain` and returns its metrics."""
     options = [f"--{name.replace('_', '-')}={value}" for name, value in fields.items()]
-    command = [Path(sys.executable).with_name("nt"), "pretrain", "--config", base]
-    subprocess.run([*command, "--output", folder, *options], check=True, stdout=subprocess.DEVNULL)
+    nt = str(Path(sys.executable).with_name("nt"))
+    command = [nt, "pretrain", "--config", str(base), "--output", str(folder), *options]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return list(read_metrics(folder))
 
 
@@ -87,9 +98,9 @@ def measure_costs(base: Path, variants: dict[str, Fields], runs: Path) -> dict[s
     for turn in range(_COST_ROUNDS):
         first = time_token(base, {}, runs / f"cost-base-{turn}")
         for name, fields in variants.items():
-            own = time_token(base, fields, runs / f"cost-{name}-{turn}")
+            own = time_token(base, fields, runs / f"cost-{make_slug(name)}-{turn}")
             seconds[name].append(own / first)
-            print(f"{name:24} {own * 1e6:8.1f} us a token, {own / first:.3f} of the base")
+            print(f"{name:36} {own * 1e6:8.1f} us a token, {own / first:.3f} of the base")
     return {name: round(statistics.median(found), 3) for name, found in seconds.items()}
 
 
@@ -115,10 +126,10 @@ def run_variant(
     tokens = updates * per_update
     every = max(1, updates // 8)
     fixed = {"seed": seed, "total_tokens": tokens, "evaluation.every_steps": every}
-    rows = pretrain(base, fields | fixed, runs / f"{name}-{seed}")
+    rows = pretrain(base, fields | fixed, runs / f"{make_slug(name)}-{seed}")
     held_out = [row for row in rows if row["kind"] == "validation"]
     curve = [(row["step"] / updates, round(row["cross_entropy"], 4)) for row in held_out]
-    print(f"{name:24} seed {seed}: {curve[-1][1]:.4f} nats after {tokens:,} tokens")
+    print(f"{name:36} seed {seed}: {curve[-1][1]:.4f} nats after {tokens:,} tokens")
     return {"variant": name, "seed": seed, "cost": cost, "tokens": tokens, "curve": curve}
 
 

@@ -89,10 +89,7 @@ ROTARY = {
     },
     "compute": {},
     "data": {"sequence_tokens": 30, "temperature": 1.5, "reverse_complement": 0.7},
-<<<<<<< HEAD
     "evaluation": {"num_sequences": 9, "every_steps": 3},
-=======
->>>>>>> data
     "optimizer": LEARNED["optimizer"] | {"schedule": "linear", "name": "adam"},
 }
 """What the other leaves out: vocabulary v2, rotary attention, SwiGLU, one device."""

@@ -7,6 +7,7 @@ or a parameter at a time, and all that follows from the masks is computed in flo
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import jax

@@ -8,6 +8,7 @@ import pytest
 from nucleotide_transformer.config import (
     ComputeConfig,
     DataConfig,
+    EvaluationConfig,
     MaskingConfig,
     ModelConfig,
     PretrainConfig,
@@ -51,13 +52,12 @@ def test_only_learned_positions_limit_the_length_of_training_sequences():
         (lambda: MaskingConfig(ratio=0.0), "ratio = 0.0: must lie between 0 and 1"),
         (lambda: MaskingConfig(mask_probability=0.95), "add up to at most 1"),
         (lambda: DataConfig(temperature=0.5), "temperature = 0.5: must be 1 or above"),
+        (lambda: DataConfig(reverse_complement=1.1), "reverse_complement = 1.1: must lie in"),
+        (lambda: EvaluationConfig(sequence_tokens=1), "sequence_tokens = 1: must be 2 or above"),
+        (lambda: EvaluationConfig(masking_ratio=1.0), "masking_ratio = 1.0: must lie between 0"),
         (
-            lambda: DataConfig(reverse_complement=1.1),
-<<<<<<< HEAD
-            "reverse_complement = 1.1: must lie in [0, 1]",
-=======
-            "reverse_complement = 1.1: must lie in",
->>>>>>> data
+            lambda: PretrainConfig(evaluation=EvaluationConfig(sequence_tokens=3)),
+            "evaluation.sequence_tokens = 3: with a masking ratio of 0.15 no token",
         ),
         (lambda: DataConfig(reverse_complement=-0.1), "reverse_complement = -0.1: must lie in"),
         (lambda: PretrainConfig(tokens_per_update=1_500), "must be a multiple of data.sequence_"),
