@@ -1,18 +1,19 @@
 """Recipes against each other at equal time: one table, one picture, every run a real `nt pretrain`.
 
-    python experiments/ablate.py experiments/ablation.toml --cost       # on an idle machine, first
-    python experiments/ablate.py experiments/ablation.toml
-    python experiments/ablate.py experiments/ablation.toml --only muon --seeds 0 1 2
+    python experiments/ablate.py experiments/ablation/recipes.toml --cost       # first
+    python experiments/ablate.py experiments/ablation/recipes.toml
+    python experiments/ablate.py experiments/ablation/recipes.toml --only muon --seeds 0 1 2
 
-The file names a base config, and variants: fields of the config that differ. `--cost` times some
-updates of every variant, in turn with the base. A variant then gets as many tokens as it has time
-for: those of the base, times the base's time for a token, over its own. What is finished is in
-OUTPUT.jsonl and is not run again; OUTPUT.md and OUTPUT.png are drawn from it.
+The file names a base config, and variants: fields of the config that differ. `--cost` takes the
+CPU time of some updates of every variant, in turn with the base. A variant then gets as many tokens
+as it has time for: those of the base, times the base's time for a token, over its own. What is
+finished is in OUTPUT.jsonl and is not run again; OUTPUT.md and OUTPUT.png are drawn from it.
 """
 
 import argparse
 import json
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -26,9 +27,9 @@ from matplotlib.figure import Figure
 from nucleotide_transformer.configfile import load_config
 from nucleotide_transformer.training.metrics import read_metrics
 
-_COST_ROUNDS = 2
-_COST_UPDATES = 60
-_WARM_UPDATES = 20
+_RESULTS = Path(__file__).parent / "results"
+_COST_ROUNDS = 1
+_COST_UPDATES = (20, 120)
 
 Fields = dict[str, Any]
 
@@ -37,7 +38,7 @@ def main() -> None:
     """Runs what is not finished, and writes table and picture."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("plan", type=Path, help="TOML file: base, [variants.NAME]")
-    parser.add_argument("--output", type=Path, help="default: results/NAME beside the plan")
+    parser.add_argument("--output", type=Path, help="default: experiments/results/NAME")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="folders of runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", help="names of variants")
@@ -47,7 +48,7 @@ def main() -> None:
     base = arguments.plan.parent / plan["base"]
     variants: dict[str, Fields] = plan["variants"]
     names = arguments.only or list(variants)
-    output = arguments.output or arguments.plan.parent / "results" / arguments.plan.stem
+    output = arguments.output or _RESULTS / arguments.plan.stem
     costs_file = output.with_name(f"{output.name}_costs.json")
     costs = json.loads(costs_file.read_text()) if costs_file.is_file() else {}
     twins = {name: fields.pop("same_cost_as", name) for name, fields in variants.items()}
@@ -93,7 +94,7 @@ def pretrain(base: Path, fields: Fields, folder: Path) -> list[dict[str, Any]]:
 
 
 def measure_costs(base: Path, variants: dict[str, Fields], runs: Path) -> dict[str, float]:
-    """Seconds for a token, over those of the base: the median over rounds of runs in turn."""
+    """CPU time of a token, over that of the base: the median over rounds of runs in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(_COST_ROUNDS):
         first = time_token(base, {}, runs / f"cost-base-{turn}")
@@ -105,15 +106,25 @@ def measure_costs(base: Path, variants: dict[str, Fields], runs: Path) -> dict[s
 
 
 def time_token(base: Path, fields: Fields, folder: Path) -> float:
-    """Seconds for a token of a variant, over some updates after the first ones."""
-    config = load_config(base)
-    per_update = fields.get("tokens_per_update", config.tokens_per_update)
-    short = {"total_tokens": _COST_UPDATES * per_update, "evaluation.every_steps": 10**6}
-    short |= {"optimizer.warmup_steps": _WARM_UPDATES, "log_every_steps": 5}
-    rows = [row for row in pretrain(base, fields | short, folder) if row["kind"] == "train"]
-    return 1 / statistics.median(
-        row["tokens_per_second"] for row in rows if row["step"] > _WARM_UPDATES
-    )
+    """CPU seconds of a token of a variant: of a longer run less those of a shorter one.
+
+    CPU time and not that of the clock: other work on the machine would be counted too.
+    """
+    per_update = fields.get("tokens_per_update", load_config(base).tokens_per_update)
+    seconds = []
+    for updates in _COST_UPDATES:
+        short = {"total_tokens": updates * per_update, "evaluation.every_steps": 10**6}
+        before = count_cpu_seconds()
+        pretrain(base, fields | short | {"optimizer.warmup_steps": 2}, folder / str(updates))
+        seconds.append(count_cpu_seconds() - before)
+    first, second = _COST_UPDATES
+    return (seconds[1] - seconds[0]) / ((second - first) * per_update)
+
+
+def count_cpu_seconds() -> float:
+    """CPU seconds of all commands that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def run_variant(

@@ -34,7 +34,6 @@ LEARNED = {
         "token_dropout": True,
         "masking_ratio": 0.3,
         "masking_probability": 0.6,
-        "token_tables": "letters",
         "init": "truncated_normal",
     },
     "compute": {"attention": "einsum", "stack": "loop", "remat": "block"},

@@ -127,9 +127,9 @@ def fold_tables(params: Params, config: ModelConfig) -> tuple[Params, ModelConfi
 
     output, of_head = f"{_HEAD}/lm_final_fc", f"{_HEAD}/{NAME}"
     folded = {name: dict(leaves) for name, leaves in params.items()}
-    del folded[_SHARED], folded[of_head]
     folded[_EMBEDDING]["embeddings"] = fold(_EMBEDDING, "embeddings", _SHARED, 0)
     folded[output] = {"w": fold(output, "w", of_head, 1), "b": fold(output, "b", of_head, 0)}
+    del folded[_SHARED], folded[of_head]
     return folded, dataclasses.replace(config, token_tables="free")
 
 
