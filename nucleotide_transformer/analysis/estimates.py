@@ -29,7 +29,7 @@ class Estimate:
 def to_numbers(values: Any) -> Any:
     """Rounded floats, in lists as the array has them; None for NaN and the infinite."""
     array = np.round(np.asarray(values, np.float64), DIGITS)
-    numbers = array.astype(object)
+    numbers = np.array(array, object)
     numbers[~np.isfinite(array)] = None
     return numbers.tolist()
 
@@ -42,7 +42,7 @@ def average(values: Float[np.ndarray, "N ..."]) -> Estimate:
         mean = wide[0] if count else np.full(wide.shape[1:], np.nan)
         return Estimate(np.asarray(mean), np.full(wide.shape[1:], np.nan), count)
     error = wide.std(axis=0, ddof=1) / np.sqrt(count)
-    return Estimate(wide.mean(axis=0), np.asarray(error), count)
+    return Estimate(np.asarray(wide.mean(axis=0)), np.asarray(error), count)
 
 
 def average_ratio(sums: Float[np.ndarray, " N"], weights: Float[np.ndarray, " N"]) -> Estimate:

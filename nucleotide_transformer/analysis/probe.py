@@ -11,7 +11,7 @@ is memory of a family.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -235,7 +235,7 @@ def _describe(answers: Answers, windows: Windows, scores: Scores) -> dict[str, A
     return numbers
 
 
-def list_layers(num_layers: int, most: int) -> Sequence[int]:
-    """At most so many layers, evenly spaced, the first (0) and the last among them."""
-    spaced = np.linspace(0, num_layers, min(most, num_layers + 1))
+def list_layers(num_layers: int, most: int) -> list[int]:
+    """At most so many layers, evenly spaced: the last one first of all, then the input (0)."""
+    spaced = np.linspace(num_layers, 0, min(most, num_layers + 1))
     return [int(layer) for layer in np.unique(spaced.round())]

@@ -4,8 +4,9 @@ Held-out blocks are a small part of a genome that was trained on. Half of a samp
 half from the rest, and what is said of the whole weighs the two by their shares of it.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -13,12 +14,12 @@ from nucleotide_transformer.analysis.estimates import Estimate, combine
 from nucleotide_transformer.types import Bool
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 WHOLE, HELD_OUT, TRAIN = "all", "held_out", "train"
 
 
-class Sample(NamedTuple, Generic[Item]):
+@dataclasses.dataclass(frozen=True)
+class Sample(Generic[Item]):
     """What was drawn of a part of a population."""
 
     part: str

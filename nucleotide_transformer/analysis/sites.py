@@ -136,7 +136,7 @@ def draw_shuffled(
     shuffled: dict[str, Sample[Window]] = {}
     for sample in samples:
         share = float(np.mean([each.share for each in samples if each.part == sample.part]))
-        _, _, items = shuffled.setdefault(sample.part, Sample(sample.part, share, []))
+        items = shuffled.setdefault(sample.part, Sample(sample.part, share, [])).items
         wanted = round(count * len(sample.items) / total)
         for index in random.integers(0, max(len(sample.items), 1), wanted):
             window = _move(genome, sample, int(index), held_out, view, random)
