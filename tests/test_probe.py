@@ -79,7 +79,7 @@ def test_what_only_memory_of_a_family_tells(tmp_path):
     texts = families * 8
     labels = np.arange(320) % 40 % 4
     chromosomes = np.arange(320) // 40
-    counts = probe.count_words(encode(texts), 6).astype(float)
+    counts = probe.count_words(encode(texts), 4).astype(float)
     found = probe.find_families(encode(texts))
     assert len(set(found.tolist())) == 40
     by_chromosome = probe.run_probe(counts, labels, chromosomes, scale=False)

@@ -45,8 +45,9 @@ def draw_pictures(result: Mapping[str, Any], folder: Path) -> list[Path]:
     """Draws all pictures into a folder; those of nothing that was measured are left out."""
     figures: dict[str, Figure] = {}
     for name, genome in result["genomes"].items():
-        figures[f"sites_{name}.png"] = plot_sites(name, genome)
-        figures[f"letters_{name}.png"] = plot_letters(name, genome)
+        if genome["sites_and_codons"]["sites"]["kinds"][SHUFFLED]["parts"]:
+            figures[f"sites_{name}.png"] = plot_sites(name, genome)
+            figures[f"letters_{name}.png"] = plot_letters(name, genome)
         if "by_split" in genome["probe"]:
             figures[f"probe_{name}.png"] = plot_probe(name, genome)
     figures["kinds.png"] = plot_kinds(result["genomes"], result["model"]["config"]["k"])
@@ -64,6 +65,10 @@ def plot_sites(name: str, genome: Mapping[str, Any]) -> Figure:
         parts = section["kinds"][kind]["parts"]
         label = f"random places ({shuffled[WHOLE]['count']})"
         _plot_band(axes, section["positions"], shuffled[WHOLE], GREY, label)
+        if parts:
+            same = section["kinds"][kind]["same_letters_elsewhere"]
+            style: dict[str, Any] = {"color": "0.2", "linewidth": 0.9, "linestyle": "--"}
+            axes.plot(section["positions"], same, label="the same letters elsewhere", **style)
         for part, color in PART_COLORS.items():
             if part in parts and (part == WHOLE or parts[part]["count"] >= FEWEST_SITES):
                 label = f"{PART_NAMES[part]} ({parts[part]['count']})"
@@ -93,7 +98,7 @@ def plot_letters(name: str, genome: Mapping[str, Any]) -> Figure:
     """The mean probability of each letter by position, and how often it stands there."""
     section = genome["sites_and_codons"]["sites"]
     figure = Figure(figsize=(11, 10), layout="constrained")
-    panels = figure.subplots(4, 2, sharex=True, sharey=True)
+    panels = figure.subplots(4, 2, sharex=True, sharey="col")
     positions = np.array(section["positions"])
     for row, (kind, title) in zip(panels, SITE_TITLES.items(), strict=True):
         numbers = section["kinds"][kind]["parts"].get(WHOLE)
@@ -122,38 +127,45 @@ def plot_letters(name: str, genome: Mapping[str, Any]) -> Figure:
 
 
 def plot_kinds(genomes: Mapping[str, Any], k: int) -> Figure:
-    """Cross-entropy and accuracy of masked k-mers, by kind of sequence and genome."""
-    rows = [(name, kind) for name in genomes for kind in KINDS if kind in genomes[name]["kinds"]]
-    figure = Figure(figsize=(11, 1.4 + 0.42 * len(rows)), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    panels = ((left, "cross_entropy", 1.0), (right, "accuracy", 100.0))
-    for place, (name, kind) in enumerate(rows):
-        parts = genomes[name]["kinds"][kind]["parts"]
-        for axes, key, factor in panels:
-            frequency = parts[WHOLE][f"frequency_{key}"]["mean"]
-            if frequency is not None:
-                axes.plot(factor * frequency, place, "|", color="0.2", markersize=13)
-            for offset, part in ((-0.13, WHOLE), (0.13, HELD_OUT)):
-                if part in parts:
-                    _plot_point(axes, parts[part][key], place + offset, PART_COLORS[part], factor)
-    left.set_yticks(range(len(rows)), [f"{kind}, {name}" for name, kind in rows])
-    left.invert_yaxis()
-    left.set_xlabel(f"Cross-entropy of masked {k}-mers (nats)")
-    right.set_xlabel(f"Masked {k}-mers predicted exactly (%)")
-    shown = [part for part in PART_COLORS if any(_has_part(genomes[n], part) for n in genomes)]
-    for part in shown:
-        left.plot([], [], "o", color=PART_COLORS[part], label=PART_NAMES[part])
-    left.plot(
-        [], [], "|", color="0.2", markersize=11, label=f"frequencies of the genome's {k}-mers"
+    """Cross-entropy and accuracy of masked k-mers, by kind of sequence; a row for each genome."""
+    heights = [len(genome["kinds"]) + 1 for genome in genomes.values()]
+    figure = Figure(figsize=(10, 1.2 + 0.42 * sum(heights)), layout="constrained")
+    panels = figure.subplots(
+        len(genomes), 2, sharex="col", sharey="row", squeeze=False, height_ratios=heights
     )
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    for axes in (left, right):
-        _clear_frame(axes)
+    for row, (name, genome) in zip(panels, genomes.items(), strict=True):
+        kinds = [kind for kind in KINDS if kind in genome["kinds"]]
+        for axes, key, factor in zip(row, ("cross_entropy", "accuracy"), (1, 100), strict=True):
+            for place, kind in enumerate(kinds):
+                _plot_kind(axes, genome["kinds"][kind]["parts"], key, place, factor)
+            _clear_frame(axes)
+        row[0].set_yticks(range(len(kinds)), kinds)
+        row[0].set_ylim(len(kinds) - 0.5, -0.5)
+        row[0].set_title(name, loc="left", fontsize="medium")
+    panels[-1, 0].set_xlabel(f"Cross-entropy of masked {k}-mers (nats)")
+    panels[-1, 1].set_xlabel(f"Masked {k}-mers predicted exactly (%)")
+    first = panels[0, 0]
+    for part, color in PART_COLORS.items():
+        if any(
+            part in kind["parts"] for each in genomes.values() for kind in each["kinds"].values()
+        ):
+            first.plot([], [], "o", color=color, label=f"model, {PART_NAMES[part]}")
+    style: dict[str, Any] = {"color": "0.2", "markersize": 11}
+    first.plot([], [], "|", label=f"frequencies of the genome's {k}-mers", **style)
+    handles, labels = first.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
-def _has_part(genome: Mapping[str, Any], part: str) -> bool:
-    return any(part in kind["parts"] for kind in genome["kinds"].values())
+def _plot_kind(axes: Axes, parts: Mapping[str, Any], key: str, place: float, factor: float) -> None:
+    """One line of a panel: the frequencies' number, and the model's in each part."""
+    frequency = parts[WHOLE][f"frequency_{key}"]["mean"]
+    if frequency is not None:
+        axes.plot(factor * frequency, place, "|", color="0.2", markersize=16)
+    shift = 0.14 if HELD_OUT in parts else 0.0
+    for offset, part in ((-shift, WHOLE), (shift, HELD_OUT)):
+        if part in parts:
+            _plot_point(axes, parts[part][key], place + offset, PART_COLORS[part], factor)
 
 
 def _plot_point(
@@ -172,7 +184,9 @@ def plot_codons(genomes: Mapping[str, Any]) -> Figure:
         section = genome["sites_and_codons"]["codons"]
         places = np.array(section["codon_positions"])
         entropy = section["entropy_of_letters_by_position"]
-        axes.plot(places, entropy, "_", color="0.2", markersize=26, label="letters by position")
+        axes.plot(
+            places, entropy, "_", color="0.2", markersize=26, label="entropy of the letters there"
+        )
         series = [(section["shuffled"], WHOLE, GREY, "every third letter of random places")]
         for part, color in PART_COLORS.items():
             series.append((section["coding"], part, color, f"codons, {PART_NAMES[part]}"))

@@ -6,15 +6,15 @@ The places that it is compared with are drawn at random from the same contigs an
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from nucleotide_transformer.analysis.annotation import Site
-from nucleotide_transformer.analysis.estimates import Estimate, average
+from nucleotide_transformer.analysis.estimates import Estimate, average, to_numbers
 from nucleotide_transformer.analysis.genome import Genome, spell
 from nucleotide_transformer.analysis.judging import Report
-from nucleotide_transformer.analysis.sampling import Sample, draw, estimate_parts
+from nucleotide_transformer.analysis.sampling import WHOLE, Sample, draw, estimate_parts
 from nucleotide_transformer.types import Bool, Float, UInt8
 
 SHUFFLED = "shuffled"
@@ -30,6 +30,7 @@ _TRIALS = 1_000
 """Random places that are looked at until one is of the right part and without N."""
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Gives the probabilities of A, C, G and T at some places of sequences.
 
@@ -205,18 +206,30 @@ def describe(samples: Mapping[str, Sequence[Sample[Judged]]], view: View) -> dic
     `probability`, `log_probability` (nats) and `observed` (share of sites) are of A, C, G and T in
     turn. The core is what nearly all sites of a kind have in common (`CORES`); the same positions
     of the random places are beside it.
+
+    `same_letters_elsewhere` is what `probability_of_truth` would be if each letter of the sites
+    had the mean probability that it has at random places: letters that are rare have less of it,
+    whether the model sees the site or not.
     """
+    shuffled = estimate_parts(samples[SHUFFLED], measure)
+    elsewhere = np.zeros(4)
+    if shuffled:
+        elsewhere = np.array(shuffled[WHOLE]["probability"]["mean"], float).mean(axis=0)
     kinds: dict[str, Any] = {}
-    for kind, parts in samples.items():
-        kinds[kind] = {"parts": estimate_parts(parts, measure)}
-        if kind in CORES:
+    for kind, group in samples.items():
+        parts = estimate_parts(group, measure)
+        kinds[kind] = {"parts": parts}
+        if parts and kind in CORES:
+            same = np.array(parts[WHOLE]["observed"]["mean"], float) @ elsewhere
             core = CORES[kind]
             inside = slice(core.start + view.reach, core.stop + view.reach)
             of_core = functools.partial(measure_core, inside=inside)
+            kinds[kind]["same_letters_elsewhere"] = to_numbers(same)
             kinds[kind]["core"] = {
                 "positions": list(core),
-                "sites": estimate_parts(parts, of_core),
+                "sites": estimate_parts(group, of_core),
                 "shuffled": estimate_parts(samples[SHUFFLED], of_core),
+                "same_letters_elsewhere": to_numbers(same[inside].mean()),
             }
     return {"positions": list(range(-view.reach, view.reach + 1)), "kinds": kinds}
 
