@@ -20,7 +20,7 @@ class KnowledgeConfig:
     """Folder for `knowledge.json` and the pictures; made if it is not there."""
     corpus: Path | None = None
     """Corpus that the model was trained on: numbers are given for its held-out blocks, too."""
-    sites: int = 300
+    sites: int = 250
     """Start codons, stop codons, donors, acceptors and random places of each genome: so many of
     each; with a corpus, half of them from held-out blocks."""
     reach: int = 30
