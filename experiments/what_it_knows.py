@@ -11,6 +11,7 @@ kind of sequence; letters by position in the codon; embeddings of elements with 
 each number is: `nucleotide_transformer/analysis/`. `--help` lists the options.
 """
 
+import logging
 import shlex
 import sys
 import time
@@ -27,6 +28,7 @@ from nucleotide_transformer.options import parse
 
 def main() -> int:
     """Measures, writes the JSON, draws."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax remarks on what is as it should be
     try:
         config = parse(KnowledgeConfig, sys.argv[1:], "what_it_knows.py")
         machine = describe_machine(jax.devices())

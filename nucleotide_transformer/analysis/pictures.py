@@ -75,7 +75,7 @@ def plot_sites(name: str, genome: Mapping[str, Any]) -> Figure:
                 _plot_band(axes, section["positions"], parts[part], color, label)
         axes.set(title=title, xlabel=f"Position (nt); 0 is the {SITE_ZEROS[kind]}")
         axes.axvline(-0.5, color="0.3", linewidth=0.8, linestyle=":")
-        axes.legend(frameon=False, fontsize="small", loc="upper left")
+        axes.legend(frameon=False, fontsize="small")
         _clear_frame(axes)
     for axes in panels[:, 0]:
         axes.set_ylabel("Probability of the true letter")

@@ -18,7 +18,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -263,9 +262,8 @@ def show_steps(visible: bool) -> Iterator[Steps]:
     """A bar for each part of the study, with its steps and the time left."""
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("left"),
     )
