@@ -29,6 +29,7 @@ ORDER = (
     {"pretrained"},
     {"training", "inference"},
     {"pretraining", "finetuning", "variants", "plots"},
+    {"analysis"},
     {"benchmark"},
     {"cli"},
 )

@@ -214,10 +214,11 @@ def mask_and_score(
     compute: ComputeConfig,
     params: AnyParams,
     tokens: Int[Array, "B T"],
-    positions: Int[Array, "B 1"],
-) -> Float[Array, "B 1 V"]:
-    """Logits at one position of every row, with `<mask>` in its place."""
-    hidden = jnp.arange(tokens.shape[1]) == positions
+    positions: Int[Array, "B M"],
+) -> Float[Array, "B M V"]:
+    """Logits at some positions of every row, with `<mask>` in all of these places at once."""
+    places = jnp.arange(tokens.shape[1])[:, None]
+    hidden = (places == positions[:, None, :]).any(axis=-1)
     inputs = jnp.where(hidden, config.mask_token_id, tokens)
     return make_forward(config, compute).apply(params, inputs, positions).logits
 
