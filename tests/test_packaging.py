@@ -191,10 +191,13 @@ def test_a_folder_with_other_files_is_not_replaced(job):
 
 
 def test_hours_are_those_of_the_timed_updates(made, job, tmp_path):
-    """Of 8 updates of 512 tokens the first 3 are not timed, then 3 at 128 and 2 at 256 tokens/s."""
+    """Of 8 updates of 512 tokens the first 3 are not timed, then 3 at 128 and 2 at 256 tokens/s.
+
+    The last interval goes on beyond the checkpoint.
+    """
     run = tmp_path / "run"
     shutil.copytree(made[1].output, run)
-    rates = ((3, None), (6, 128.0), (8, 256.0))
+    rates = ((3, None), (6, 128.0), (10, 256.0), (12, 1.0))
     lines = [
         {"kind": "train", "step": step, "tokens": 512 * step}
         | ({"tokens_per_second": rate} if rate else {})

@@ -83,19 +83,21 @@ def read_run(run: Path, which: runs.Choice) -> RunRecord:
     lines = [line for line in read_metrics(run) if line["kind"] == "train"]
     if not lines:
         raise MissingInputError(f"{run / METRICS_FILE}: no line of training: the hours are unknown")
-    seconds, timed = _add_up_time([line for line in lines if line["step"] <= step])
+    seconds, timed = _add_up_time(lines, step * config.tokens_per_update)
     corpus = runs.read_record(checkpoint).get("corpus")
     untimed = step - timed // config.tokens_per_update
     return RunRecord(checkpoint, config, corpus, step, seconds / 3600, untimed)
 
 
-def _add_up_time(lines: list[dict[str, Any]]) -> tuple[float, int]:
-    """Seconds of the intervals whose speed was measured, and their tokens."""
+def _add_up_time(lines: list[dict[str, Any]], end: int) -> tuple[float, int]:
+    """Seconds of the intervals whose speed was measured, and their tokens, up to the token `end`.
+
+    A checkpoint may lie within an interval.
+    """
     seconds, num_tokens = 0.0, 0
     for before, line in itertools.pairwise([{"tokens": 0}, *lines]):
-        rate = line.get("tokens_per_second")
-        if rate:
-            tokens = line["tokens"] - before["tokens"]
+        rate, tokens = line.get("tokens_per_second"), min(line["tokens"], end) - before["tokens"]
+        if rate and tokens > 0:
             seconds, num_tokens = seconds + tokens / rate, num_tokens + tokens
     return seconds, num_tokens
 
