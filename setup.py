@@ -82,7 +82,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["nucleotide_transformer", "nucleotide_transformer.*"]),
     package_data={
-        "nucleotide_transformer": ["py.typed"],
+        "nucleotide_transformer": ["py.typed", "packaged/*/*"],
         "nucleotide_transformer.data": ["genomes/*.fa.gz", "genomes/*.tsv", "genomes/*.md"],
     },
     install_requires=REQUIREMENTS,

@@ -30,7 +30,7 @@ ORDER = (
     {"training", "inference"},
     {"pretraining", "finetuning", "variants", "plots"},
     {"analysis"},
-    {"benchmark"},
+    {"benchmark", "packaging"},
     {"cli"},
 )
 """A module imports what stands above it, and a folder of modules also its own parts."""
