@@ -68,7 +68,7 @@ def main() -> None:
                 with log.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 finished[name, seed] = row
-    rows = [row for (name, _), row in finished.items() if name in variants]
+    rows = [row for (name, _), row in read_log(log).items() if name in variants]
     output.with_suffix(".md").write_text(make_table(rows, variants))
     draw_curves(rows).savefig(output.with_suffix(".png"), dpi=120)
 
@@ -135,7 +135,7 @@ def run_variant(
     per_update = fields.get("tokens_per_update", config.tokens_per_update)
     updates = round(config.total_tokens / cost / per_update)
     tokens = updates * per_update
-    every = max(1, updates // 8)
+    every = -(-updates // 8)
     fixed = {"seed": seed, "total_tokens": tokens, "evaluation.every_steps": every}
     rows = pretrain(base, fields | fixed, runs / f"{make_slug(name)}-{seed}")
     held_out = [row for row in rows if row["kind"] == "validation"]
