@@ -16,7 +16,7 @@ SOURCES := nucleotide_transformer tests experiments setup.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install pretrain test check format notebooks test-interop clean
+.PHONY: help install pretrain model test check format notebooks test-interop clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -27,6 +27,11 @@ pretrain: install ## build a corpus from the genomes here, pre-train a small mod
 	$(BIN)/nt corpus build --inputs nucleotide_transformer/data/genomes/genomes.tsv --chunk-length 1530 --output runs/quickstart_corpus
 	$(BIN)/nt corpus baselines runs/quickstart_corpus
 	$(BIN)/nt pretrain --config experiments/quickstart.toml
+
+model: install ## train the model that comes with the package, and package it (long; ../shared/data/genomes)
+	$(BIN)/nt corpus build --config experiments/model/corpus.toml --chunk-length 1530 --output runs/model_corpus_1530
+	$(BIN)/nt pretrain --config experiments/model/pretrain.toml
+	$(BIN)/python experiments/model/package.py --run runs/model
 
 test: install ## run all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST) $(TESTS)

@@ -39,6 +39,9 @@ IO = ["h5py>=3.12.1", "pyarrow>=18.0"]
 # Pictures of embeddings and sequence logos.
 PLOTS = ["logomaker>=0.8.6", "pandas>=2.2.3", "scikit-learn>=1.6"]
 
+# Probes of embeddings.
+ANALYSIS = ["scikit-learn>=1.6", "threadpoolctl>=3.6"]
+
 EXTRAS = {
     # jax's own choice for NVIDIA GPUs; `cuda12` is for drivers too old for CUDA 13.
     "cuda": ["jax[cuda13]"],
@@ -46,10 +49,12 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "io": IO,
     "plots": PLOTS,
+    "analysis": ANALYSIS,
     "umap": ["umap-learn>=0.5.8"],
     "dev": [
         *IO,
         *PLOTS,
+        *ANALYSIS,
         "beartype>=0.21",
         "chex>=0.1.91",
         "hypothesis>=6.130",
@@ -77,7 +82,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["nucleotide_transformer", "nucleotide_transformer.*"]),
     package_data={
-        "nucleotide_transformer": ["py.typed"],
+        "nucleotide_transformer": ["py.typed", "packaged/*/*"],
         "nucleotide_transformer.data": ["genomes/*.fa.gz", "genomes/*.tsv", "genomes/*.md"],
     },
     install_requires=REQUIREMENTS,

@@ -112,9 +112,12 @@ def _describe_commands() -> str:
 
 
 def _build_corpus(args: list[str]) -> int:
+    from nucleotide_transformer.configfile import read_config
     from nucleotide_transformer.data.corpus import CorpusConfig, build_corpus
 
-    config = parse(CorpusConfig, args, "nt corpus build")
+    path, rest = _take_option(args, "--config")
+    default = read_config(CorpusConfig, Path(path)) if path else None
+    config = parse(CorpusConfig, rest, "nt corpus build [--config FILE.toml]", default)
     build_corpus(config, progress=True)
     return _print_corpus(config.output)
 

@@ -60,6 +60,11 @@ class ModelConfig:
     """Share of tokens selected in pre-training; used by token_dropout alone."""
     masking_probability: float = 0.8
     """Share of the selected tokens replaced by <mask>; used by token_dropout alone."""
+    token_tables: Literal["free", "letters", "pairs"] = "free"
+    """What the rows of the two token tables are in training. free, as published: each its own.
+    letters: the sum of its own, and of a vector for each letter at its place, which all tokens
+    that spell it there share; pairs: also for each pair of neighbouring letters. Exported files
+    hold the sums; see model/token_tables.py."""
     init: Literal["he_uniform", "truncated_normal"] = "he_uniform"
     """How parameters are drawn before training. he_uniform, as the published code: weights and
     biases of the four attention projections uniform with variance 2 / fan-in, for a bias 2 / width;
@@ -178,12 +183,17 @@ class DataConfig:
     """Tokens of a training sequence, <cls> included."""
     temperature: float = 1.0
     """Species are drawn in proportion to size ** (1 / temperature): 1 as published."""
+    reverse_complement: float = 0.0
+    """Share of the training sequences that are read from the other strand, as the reverse
+    complement of what the corpus holds: 0 as published. Held-out sequences never are."""
 
     def __post_init__(self) -> None:
         require(
             self.sequence_tokens >= 2, "sequence_tokens", self.sequence_tokens, "must be 2 or above"
         )
         require(self.temperature >= 1, "temperature", self.temperature, "must be 1 or above")
+        share = self.reverse_complement
+        require(0 <= share <= 1, "reverse_complement", share, "must lie in [0, 1]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,9 +204,19 @@ class EvaluationConfig:
     """Held-out chunks, spread evenly over the validation split."""
     every_steps: int = 1_000
     """Evaluate every N updates, and at the end."""
+    sequence_tokens: int | None = None
+    """Tokens of a held-out sequence; by default as many as in training. With this and the ratio
+    given, runs that train otherwise are compared on the same masked tokens."""
+    masking_ratio: float | None = None
+    """Share of the held-out tokens that are predicted; by default as in training."""
 
     def __post_init__(self) -> None:
         require_positive(self, "num_sequences", "every_steps")
+        tokens, ratio = self.sequence_tokens, self.masking_ratio
+        rule = "must be 2 or above, or none"
+        require(tokens is None or tokens >= 2, "sequence_tokens", tokens, rule)
+        rule = "must lie between 0 and 1, or be none"
+        require(ratio is None or 0 < ratio < 1, "masking_ratio", ratio, rule)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -259,15 +279,27 @@ class PretrainConfig:
         divides = self.tokens_per_update % self.data.sequence_tokens == 0
         require(divides, "tokens_per_update", self.tokens_per_update, rule)
         rule = f"the learned positions end at model.max_positions = {self.model.max_positions}"
-        learned = self.model.position == "learned"
-        fits = not learned or self.data.sequence_tokens <= self.model.max_positions
+        limit = self.model.position_limit
+        fits = limit is None or self.data.sequence_tokens <= limit
         require(fits, "data.sequence_tokens", self.data.sequence_tokens, rule)
         num_tokens = self.data.sequence_tokens
         rule = f"with masking.ratio = {self.masking.ratio} no token of a sequence would be masked"
         masked = round(self.masking.ratio * (num_tokens - 1))  # <cls> never is
         require(masked > 0, "data.sequence_tokens", num_tokens, rule)
+        check_held_out(self)
         check_trainable(self.compute)
         check_token_dropout(self.model, self.masking)
+
+    @property
+    def held_out_tokens(self) -> int:
+        """Tokens of a held-out sequence, `<cls>` included."""
+        return self.evaluation.sequence_tokens or self.data.sequence_tokens
+
+    @property
+    def held_out_masking(self) -> MaskingConfig:
+        """Masks of the held-out sequences, all of whose selected tokens become `<mask>`."""
+        ratio = self.evaluation.masking_ratio or self.masking.ratio
+        return MaskingConfig(ratio=ratio, mask_probability=1.0, random_probability=0.0)
 
     @property
     def sequences_per_update(self) -> int:
@@ -278,6 +310,17 @@ class PretrainConfig:
     def total_steps(self) -> int:
         """Updates of the whole run."""
         return math.ceil(self.total_tokens / self.tokens_per_update)
+
+
+def check_held_out(config: PretrainConfig) -> None:
+    """Raises an `InputError` for held-out sequences that a model can't take, or without a mask."""
+    num_tokens, ratio = config.held_out_tokens, config.held_out_masking.ratio
+    rule = f"the learned positions end at model.max_positions = {config.model.max_positions}"
+    limit = config.model.position_limit
+    fits = limit is None or num_tokens <= limit
+    require(fits, "evaluation.sequence_tokens", num_tokens, rule)
+    rule = f"with a masking ratio of {ratio} no token of a held-out sequence would be masked"
+    require(round(ratio * (num_tokens - 1)) > 0, "evaluation.sequence_tokens", num_tokens, rule)
 
 
 def check_trainable(compute: ComputeConfig) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -26,16 +27,23 @@ def load_config(path: Path) -> PretrainConfig:
     Raises:
         MissingInputError, InputError: one line with the file, the field, its value and the rule.
     """
+    return read_config(PretrainConfig, path)
+
+
+def read_config(kind: type[Config], path: Path) -> Config:
+    """As `load_config`, the config of any command."""
     path = Path(path)
-    fields = read_fields(path)
-    return config_from_dict(PretrainConfig, fields, str(path))
+    return config_from_dict(kind, read_fields(path, kind), str(path))
 
 
-def read_fields(path: Path, *, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_fields(
+    path: Path, kind: type = PretrainConfig, *, above: tuple[Path, ...] = ()
+) -> dict[str, Any]:
     """The fields of a config file, over those of its base; checked file by file.
 
     Args:
         path: the file.
+        kind: the config dataclass that has these fields.
         above: the files that have it as their base.
     """
     if not path.is_file():
@@ -45,7 +53,7 @@ def read_fields(path: Path, *, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not TOML: {error}") from None
     base = fields.pop(BASE, None)
-    check_fields(PretrainConfig, fields, str(path))
+    check_fields(kind, fields, str(path))
     if base is None:
         return fields
     if not isinstance(base, str):
@@ -53,7 +61,7 @@ def read_fields(path: Path, *, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     below = path.parent / base
     if below.resolve() in {file.resolve() for file in (*above, path)}:
         raise InputError(f"{path}: base = {base!r}: is a base of itself")
-    return merge_fields(read_fields(below, above=(*above, path)), fields)
+    return merge_fields(read_fields(below, kind, above=(*above, path)), fields)
 
 
 def merge_fields(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +98,7 @@ def _build(kind: type[Config], fields: dict[str, Any], source: str, prefix: str)
         else value
         for name, value in fields.items()
     }
-    rules = dacite.Config(type_hooks={float: to_float, Path: to_path})
+    rules = dacite.Config(type_hooks=_TYPE_HOOKS)
     try:
         return dacite.from_dict(kind, values, rules)
     except RuleError as error:
@@ -130,6 +138,24 @@ def to_float(value: object) -> object:
 def to_path(value: object) -> object:
     """Texts are paths too; anything else is left for the type check."""
     return Path(value) if isinstance(value, str) else value
+
+
+def to_texts(value: object) -> object:
+    """Lists are tuples too; anything else is left for the type check."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def to_paths(value: object) -> object:
+    """A list of texts as paths; anything else is left for the type check."""
+    return tuple(map(to_path, value)) if isinstance(value, list) else value
+
+
+_TYPE_HOOKS: dict[Any, Callable[[Any], Any]] = {
+    float: to_float,
+    Path: to_path,
+    tuple[str, ...]: to_texts,
+    tuple[Path, ...]: to_paths,
+}
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

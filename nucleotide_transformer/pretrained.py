@@ -1,10 +1,10 @@
 """Trained models: loaded from any source, called, and saved in the layouts that others read.
 
 Example:
-    >>> model = load_pretrained("100M_multi_species_v2")
+    >>> model = load_pretrained()  # comes with the package; or "100M_multi_species_v2"
     >>> tokens = model.tokenizer.encode_batch(["ATTCCGATTCCG", "ATTCCG<mask>"])
-    >>> model(tokens, layers=(20,)).embeddings[20].shape
-    (2, 3, 512)
+    >>> model(tokens, layers=(4,)).embeddings[4].shape
+    (2, 3, 320)
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.model import Outputs, exact_products, make_forward
 from nucleotide_transformer.model.encoder import check_layers, check_length
 from nucleotide_transformer.model.platform import find_default_device, resolve_compute
+from nucleotide_transformer.model.token_tables import fold_tables
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Int, Params
 from nucleotide_transformer.weights.assembly import ParamsBuilder
@@ -34,7 +35,7 @@ from nucleotide_transformer.weights.folders import (
     load_folder,
     save_folder,
 )
-from nucleotide_transformer.weights.hub import describe_origin
+from nucleotide_transformer.weights.hub import PACKAGED, describe_origin
 from nucleotide_transformer.weights.sources import find_folder
 
 __all__ = ["Model", "export_model", "get_pretrained_model", "load_pretrained"]
@@ -131,7 +132,7 @@ class Model:
 
 
 def load_pretrained(
-    source: str | Path,
+    source: str | Path = PACKAGED,
     *,
     layout: Layout | None = None,
     compute: ComputeConfig = ComputeConfig(),
@@ -140,22 +141,25 @@ def load_pretrained(
 ) -> Model:
     """Loads a model, finding out by itself how it is stored.
 
-    Without a network: run `hf download REPOSITORY --local-dir FOLDER` where there is one, copy the
-    folder, and give its path.
+    Without an argument it is the model that comes with this package, which needs no network. For
+    others without a network: run `hf download REPOSITORY --local-dir FOLDER` where there is one,
+    copy the folder, and give its path.
 
     Args:
         source: a local folder (of either layout, or a run of `nt pretrain` or one of its
-            checkpoints), a released model's name, or a repository of the Hugging Face hub.
+            checkpoints), the name of a released model or of the packaged one, or a repository of
+            the Hugging Face hub.
         layout: which one to read where both are there; the JAX one by default.
         compute: precision; parameters are cast to its `param_dtype`.
         revision: of a repository; its main branch by default.
         cache: folder of the hub's cache; huggingface_hub's own by default.
 
     Raises:
-        MissingInputError: if there is no such folder or no model in it, or neither network nor
-            cache has the model.
+        MissingInputError: if there is no such folder or no model in it, neither network nor cache
+            has the model, or none was packaged.
         InputError: for an unknown name (the nearest is suggested), a file that is damaged or asks
-            for more than arrays, or tensors that don't fit the model: one line lists them all.
+            for more than arrays, a packaged file that is not as it was, or tensors that don't fit
+            the model: one line lists them all.
     """
     place = None if cache is None else Path(cache).expanduser()
     folder = find_folder(source, layout, revision=revision, cache=place)
@@ -176,12 +180,12 @@ def load_pretrained(
 
 
 def _load_run(folder: Path, compute: ComputeConfig) -> tuple[Params, ModelConfig] | None:
-    """Loads the checkpoint of a training run; None if the folder is not one."""
+    """Loads the checkpoint of a training run, its token tables folded; None if it is not one."""
     from nucleotide_transformer.weights import runs  # orbax takes seconds to import
 
     if not runs.is_run(folder):
         return None
-    tree, config = runs.load_run(folder)
+    tree, config = fold_tables(*runs.load_run(folder))
     builder = ParamsBuilder(config, compute, folder)
     for module, leaves in tree.items():
         for name in list(leaves):
@@ -193,8 +197,9 @@ def _load_run(folder: Path, compute: ComputeConfig) -> tuple[Params, ModelConfig
 class ExportConfig:
     """What `nt export` does."""
 
-    source: str
-    """Name of a released model, hub repository, or folder: what `load_pretrained` takes."""
+    source: str = PACKAGED
+    """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
+    model that comes with the package."""
     folder: Path
     """Where to; a new or empty folder."""
     layout: Layout = "huggingface"

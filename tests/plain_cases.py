@@ -37,7 +37,7 @@ LEARNED = {
         "init": "truncated_normal",
     },
     "compute": {"attention": "einsum", "stack": "loop", "remat": "block"},
-    "data": {"sequence_tokens": 24, "temperature": 2.0},
+    "data": {"sequence_tokens": 24, "temperature": 2.0, "reverse_complement": 0.4},
     "masking": {"ratio": 0.3, "mask_probability": 0.6, "random_probability": 0.25},
     "optimizer": {
         "name": "adamw",
@@ -50,14 +50,19 @@ LEARNED = {
         "beta1": 0.8,
         "beta2": 0.95,
         "epsilon": 1e-3,
-        "clip_norm": 0.8,
+        "clip_norm": 1.1,
         "weight_decay": 0.5,
         "tables": {"rate": 1.5, "decay": 0.3},
         "head": {"rate": 0.7, "decay": 2.0},
         "norms": {"rate": 0.6, "decay": 0.4},
         "matrices": {"rate": 0.8, "decay": 1.5},
     },
-    "evaluation": {"num_sequences": 9, "every_steps": 3},
+    "evaluation": {
+        "num_sequences": 9,
+        "every_steps": 3,
+        "sequence_tokens": 22,
+        "masking_ratio": 0.25,
+    },
     "checkpoint": {"every_steps": 4, "keep": 4},
 }
 """Three devices take 7 sequences as 2 micro-batches of 2, 5 of the 12 rows blank. The last two
@@ -79,9 +84,11 @@ ROTARY = {
         "ffn_dim": 24,
         "layer_norm_epsilon": 1e-4,
         "embed_scale": 0.5,
+        "token_tables": "pairs",
     },
     "compute": {},
-    "data": {"sequence_tokens": 30, "temperature": 1.5},
+    "data": {"sequence_tokens": 30, "temperature": 1.5, "reverse_complement": 0.7},
+    "evaluation": {"num_sequences": 9, "every_steps": 3},
     "optimizer": LEARNED["optimizer"] | {"schedule": "linear", "name": "adam"},
 }
 """What the other leaves out: vocabulary v2, rotary attention, SwiGLU, one device."""

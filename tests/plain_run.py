@@ -13,69 +13,15 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from plain_order import START, STRAND, WORD, choose_record, hash_numbers
 
+from nucleotide_transformer.config import MaskingConfig
 from nucleotide_transformer.data.manifest import load_manifest
 from nucleotide_transformer.data.reader import open_split
 from nucleotide_transformer.tokenizers import KmerTokenizer
 
 EVALUATION_SEED = 850
-
-# Which record a row of the run reads, and where in it: data/sampling.py, one row at a time.
-
-EPOCH, PASS, START = 0, 1, 2
-WORD = 2**64
-
-
-def mix(bits):
-    """SplitMix64."""
-    bits = (bits + 0x9E3779B97F4A7C15) % WORD
-    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) % WORD
-    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) % WORD
-    return bits ^ (bits >> 31)
-
-
-def hash_numbers(seed, *numbers):
-    mixed = mix(seed)
-    for number in numbers:
-        mixed = mix(mixed ^ number)
-    return mixed
-
-
-def shuffle(place, size, key):
-    """Where a place goes: 24 rounds of swapping, or not, with a partner (Hoang et al. 2012)."""
-    for number in range(24):
-        round_key = mix((key + number) % WORD)
-        partner = (round_key - place) % size
-        if mix(round_key ^ max(place, partner)) % 2 == 1:
-            place = partner
-    return place
-
-
-def share_out_draws(sizes, temperature):
-    """Draws of each species in an epoch: in proportion to size ** (1 / temperature)."""
-    weights = [size ** (1 / temperature) for size in sizes]
-    shares = [sum(sizes) * weight / sum(weights) for weight in weights]
-    quotas = [math.floor(share) for share in shares]
-    missing = sum(sizes) - sum(quotas)
-    by_remainder = sorted(range(len(sizes)), key=lambda i: quotas[i] - shares[i])
-    for species in by_remainder[:missing]:
-        quotas[species] += 1
-    return quotas
-
-
-def choose_record(row, offsets, temperature, seed):
-    """The number of the record that a row of the run reads, rows counted over all updates."""
-    sizes = [end - start for start, end in itertools.pairwise(offsets)]
-    quotas = share_out_draws(sizes, temperature)
-    epoch, slot = divmod(row, sum(sizes))
-    place = shuffle(slot, sum(sizes), hash_numbers(seed, EPOCH, epoch))
-    species = 0
-    while place >= quotas[species]:
-        place -= quotas[species]
-        species += 1
-    number, position = divmod(epoch * quotas[species] + place, sizes[species])
-    key = hash_numbers(seed, PASS, species, number)
-    return offsets[species] + shuffle(position, sizes[species], key)
+PARTNERS = dict(zip(b"ACGTN", b"TGCAN", strict=True))
 
 
 class Corpus:
@@ -88,9 +34,9 @@ class Corpus:
         self.needed = (self.num_tokens - 1) * config.model.k
         self.least = min(self.needed, self.manifest.chunk_length)
 
-    def tokenize(self, text):
-        ids = self.tokenizer.encode(text).tolist()[: self.num_tokens]
-        return ids + [self.tokenizer.pad_token_id] * (self.num_tokens - len(ids))
+    def tokenize(self, text, num_tokens):
+        ids = self.tokenizer.encode(text).tolist()[:num_tokens]
+        return ids + [self.tokenizer.pad_token_id] * (num_tokens - len(ids))
 
     def read_update(self, update):
         """Token ids [rows, tokens] of update number `update`, from 0."""
@@ -101,27 +47,32 @@ class Corpus:
             offsets = reader.species_offsets.tolist()
             index = choose_record(row, offsets, config.data.temperature, config.seed)
             (record,) = reader.read([index])
+            if hash_numbers(config.seed, STRAND, row) / WORD < config.data.reverse_complement:
+                record = bytes(PARTNERS[letter] for letter in reversed(record))
             spare = max(len(record) - self.least, config.model.k - 1)
             largest = min(spare, 2 * self.manifest.overlap, len(record) - 1)
             start = hash_numbers(config.seed, START, row) % (largest + 1)
-            sequences.append(self.tokenize(record[start : start + self.needed]))
+            sequences.append(self.tokenize(record[start : start + self.needed], self.num_tokens))
         return np.array(sequences)
 
     def read_held_out(self):
         """The first whole records without N of a walk through the validation split, sorted."""
         reader, overlap = open_split(self.manifest, "validation"), self.manifest.overlap
+        num_tokens = self.config.evaluation.sequence_tokens or self.num_tokens
+        needed = (num_tokens - 1) * self.config.model.k
+        least = min(needed, self.manifest.chunk_length)
         stride = round(len(reader) * (math.sqrt(5) - 1) / 2)
         while math.gcd(stride, len(reader)) != 1:
             stride += 1
         chosen = {}
         for place in range(len(reader)):
             index = place * stride % len(reader)
-            window = reader.read([index])[0][overlap : overlap + self.needed]
-            if len(window) >= self.least and b"N" not in window:
+            window = reader.read([index])[0][overlap : overlap + needed]
+            if len(window) >= least and b"N" not in window:
                 chosen[index] = window
             if len(chosen) == self.config.evaluation.num_sequences:
                 break
-        return np.array([self.tokenize(chosen[index]) for index in sorted(chosen)])
+        return np.array([self.tokenize(chosen[index], num_tokens) for index in sorted(chosen)])
 
     def count_tokens(self):
         """How often each id occurs in all records of the training split."""
@@ -224,8 +175,30 @@ def feed_forward(x, params, block, model):
     return apply_linear(hidden, params[f"{block}/fc2"])
 
 
+@functools.cache
+def spell(model):
+    """For each place of a letter, and then of a pair, which of its vectors a token's row takes."""
+    kinds = [(place, 1) for place in range(model.k)]
+    kinds += [(place, 2) for place in range(model.k - 1) if model.token_tables == "pairs"]
+    tokenizer, found, first = KmerTokenizer(model.vocabulary, model.k), [], 0
+    for place, length in kinds:
+        words = ["".join(word) for word in itertools.product("ATCG", repeat=length)]
+        rows = np.zeros((model.vocabulary_size, len(words)))
+        for token in range(model.vocabulary_size):
+            text = tokenizer.id_to_token(token)
+            if len(text) == model.k and set(text) <= set("ATCG"):
+                rows[token, words.index(text[place : place + length])] = 1
+        found.append((rows, slice(first, first + len(words))))
+        first += len(words)
+    return found
+
+
 def embed(params, tokens, keep, model):
-    x = params["esm_transformer/~/embed"]["embeddings"][tokens]
+    table = params["esm_transformer/~/embed"]["embeddings"]
+    if model.token_tables != "free":
+        shared = params["esm_transformer/~/shared"]["embeddings"]
+        table = table + sum(rows @ shared[own] for rows, own in spell(model))
+    x = table[tokens]
     if model.token_dropout:
         hidden = tokens == model.mask_token_id
         seen = 1 - hidden.sum(1) / keep.sum(1)
@@ -256,7 +229,11 @@ def compute_logits(params, tokens, model):
     x = apply_norm(x, params[f"{head}/emb_layer_norm_after"], epsilon)
     x = gelu(apply_linear(x, params[f"{head}/lm_head_fc_1"]))
     x = apply_norm(x, params[f"{head}/lm_head_layer_norm"], epsilon)
-    return apply_linear(x, params[f"{head}/lm_final_fc"])
+    logits = apply_linear(x, params[f"{head}/lm_final_fc"])
+    if model.token_tables != "free":
+        shared = apply_linear(x, params[f"{head}/shared"])
+        logits = logits + sum(shared[..., own] @ rows.T for rows, own in spell(model))
+    return logits
 
 
 def compute_loss(params, inputs, tokens, selected, model):
@@ -375,7 +352,8 @@ class HeldOut:
 
     def __init__(self, config):
         self.model, self.tokens = config.model, Corpus(config).read_held_out()
-        hidden = dataclasses.replace(config.masking, mask_probability=1.0, random_probability=0.0)
+        ratio = config.evaluation.masking_ratio or config.masking.ratio
+        hidden = MaskingConfig(ratio=ratio, mask_probability=1.0, random_probability=0.0)
         key = jax.random.key(EVALUATION_SEED)
         self.inputs, self.selected = mask(self.tokens, key, hidden, config.model)
         self.targets = self.tokens[self.selected]

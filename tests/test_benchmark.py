@@ -281,10 +281,13 @@ def test_the_peak_is_looked_up_and_measured_in_the_type_of_the_computation(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ("--models 10M", "did you mean 100M?"),
+        ("--models 1000M", "did you mean 100M?"),
         ("--models v2_500m", "500M"),
         ("--num-devices 99", "num_devices = 99: this process has "),
-        ("--sequence-tokens 5000", "sequence_tokens = 5000: the positions of model 100M end at"),
+        (
+            "--models 500M_human_ref --sequence-tokens 1001",
+            "sequence_tokens = 1001: the positions of model 500M_human_ref end at 1000",
+        ),
         ("--sequences-per-device 0", "--sequences-per-device = (0,): at least 1 each"),
         ("--rounds 0", "rounds = 0: must be above 0"),
         pytest.param(

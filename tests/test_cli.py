@@ -78,6 +78,7 @@ def test_every_option_is_documented(capfd, command):
         ("pretrain --data.corpus {tmp}/none --num-devices 1 --output {tmp}/run", "none"),
         ("corpus info {tmp}/none", "none"),
         ("corpus build --inputs {tmp}/none.fa --output {tmp}/corpus", "none.fa"),
+        ("corpus build --config {tmp}/none.toml", "none.toml: no such config file"),
         ("export --source {tmp}/none --folder {tmp}/export", "none: no such folder"),
     ],
 )
@@ -212,8 +213,10 @@ def test_from_fasta_to_a_trained_model(capfd, tmp_path):
     fasta = tmp_path / "yeast.fa"
     fasta.write_text(">chrI\n" + "".join(rng.choice(list("ACGT"), 40_000)) + "\n")
     corpus, output = tmp_path / "corpus", tmp_path / "run"
-    build = "--chunk-length 100 --overlap 10 --block-length 1000 --workers 1"
-    code, out, err = run(capfd, f"corpus build --inputs {fasta} --output {corpus} {build}")
+    build = "--chunk-length 100 --block-length 1000 --workers 1"
+    config = tmp_path / "corpus.toml"
+    config.write_text(f'inputs = ["{fasta}"]\noutput = "{tmp_path}/elsewhere"\noverlap = 10\n')
+    code, out, err = run(capfd, f"corpus build --config {config} --output {corpus} {build}")
     assert code == 0, err
     assert "yeast" in out
     assert run(capfd, f"corpus info {corpus}")[0] == 0

@@ -8,11 +8,18 @@ import pytest
 from nucleotide_transformer.config import (
     ComputeConfig,
     DataConfig,
+    EvaluationConfig,
     MaskingConfig,
     ModelConfig,
     PretrainConfig,
 )
-from nucleotide_transformer.configfile import config_from_dict, config_to_dict, load_config
+from nucleotide_transformer.configfile import (
+    config_from_dict,
+    config_to_dict,
+    load_config,
+    read_config,
+)
+from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.errors import InputError
 
 
@@ -45,6 +52,14 @@ def test_only_learned_positions_limit_the_length_of_training_sequences():
         (lambda: MaskingConfig(ratio=0.0), "ratio = 0.0: must lie between 0 and 1"),
         (lambda: MaskingConfig(mask_probability=0.95), "add up to at most 1"),
         (lambda: DataConfig(temperature=0.5), "temperature = 0.5: must be 1 or above"),
+        (lambda: DataConfig(reverse_complement=1.1), "reverse_complement = 1.1: must lie in"),
+        (lambda: EvaluationConfig(sequence_tokens=1), "sequence_tokens = 1: must be 2 or above"),
+        (lambda: EvaluationConfig(masking_ratio=1.0), "masking_ratio = 1.0: must lie between 0"),
+        (
+            lambda: PretrainConfig(evaluation=EvaluationConfig(sequence_tokens=3)),
+            "evaluation.sequence_tokens = 3: with a masking ratio of 0.15 no token",
+        ),
+        (lambda: DataConfig(reverse_complement=-0.1), "reverse_complement = -0.1: must lie in"),
         (lambda: PretrainConfig(tokens_per_update=1_500), "must be a multiple of data.sequence_"),
     ],
 )
@@ -131,3 +146,34 @@ def test_a_base_that_is_no_config_is_named(text, message, tmp_path):
     write(tmp_path / "bad.toml", "sed = 3")
     with pytest.raises(InputError, match=message):
         load_config(write(tmp_path / "run.toml", text))
+
+
+def test_the_config_of_a_corpus_has_lists(tmp_path):
+    path = write(
+        tmp_path / "corpus.toml",
+        'inputs = ["a.fa", "b.tsv"]\nvalidation_contigs = ["chr1"]\nmax_unknown = 1\n',
+    )
+    assert read_config(CorpusConfig, path) == CorpusConfig(
+        inputs=(Path("a.fa"), Path("b.tsv")), validation_contigs=("chr1",), max_unknown=1.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", 'missing value for field "inputs"'),
+        ('inputs = "a.fa"', 'wrong value type for field "inputs"'),
+        ("inputs = [3]", 'wrong value type for field "inputs"'),
+        ("inputs = []", "inputs = (): must name a FASTA file or a table"),
+        ('inputs = ["a"]\ntest_contigs = [1]', 'wrong value type for field "test_contigs"'),
+        ('inputs = ["a"]\ntest_contig = []', "test_contig = []: unknown field; did you mean test_"),
+        ('inputs = ["a"]\ncompression = "gzip"', "compression = 'gzip': must be one of none, zstd"),
+        ('inputs = ["a"]\nblock_length = 9', "block_length = 9: must be at least a record"),
+    ],
+)
+def test_a_bad_config_of_a_corpus_is_one_line(tmp_path, text, message):
+    path = write(tmp_path / "corpus.toml", text)
+    with pytest.raises(InputError) as error:
+        read_config(CorpusConfig, path)
+    assert str(error.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(error.value)

@@ -22,6 +22,8 @@ from nucleotide_transformer.tokenizers import KmerTokenizer
 TOKENIZER = KmerTokenizer()
 CHUNK, OVERLAP, NUM_TOKENS = 600, 20, 101  # 100 k-mers and <cls> are a chunk
 SHORT = 300
+DATA_FIELDS = ("temperature", "reverse_complement")
+PARTNERS = dict(zip(b"ACGTN", b"TGCAN", strict=True))
 
 
 def write_fasta(path: Path, contigs: dict[str, str]) -> Path:
@@ -53,6 +55,8 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
         chunk_length=CHUNK,
         overlap=OVERLAP,
         block_length=1_000,
+        validation_fraction=0.0,
+        test_fraction=0.0,
         validation_contigs=held_out,
         workers=1,
     )
@@ -65,9 +69,9 @@ def read_all(manifest: Manifest, split: str = "train") -> list[bytes]:
 
 
 def make_updates(manifest: Manifest, num_tokens: int = NUM_TOKENS, **changes: object):
-    temperature = changes.pop("temperature", 1.0)
+    fields = {name: changes.pop(name) for name in DATA_FIELDS if name in changes}
     arguments = {"tokenizer": TOKENIZER, "sequences_per_update": 12, "seed": 0} | changes
-    data = DataConfig(sequence_tokens=num_tokens, temperature=temperature)
+    data = DataConfig(sequence_tokens=num_tokens, **fields)
     return make_dataset(manifest, "train", data=data, **arguments)
 
 
@@ -165,6 +169,36 @@ def test_sequences_a_little_longer_than_a_chunk_start_anywhere_in_the_overlap(
             kmers, letters = divmod(min(630, 640 - start), 6)
             assert length == 6 * kmers + min(letters, 105 - kmers)
     assert starts == set(range(2 * OVERLAP + 1))
+
+
+def test_the_other_strand_is_read_as_if_the_corpus_held_it(manifest: Manifest) -> None:
+    """The same records and starts, in records whose every letter was turned round by hand."""
+    records, other = read_all(manifest), make_updates(manifest, reverse_complement=1.0)
+    turned = [bytes(PARTNERS[letter] for letter in reversed(record)) for record in records]
+    forward = make_updates(manifest)
+    short_starts = set()
+    for update in range(20):
+        pairs = zip(forward[update].tokens, other[update].tokens, strict=True)
+        for one, row in pairs:
+            place, reverse = locate(one, records), locate(row, turned)
+            assert reverse[:2] == place[:2]
+            if b"N" not in records[place[0]]:
+                assert reverse == place
+            if len(records[place[0]]) == SHORT:
+                short_starts.add(reverse[1])
+    assert short_starts == set(range(6))  # so the frame varies from this end, too
+
+
+def test_a_share_of_the_rows_is_of_the_other_strand_and_the_rest_as_before(
+    manifest: Manifest,
+) -> None:
+    some, none, every = (
+        np.concatenate([make_updates(manifest, reverse_complement=s)[n].tokens for n in range(50)])
+        for s in (0.3, 0.0, 1.0)
+    )
+    is_forward = (some == none).all(axis=1)
+    np.testing.assert_array_equal(some[~is_forward], every[~is_forward])
+    assert abs((~is_forward).sum() - 180) < 5 * np.sqrt(600 * 0.3 * 0.7)  # standard deviations
 
 
 def test_epochs_differ_and_seeds_differ(manifest: Manifest) -> None:

@@ -21,6 +21,7 @@ SIZES = {
 }
 OMITTED = {
     *("clip_norm", "masking_ratio", "masking_probability"),  # off, or used by no v2 model
+    "sequence_tokens",  # of the evaluation: as many as in training
     *("final_learning_rate", "momentum", "tables", "head", "norms", "matrices"),  # not Adam's
 }
 OF_A_MACHINE = {"num_devices", "distributed", "init_from"}

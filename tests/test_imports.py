@@ -29,7 +29,8 @@ ORDER = (
     {"pretrained"},
     {"training", "inference"},
     {"pretraining", "finetuning", "variants", "plots"},
-    {"benchmark"},
+    {"analysis"},
+    {"benchmark", "packaging"},
     {"cli"},
 )
 """A module imports what stands above it, and a folder of modules also its own parts."""

@@ -312,7 +312,7 @@ def test_another_seed_gives_other_parameters(learned):
     one, other = (init_params(jax.random.key(seed), config.model) for seed in (11, 12))
     for module, leaves in one.items():
         for name, leaf in leaves.items():
-            drawn = name in ("w", "embeddings")
+            drawn = name in ("w", "embeddings") and not module.endswith("lm_head/~/shared")
             assert bool((leaf != other[module][name]).any()) == drawn, (module, name)
 
 
@@ -334,11 +334,12 @@ def test_the_runs_meet_every_kind_of_input(case):
 
 
 DEFAULTS = {
-    *("init_from", "distributed", "optimizer.momentum"),
+    *("init_from", "distributed", "optimizer.momentum", "model.token_tables"),
     *("compute.param_dtype", "compute.compute_dtype", "compute.output_dtype"),
 }
-"""Settings that have their default: what other runs start from, several processes, Muon's, and the
-precision, which float64 is compared with."""
+"""Settings that have their default: what other runs start from, several processes, Muon's, the
+precision, which float64 is compared with, and the token tables, which the other run shares: with
+them the held-out loss would not rise."""
 
 
 @on_three

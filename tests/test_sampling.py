@@ -9,6 +9,7 @@ from nucleotide_transformer.data.sampling import (
     RecordOrder,
     compute_quotas,
     draw_starts,
+    draw_strands,
     shuffle_indices,
 )
 
@@ -159,3 +160,19 @@ def test_starts_depend_on_the_row_and_the_seed_only() -> None:
     starts = draw_starts(rows, largest, seed=0)
     np.testing.assert_array_equal(draw_starts(rows[::-1], largest, seed=0), starts[::-1])
     assert (draw_starts(rows, largest, seed=1) == starts).sum() < 15  # 2.5 expected by chance
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_strands_have_their_share(share: float) -> None:
+    turned = draw_strands(np.arange(10_000), share, seed=3)
+    assert abs(turned.sum() - 10_000 * share) <= 5 * np.sqrt(10_000 * share * (1 - share))
+    assert not (turned & ~draw_strands(np.arange(10_000), min(1.0, share + 0.2), seed=3)).any()
+
+
+def test_strands_depend_on_the_row_and_the_seed_and_not_on_the_start() -> None:
+    rows = np.arange(10_000)
+    strands = draw_strands(rows, 0.5, seed=0)
+    np.testing.assert_array_equal(draw_strands(rows[::-1], 0.5, seed=0), strands[::-1])
+    odd_starts = draw_starts(rows, np.full(10_000, 199), seed=0) % 2 == 1
+    for other in (odd_starts, draw_strands(rows, 0.5, seed=1), np.roll(strands, 1)):
+        assert abs((strands == other).sum() - 5_000) < 5 * 50  # standard deviations

@@ -142,9 +142,9 @@ def list_cases(config: BenchmarkConfig, *, num_local_devices: int, platform: str
     at_once = config.sequences_per_device or ((2,) if platform == "cpu" else (32,))
     counts = list_device_counts(config, num_local_devices, platform)
     for name, tokens in itertools.product(config.models, config.sequence_tokens):
-        limit = find_model(name, config.model).max_positions
+        limit = find_model(name, config.model).position_limit
         rule = f"the positions of model {name} end at {limit}"
-        require(tokens <= limit, "sequence_tokens", tokens, rule)
+        require(limit is None or tokens <= limit, "sequence_tokens", tokens, rule)
     scalings = config.scaling or ("weak",)
     choices = (config.tasks, config.models, config.sequence_tokens, at_once, scalings, counts)
     cases = [

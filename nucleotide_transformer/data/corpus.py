@@ -57,7 +57,9 @@ def build_corpus(config: CorpusConfig, *, progress: bool = False) -> Manifest:
 
     Genomes that an earlier build with the same config finished are kept, as their FASTA files
     are still the same; new ones are added. A finished corpus may grow in this way, and nothing in
-    it may change or go. One build at a time may write to a folder.
+    it may change or go. One build at a time may write to a folder. (Earlier versions held out no
+    blocks in any genome where a contig was named in one. Genomes that they finished stay as they
+    are; those that are added follow the rule of now.)
 
     Args:
         config: What to build.

@@ -28,15 +28,17 @@ class CorpusConfig:
     max_unknown: float = 0.5
     """Chunks with a larger share of N than this are left out, and counted."""
     validation_fraction: float = 0.05
-    """Share of every genome that goes to validation, by blocks."""
+    """Share of a genome that goes to validation, by blocks: of every genome but those in which a
+    contig is named below."""
     test_fraction: float = 0.05
-    """Share of every genome that goes to test, by blocks."""
+    """Share of the same genomes that goes to test, by blocks."""
     block_length: int = 60_000
     """Nucleotides of a block, which goes to one split whole. A genome with two blocks more than
     block_length / fraction (1.3 million by default) has held-out ones for certain."""
     validation_contigs: tuple[str, ...] = ()
-    """Contigs that are the validation split: `contig`, `species:contig` or `species:*`. Where any
-    contig is named, here or for test, nothing is held out by blocks."""
+    """Contigs that are the validation split: `contig`, `species:contig` or `species:*`. A genome
+    (a FASTA file) in which a contig is named, here or for test, has no blocks held out: its other
+    contigs are for training. All other genomes do."""
     test_contigs: tuple[str, ...] = ()
     """Contigs that are the test split, named in the same ways."""
     seed: int = 0

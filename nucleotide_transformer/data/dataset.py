@@ -1,4 +1,4 @@
-"""From a corpus to batches of tokens: shuffle, random start, tokenize, pad.
+"""From a corpus to batches of tokens: shuffle, random start, strand, tokenize, pad.
 
     dataset = make_dataset(manifest, "train", tokenizer=KmerTokenizer(), data=DataConfig(),
                            sequences_per_update=1_000, seed=0)
@@ -21,7 +21,8 @@ from nucleotide_transformer.config import (
     DataConfig,
 )
 from nucleotide_transformer.data.corpus import Manifest, SplitReader, open_split
-from nucleotide_transformer.data.sampling import RecordOrder, draw_starts
+from nucleotide_transformer.data.fasta import reverse_complement
+from nucleotide_transformer.data.sampling import RecordOrder, draw_starts, draw_strands
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Int, Split
@@ -67,7 +68,8 @@ def make_dataset(
     of its record, so that the reading frame varies, and ends after `data.sequence_tokens` tokens.
     What lies behind them in a record is not read: chunk_length should be about
     (sequence_tokens - 1) * k. A record shorter than a chunk starts no later than needed for that
-    or for the frame to vary.
+    or for the frame to vary. The share `data.reverse_complement` of the sequences is read from the
+    other strand: they start and end as if the corpus held the reverse complement of their record.
 
     The update's sequences and their order are the same for every number of processes P: the slices
     of processes 0 to P - 1 follow one another. Where P does not divide the update, the first
@@ -77,9 +79,10 @@ def make_dataset(
         manifest: of the corpus.
         split: "train", usually.
         tokenizer: makes the tokens.
-        data: tokens of a sequence, and temperature; `data.corpus` is not looked at.
+        data: tokens of a sequence, temperature, and share of the other strand; `data.corpus` is
+            not looked at.
         sequences_per_update: sequences of an update, over all processes.
-        seed: of the order and the starts.
+        seed: of the order, the starts and the strands.
         process_index: 0 to num_processes - 1.
         num_processes: processes that share each update.
 
@@ -147,6 +150,7 @@ class UpdateLoader:
         self._reader, self._tokenizer, self._seed = reader, tokenizer, seed
         self._sequences_per_update = sequences_per_update
         self._num_tokens = data.sequence_tokens
+        self._reverse_share = data.reverse_complement
         self._overlap = reader.manifest.overlap
         self._needed = count_nucleotides(reader.manifest, tokenizer, data.sequence_tokens)
         self._window = min(self._needed, reader.manifest.chunk_length)
@@ -157,9 +161,10 @@ class UpdateLoader:
         global_rows = update * self._sequences_per_update + rows.astype(np.int64)
         records = self._reader.read(self._order.draw(global_rows))
         starts = draw_starts(global_rows, self._largest_starts(records), self._seed).tolist()
+        strands = draw_strands(global_rows, self._reverse_share, self._seed).tolist()
         windows = [
-            record[start : start + self._needed]
-            for record, start in zip(records, starts, strict=True)
+            _cut(record, start, self._needed, is_reversed=is_reversed)
+            for record, start, is_reversed in zip(records, starts, strands, strict=True)
         ]
         tokens = self._tokenizer.encode_batch(windows, length=self._num_tokens, truncate=True)
         return Batch(tokens, rows.astype(np.int32))
@@ -236,6 +241,14 @@ def count_nucleotides(manifest: Manifest, tokenizer: KmerTokenizer, sequence_tok
     )
     require(chunk >= _LEAST_FILL * needed, "sequence_tokens", sequence_tokens, rule)
     return needed
+
+
+def _cut(record: bytes, start: int, length: int, *, is_reversed: bool) -> bytes:
+    """Returns `length` nucleotides of a record, or of its reverse complement, or what it has."""
+    if not is_reversed:
+        return record[start : start + length]
+    end = len(record) - start
+    return reverse_complement(record[max(0, end - length) : end])
 
 
 def _spread(first: int, last: int, size: int) -> Int[np.ndarray, " B"]:

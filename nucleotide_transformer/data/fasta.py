@@ -22,6 +22,7 @@ BLOCK_BYTES = 1 << 22
 _GZIP_MAGIC = b"\x1f\x8b"
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _NEWLINES = b"\r\n"
+_COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
 _INVALID = b"!"
 _NUCLEOTIDE_RULE = "must be A, C, G, T, U, N or another IUPAC nucleotide code (RYSWKMBDHV)"
 
@@ -47,6 +48,11 @@ class Contig(NamedTuple):
     """Line of its header, the first line of the file being 1."""
     sequence: bytearray
     """Upper-case A, C, G, T, N: U became T, other IUPAC codes N. Never empty."""
+
+
+def reverse_complement(sequence: bytes) -> bytes:
+    """Returns the other strand of upper-case nucleotides, from its start on; N stays N."""
+    return sequence.translate(_COMPLEMENT)[::-1]
 
 
 class _HashedFile:
@@ -102,6 +108,14 @@ class FastaReader:
                 _check_bgzf_end(self.path, start)
                 text = gzip.GzipFile(fileobj=hashed, mode="rb")  # type: ignore[call-overload]
             yield from _parse(self.path, _read_blocks(self.path, text))
+
+
+def list_contigs(path: Path) -> Iterator[str]:
+    """The names of the contigs of a FASTA file, read and checked as by `FastaReader`."""
+    for contig in FastaReader(path):
+        name = contig.name
+        del contig  # before the next one is read: memory holds one of them
+        yield name
 
 
 def _open(path: Path) -> io.BufferedReader:

@@ -1,4 +1,4 @@
-"""Which record each row of a run reads, and where in it: pure functions of (seed, row).
+"""Which record each row of a run reads, where, and which strand: pure functions of (seed, row).
 
 The rows of a run are numbered from 0 over all updates. Every N rows, N the number of records, are
 an epoch, in which each species has a fixed number of draws, its quota. Nothing is carried from row
@@ -8,10 +8,10 @@ to row: any row can be found at once, and a resumed run needs to know its number
 import numpy as np
 from jaxtyping import UInt64
 
-from nucleotide_transformer.types import Int
+from nucleotide_transformer.types import Bool, Int
 
 _ROUNDS = 24  # two rows stay at their distance with probability 2**-24
-_EPOCH, _PASS, _START = range(3)  # streams of random numbers of one seed
+_EPOCH, _PASS, _START, _STRAND = range(4)  # streams of random numbers of one seed
 
 
 def compute_quotas(sizes: Int[np.ndarray, " S"], temperature: float) -> Int[np.ndarray, " S"]:
@@ -75,6 +75,12 @@ def draw_starts(
     """Returns where each row starts in its record: uniform over 0 to `largest`, both included."""
     bounds = largest.astype(np.uint64) + np.uint64(1)
     return (_hash(seed, _START, rows) % bounds).astype(np.int64)
+
+
+def draw_strands(rows: Int[np.ndarray, " B"], share: float, seed: int) -> Bool[np.ndarray, " B"]:
+    """Returns which rows read the reverse complement: each with probability `share`."""
+    uniform = (_hash(seed, _STRAND, rows) >> np.uint64(11)) * 2.0**-53  # exact, below 1
+    return uniform < share
 
 
 def shuffle_indices(

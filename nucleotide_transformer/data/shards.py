@@ -19,7 +19,7 @@ from nucleotide_transformer.data.chunking import (
     merge_blocks,
 )
 from nucleotide_transformer.data.corpus_config import CorpusConfig
-from nucleotide_transformer.data.fasta import Contig, FastaReader
+from nucleotide_transformer.data.fasta import Contig, FastaReader, list_contigs
 from nucleotide_transformer.data.manifest import (
     ContigEntry,
     Genome,
@@ -51,17 +51,29 @@ def build_genome(source: Source, config: CorpusConfig, report: Report) -> Genome
         MissingInputError, InputError: for bad input, in one line (see `FastaReader`).
     """
     final = config.output / "genomes" / source.name
+    by_names = names_a_contig(source, config, report)
+    cutter = ContigCutter(source.species, source.assembly, config, by_names=by_names)
     with write_whole(final) as partial:
         partial.mkdir()
-        return _GenomeWriter(source, config, partial).write(report)
+        return _GenomeWriter(source, config, cutter, partial).write(report)
 
 
 class ContigCutter:
-    """Cuts the contigs of one genome, in their order, into the segments of the splits."""
+    """Cuts the contigs of one genome, in their order, into the segments of the splits.
 
-    def __init__(self, species: str, assembly: str, config: CorpusConfig) -> None:
+    Args:
+        species: of the genome.
+        assembly: of the genome.
+        config: of the corpus.
+        by_names: the config names a contig of this genome: its splits are whole contigs.
+    """
+
+    def __init__(
+        self, species: str, assembly: str, config: CorpusConfig, *, by_names: bool = False
+    ) -> None:
         self._species = species
         self._config = config
+        self._by_names = by_names
         self._assigner = BlockAssigner(
             block_length=config.block_length,
             fractions={
@@ -72,9 +84,9 @@ class ContigCutter:
         )
 
     def cut(self, contig: Contig) -> list[Segment]:
-        """The segments of a contig, by blocks, or one segment if the config names contigs."""
+        """The segments of a contig, by blocks, or one segment if contigs are named."""
         config, length = self._config, len(contig.sequence)
-        if config.validation_contigs or config.test_contigs:
+        if self._by_names:
             names = make_contig_names(self._species, contig.name)
             if not names.isdisjoint(config.validation_contigs):
                 return [Segment(0, length, "validation")]
@@ -85,6 +97,19 @@ class ContigCutter:
         return merge_blocks(blocks, [self._assigner.assign(known) for known in num_known])
 
 
+def names_a_contig(source: Source, config: CorpusConfig, report: Report) -> bool:
+    """Whether the config puts a contig of this genome, by its name, in a split.
+
+    Reads the file up to the first such contig: a name may be that of any genome.
+    """
+    named = {*config.validation_contigs, *config.test_contigs}
+    for contig in list_contigs(source.file) if named else ():
+        if not named.isdisjoint(make_contig_names(source.species, contig)):
+            return True
+        report(0, 0)
+    return False
+
+
 def make_contig_names(species: str, contig: str) -> set[str]:
     """The names by which a config may put a contig in a split."""
     return {contig, f"{species}:{contig}", f"{species}:*"}
@@ -93,12 +118,14 @@ def make_contig_names(species: str, contig: str) -> set[str]:
 class _GenomeWriter:
     """Writes the shards and the description of one genome to a folder."""
 
-    def __init__(self, source: Source, config: CorpusConfig, folder: Path) -> None:
+    def __init__(
+        self, source: Source, config: CorpusConfig, cutter: ContigCutter, folder: Path
+    ) -> None:
         self._source = source
         self._config = config
         self._folder = folder
         self._writers: dict[Split, _ShardWriter] = {}
-        self._cutter = ContigCutter(source.species, source.assembly, config)
+        self._cutter = cutter
 
     def write(self, report: Report) -> Genome:
         """Writes everything, contig by contig."""

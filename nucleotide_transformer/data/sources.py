@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from nucleotide_transformer.errors import InputError, MissingInputError
 
+SHIPPED_GENOMES = Path(__file__).parent / "genomes" / "genomes.tsv"
+"""Table of the genomes that come with this package."""
+
 _TABLE_SUFFIX = ".tsv"
 _REQUIRED_COLUMNS = ("file", "species", "assembly")
 

@@ -52,6 +52,7 @@ from nucleotide_transformer.inference.sequence_io import (
 )
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Params
+from nucleotide_transformer.weights.hub import PACKAGED
 
 PART_SECONDS = 30.0
 PART_BYTES = 1 << 26
@@ -62,8 +63,9 @@ PART_BYTES = 1 << 26
 class EmbedConfig:
     """Embeddings of the sequences of a file, with names and coordinates."""
 
-    model: str
-    """Name of a released model, hub repository, or folder: what `load_pretrained` takes."""
+    model: str = PACKAGED
+    """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
+    model that comes with the package."""
     input: Path
     """Sequences: .fa, .fasta, .fna, .csv or .tsv (also with .gz), or .parquet."""
     output: Path

@@ -96,6 +96,17 @@ def read_gff(path: Path) -> Iterator[Interval]:
     Raises:
         MissingInputError, InputError: in one line, with the file and the line.
     """
+    for number, columns in read_gff_columns(path):
+        start, end = int(columns[3]), int(columns[4])
+        yield Interval(columns[0], start - 1, end, columns[2], columns[6], number)
+
+
+def read_gff_columns(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yields the number of each line of a GFF3 or GTF file that is a feature, and its 9 columns.
+
+    Raises:
+        MissingInputError, InputError: in one line, with the file and the line.
+    """
     count = 0
     for number, line in read_lines(path):
         if line.startswith("##FASTA"):
@@ -104,11 +115,10 @@ def read_gff(path: Path) -> Iterator[Interval]:
             continue
         columns = line.split("\t")
         good = len(columns) == 9 and columns[3].isdecimal() and columns[4].isdecimal()
-        start, end = (int(columns[3]), int(columns[4])) if good else (0, 0)
-        if not 1 <= start <= end:
+        if not (good and 1 <= int(columns[3]) <= int(columns[4])):
             raise InputError(f"{path}: line {number}: {line[:60]!r}: {_GFF_RULE}")
         count += 1
-        yield Interval(columns[0], start - 1, end, columns[2], columns[6], number)
+        yield number, columns
     if not count:
         raise InputError(f"{path}: no feature: a GFF or GTF file must hold at least one")
 

@@ -31,6 +31,7 @@ from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer, Nucleotides
 from nucleotide_transformer.types import Array, Float, Int
+from nucleotide_transformer.weights.hub import PACKAGED
 
 _MASK = "<mask>"
 _NO_MASK = f"must hold at least one {_MASK}"
@@ -40,8 +41,9 @@ _NO_MASK = f"must hold at least one {_MASK}"
 class FillMaskConfig:
     """The likeliest tokens behind each <mask> of a sequence."""
 
-    model: str
-    """Name of a released model, hub repository, or folder: what `load_pretrained` takes."""
+    model: str = PACKAGED
+    """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
+    model that comes with the package."""
     sequence: str
     """Nucleotides with at least one <mask>, each of which stands for one token."""
     top_k: int = 5
@@ -214,10 +216,11 @@ def mask_and_score(
     compute: ComputeConfig,
     params: AnyParams,
     tokens: Int[Array, "B T"],
-    positions: Int[Array, "B 1"],
-) -> Float[Array, "B 1 V"]:
-    """Logits at one position of every row, with `<mask>` in its place."""
-    hidden = jnp.arange(tokens.shape[1]) == positions
+    positions: Int[Array, "B M"],
+) -> Float[Array, "B M V"]:
+    """Logits at some positions of every row, with `<mask>` in all of these places at once."""
+    places = jnp.arange(tokens.shape[1])[:, None]
+    hidden = (places == positions[:, None, :]).any(axis=-1)
     inputs = jnp.where(hidden, config.mask_token_id, tokens)
     return make_forward(config, compute).apply(params, inputs, positions).logits
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from nucleotide_transformer.data.fasta import FastaReader
+from nucleotide_transformer.data.fasta import FastaReader, reverse_complement
 from nucleotide_transformer.errors import InputError, MissingInputError, require
 from nucleotide_transformer.inference.intervals import Interval, read_bed, read_lines
 
@@ -22,7 +22,6 @@ TABLE_SUFFIXES = ("csv", "tsv", "parquet")
 
 _LETTERS = "ACGTUNRYSWKMBDHV"
 _VALID = re.compile(f"[{_LETTERS}{_LETTERS.lower()}]*")
-_COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
 _ROWS_AT_ONCE = 1_024
 
 
@@ -160,7 +159,7 @@ def _read_intervals(path: Path, bed: Path, stranded: bool) -> Iterator[SequenceR
         for interval in intervals:
             sequence = store.fetch(interval)
             if stranded and interval.strand == "-":
-                sequence = sequence.translate(_COMPLEMENT)[::-1]
+                sequence = reverse_complement(sequence)
             place = interval[:3]
             name = interval.name or "{}:{}-{}".format(*place)
             yield SequenceRecord(name, sequence.decode(), *place)

@@ -28,6 +28,7 @@ from nucleotide_transformer.model.stacking import (
     stack_params,
     take_block,
 )
+from nucleotide_transformer.model.token_tables import FREE_STDDEV, SharedRows
 from nucleotide_transformer.types import Array, Bool, Float, Int, Params, PRNGKey
 
 
@@ -38,7 +39,14 @@ class Embedding(hk.Module):
         super().__init__(name=name)
         self._config, self._compute = config, compute
         dtype = compute.param_dtype
-        self._embed = Embed(config.vocabulary_size, config.embed_dim, param_dtype=dtype)
+        shared = config.token_tables != "free"
+        self._shared = SharedRows(config, compute) if shared else None
+        self._embed = Embed(
+            config.vocabulary_size,
+            config.embed_dim,
+            param_dtype=dtype,
+            stddev=FREE_STDDEV if shared else 1.0,
+        )
         if config.position == "learned":
             self._positions = LearnedPositions(config, compute)
         if config.embed_layer_norm:
@@ -49,7 +57,7 @@ class Embedding(hk.Module):
     def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """The embeddings, in the type of the activations."""
         config = self._config
-        x = self._embed(tokens)
+        x = self._embed(tokens, self._shared() if self._shared else None)
         if config.token_dropout:
             x = drop_mask_embeddings(x, tokens, config)
         x = x * config.embed_scale

@@ -11,6 +11,7 @@ import haiku as hk
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.model.layers import LayerNorm, Linear, gelu
+from nucleotide_transformer.model.token_tables import SharedColumns
 from nucleotide_transformer.types import Array, Float
 
 Head = Callable[[ModelConfig, ComputeConfig], Callable[[Array], Array]]
@@ -35,7 +36,10 @@ class MaskedLMHead(hk.Module):
         self._output = Linear(
             config.vocabulary_size, param_dtype=dtype, output_dtype="float32", name="lm_final_fc"
         )
+        shared = config.token_tables != "free"
+        self._shared = SharedColumns(config, compute) if shared else None
 
     def __call__(self, x: Float[Array, "B M D"]) -> Float[Array, "B M V"]:
         """Logits of the tokens."""
-        return self._output(self._norm(gelu(self._dense(x))))
+        x = self._norm(gelu(self._dense(x)))
+        return self._output(x, self._shared() if self._shared else None)

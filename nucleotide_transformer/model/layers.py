@@ -52,9 +52,17 @@ class Linear(hk.Module):
         self._output_dim, self._bias, self._dtype = output_dim, bias, jnp.dtype(param_dtype)
         self._init = init
 
-    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
-        """The product, over the last axis."""
-        return multiply(x, *self.read(x.shape[-1]), self._output_dtype)
+    def __call__(
+        self,
+        x: Float[Array, "*batch D"],
+        shared: tuple[Float[Array, "D F"], Float[Array, " F"]] | None = None,
+    ) -> Float[Array, "*batch F"]:
+        """The product, over the last axis; `shared` is added to weights and bias."""
+        w, b = self.read(x.shape[-1])
+        if shared is not None:
+            assert b is not None, "a bias is shared, so there must be one"
+            w, b = w + shared[0], b + shared[1]
+        return multiply(x, w, b, self._output_dtype)
 
     def read(self, input_dim: int) -> tuple[Float[Array, "D F"], Float[Array, " F"] | None]:
         """Weights and, if there is one, the bias; for products of several at once."""
@@ -247,10 +255,12 @@ class Embed(hk.Module):
         self._shape, self._dtype = (num_rows, embed_dim), jnp.dtype(param_dtype)
         self._init = hk.initializers.TruncatedNormal(stddev)
 
-    def __call__(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        """The rows of the ids."""
+    def __call__(
+        self, ids: Int[Array, "B T"], shared: Float[Array, "V D"] | None = None
+    ) -> Float[Array, "B T D"]:
+        """The rows of the ids, in the table plus what is `shared` by its rows, if anything is."""
         table = hk.get_parameter("embeddings", self._shape, self._dtype, init=self._init)
-        return jnp.asarray(table)[ids]
+        return jnp.asarray(table if shared is None else table + shared)[ids]
 
 
 class LearnedPositions(hk.Module):

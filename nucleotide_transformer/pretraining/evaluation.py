@@ -44,10 +44,10 @@ def read_held_out(config: PretrainConfig, manifest: Manifest, tokenizer: KmerTok
         manifest,
         "validation",
         tokenizer=tokenizer,
-        sequence_tokens=config.data.sequence_tokens,
+        sequence_tokens=config.held_out_tokens,
         num_sequences=config.evaluation.num_sequences,
     )
-    masked = mask_evaluation_set(found.tokens, config.masking, config.model)
+    masked = mask_evaluation_set(found.tokens, config.held_out_masking, config.model)
     groups = tuple(manifest.genomes[genome].group for genome in found.genomes.tolist())
     return HeldOut(found.tokens, masked, groups)
 
@@ -57,8 +57,8 @@ def mask_evaluation_set(
 ) -> MaskedTokens:
     """Masks held-out sequences once for all evaluations; NumPy arrays.
 
-    As many tokens are selected as in training, but all of them become `<mask>`: with the 10 % that
-    training leaves unchanged, a model would be told some of the answers and a baseline not.
+    All selected tokens become `<mask>`: with the 10 % that training leaves unchanged, a model would
+    be told some of the answers and a baseline not.
     """
     hidden = dataclasses.replace(config, mask_probability=1.0, random_probability=0.0)
     rows = np.arange(len(tokens), dtype=np.int32)

@@ -14,6 +14,7 @@ from nucleotide_transformer.model import exact_products, init_params, make_forwa
 from nucleotide_transformer.model.flops import count_update_flops
 from nucleotide_transformer.model.platform import resolve_compute
 from nucleotide_transformer.model.stacking import arrange_params
+from nucleotide_transformer.model.token_tables import unfold_tables
 from nucleotide_transformer.pretrained import load_pretrained
 from nucleotide_transformer.pretraining.counts import Counts, load_counts
 from nucleotide_transformer.pretraining.evaluation import (
@@ -239,7 +240,9 @@ def load_initial(config: PretrainConfig) -> Params:
     """
     assert config.init_from is not None
     model = load_pretrained(config.init_from, compute=config.compute)
-    free = {"init"} | ({"max_positions"} if config.model.position == "rotary" else set())
+    free = {"init", "token_tables"} | (
+        {"max_positions"} if config.model.position == "rotary" else set()
+    )
     differing = [
         f"model.{field.name} = {there!r} there, {here!r} here"
         for field in dataclasses.fields(ModelConfig)
@@ -250,7 +253,7 @@ def load_initial(config: PretrainConfig) -> Params:
     if differing:
         rule = "the model must be that of the weights"
         raise InputError(f"init_from = {config.init_from!r}: {'; '.join(differing)}: {rule}")
-    return model.params
+    return unfold_tables(model.params, config.model)
 
 
 def count_run_flops(config: PretrainConfig) -> int:

@@ -7,6 +7,7 @@ from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.weights.configs import HUGGINGFACE_CODE, is_plain_esm
+from nucleotide_transformer.weights.hub import PACKAGED, PACKAGED_LICENSE, RELEASED_LICENSE
 
 VOCABULARY = "vocab.txt"
 TOKENIZER_FILES = (VOCABULARY, "tokenizer_config.json", "special_tokens_map.json")
@@ -47,7 +48,7 @@ released models. A joblib file can run code when it is read: read it with the pa
 does not let it, or from a source that you trust.
 """
 
-_CARD = """\
+_HEAD = """\
 ---
 {license}library_name: {library}
 pipeline_tag: fill-mask
@@ -59,8 +60,10 @@ tags:
 
 # {title}
 
-A Nucleotide Transformer: {num_layers} layers, width {embed_dim}, {num_heads} heads, {position}
-positions up to {max_positions} tokens, {k}-mers, vocabulary {vocabulary} ({size} ids).
+"""
+
+_CARD = """\
+A Nucleotide Transformer: {architecture}.
 Made from: {origin}.
 
 ## Use
@@ -80,15 +83,20 @@ The licence of weights is that of what they were made from. {terms}
 """
 
 _TERMS = {
-    True: (
+    RELEASED_LICENSE: (
         "These were made from released weights of the Nucleotide Transformer, which are under"
         " CC BY-NC-SA 4.0: not for commercial use, with attribution, and shared alike."
     ),
-    False: (
+    PACKAGED_LICENSE: (
+        f"These were made from {PACKAGED}, the model that comes with the package above, which is"
+        " under Apache-2.0. Its card lists the genomes that it was trained on and their terms."
+    ),
+    None: (
         "Weights that were trained from scratch are their maker's, who should state the terms here."
         " Weights made from released ones stay under the licence of those (CC BY-NC-SA 4.0)."
     ),
 }
+"""What a card says of the licence of its weights."""
 
 
 def write_tokenizer_files(folder: Path, config: ModelConfig) -> None:
@@ -123,33 +131,47 @@ def check_vocabulary(file: Path, config: ModelConfig) -> None:
     raise InputError(f"{file}: {len(found)} tokens: the model has {len(expected)}")
 
 
-def write_card(
-    folder: Path, config: ModelConfig, *, layout: str, origin: str, license: str | None
-) -> None:
-    """Writes the model card.
+def make_card(config: ModelConfig, *, layout: str, origin: str, license: str | None) -> str:
+    """The model card of an export, as Markdown.
 
     Args:
-        folder: where to.
         config: architecture.
         layout: "huggingface" or "jax".
         origin: what the weights were made from.
         license: short name of their licence on the hub, where it is known.
     """
-    plain = _PLAIN if is_plain_esm(config) else _GATED
-    text = _CARD.format(
-        license=f"license: {license}\n" if license else "",
-        library={"huggingface": "transformers", "jax": "nucleotide-transformer"}[layout],
-        title=Path(origin).name,
+    return make_head(Path(origin).name, layout, license) + _CARD.format(
+        architecture=describe_architecture(config),
         origin=origin,
-        layout={"huggingface": plain, "jax": _JAX}[layout],
-        terms=_TERMS[license is not None],
-        num_layers=config.num_layers,
-        embed_dim=config.embed_dim,
-        num_heads=config.num_heads,
-        position=config.position,
-        max_positions=config.max_positions,
-        k=config.k,
-        vocabulary=config.vocabulary,
-        size=config.vocabulary_size,
+        layout=describe_layout(config, layout),
+        terms=_TERMS.get(license, f"It is {license}."),
     )
+
+
+def make_head(title: str, layout: str, license: str | None) -> str:
+    """What a card begins with: the hub's fields, and the title."""
+    library = {"huggingface": "transformers", "jax": "nucleotide-transformer"}[layout]
+    line = f"license: {license}\n" if license else ""
+    return _HEAD.format(license=line, library=library, title=title)
+
+
+def describe_architecture(config: ModelConfig) -> str:
+    """The architecture in a few words, on two lines."""
+    gate = "gated " if config.ffn_gated else ""
+    return (
+        f"{config.num_layers} layers, width {config.embed_dim}, {config.num_heads} heads,"
+        f" feed-forward networks of {config.ffn_dim} ({gate}{config.ffn_activation}),\n"
+        f"{config.position} positions up to {config.max_positions} tokens, {config.k}-mers,"
+        f" vocabulary {config.vocabulary} ({config.vocabulary_size} ids)"
+    )
+
+
+def describe_layout(config: ModelConfig, layout: str) -> str:
+    """How others load files of a layout, as Markdown."""
+    plain = _PLAIN if is_plain_esm(config) else _GATED
+    return {"huggingface": plain, "jax": _JAX}[layout]
+
+
+def write_card(folder: Path, text: str) -> None:
+    """Writes a model card."""
     (folder / CARD).write_text(text, encoding="utf-8")

@@ -27,7 +27,7 @@ from nucleotide_transformer.weights.configs import make_hyperparams
 from nucleotide_transformer.weights.fixed_tokenizer import FixedSizeTokenizer
 from nucleotide_transformer.weights.folders import load_folder
 from nucleotide_transformer.weights.hub import ReleasedModel, find_released
-from nucleotide_transformer.weights.sources import fetch, find_folder
+from nucleotide_transformer.weights.sources import find_by_name, find_folder
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -109,7 +109,7 @@ def get_pretrained_model(
         compute_dtype=_dtype_name("compute_dtype", compute_dtype),
         output_dtype=_dtype_name("output_dtype", output_dtype),
     )
-    place = fetch(released.repository) if folder is None else find_folder(Path(folder))
+    place = find_by_name(model_name) if folder is None else find_folder(Path(folder))
     params, config = load_folder(place, compute)
     _check_family(place, config, model_name, released)
     layers = tuple(int(layer) for layer in embeddings_layers_to_save)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nucleotide_transformer.config import ModelConfig
-from nucleotide_transformer.errors import InputError, MissingInputError
+from nucleotide_transformer.errors import InputError, MissingInputError, require
 from nucleotide_transformer.types import Vocabulary
 
 JAX_EPSILON = 1e-5
@@ -135,6 +135,7 @@ def make_huggingface_config(config: ModelConfig) -> dict[str, Any]:
     Raises:
         InputError: for what that layout has no option for.
     """
+    _require_free_tables(config)
     shares = (config.masking_ratio, config.masking_probability)
     gated_swish = (config.ffn_gated, config.ffn_activation) in ((True, "swish"), (False, "gelu"))
     for field, value, fits, rule in (
@@ -234,12 +235,19 @@ def read_hyperparams(file: Path) -> ModelConfig:
     return config
 
 
+def _require_free_tables(config: ModelConfig) -> None:
+    """Raises an `InputError` for a model whose rows share vectors: no layout has words for them."""
+    rule = "fold them into the tables first: model.token_tables.fold_tables"
+    require(config.token_tables == "free", "token_tables", config.token_tables, rule)
+
+
 def make_hyperparams(config: ModelConfig) -> dict[str, Any]:
     """Returns the content of a `hyperparams.json`, with every option of the released files.
 
     `layer_norm_eps` is ours: the released code does not read it and computes with 1e-5, so it is
     there only where it differs.
     """
+    _require_free_tables(config)
     rotary = config.position == "rotary"
     content = {
         "alphabet_size": config.vocabulary_size,

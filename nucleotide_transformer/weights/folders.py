@@ -18,8 +18,9 @@ from nucleotide_transformer.errors import (
     OutputExistsError,
     require,
 )
+from nucleotide_transformer.model.token_tables import fold_tables
 from nucleotide_transformer.types import Params
-from nucleotide_transformer.weights import cards, huggingface, released_jax
+from nucleotide_transformer.weights import cards, huggingface, packaged, released_jax
 
 Layout = Literal["huggingface", "jax"]
 
@@ -27,7 +28,7 @@ _BELOW = "jax_model"
 _WRITTEN = re.compile(
     "|".join(
         [re.escape(name) for name in (*huggingface.WEIGHT_FILES, *cards.TOKENIZER_FILES)]
-        + [re.escape(name) for name in (huggingface.CONFIG, cards.CARD)]
+        + [re.escape(name) for name in (huggingface.CONFIG, cards.CARD, packaged.SUMS)]
         + [re.escape(name) for name in (released_jax.HYPERPARAMS, released_jax.CHECKPOINT)]
         + [r"model-\d+-of-\d+\.safetensors"]
     )
@@ -109,7 +110,7 @@ def save_folder(
 
     Args:
         folder: where to; made if it is not there.
-        params: parameters.
+        params: parameters. What rows of the token tables share is folded into the rows.
         config: architecture.
         layout: of the weights and the config.
         origin: what the weights were made from, for the card.
@@ -123,16 +124,33 @@ def save_folder(
         InputError: for an unknown layout, or an architecture that it has no words for.
     """
     require(layout in get_args(Layout), "layout", layout, f"must be one of {get_args(Layout)}")
+    card = cards.make_card(config, layout=layout, origin=origin, license=license)
+    with open_draft(folder, overwrite) as draft:
+        write_files(draft, params, config, layout=layout, card=card)
+
+
+def write_files(
+    folder: Path, params: Params, config: ModelConfig, *, layout: Layout, card: str
+) -> None:
+    """Writes weights, config, tokenizer files and a given model card into an empty folder.
+
+    Raises:
+        InputError: for an architecture that the layout has no words for.
+    """
     save = {"jax": released_jax.save_released_jax, "huggingface": huggingface.save_huggingface}
-    with _write_whole(folder, overwrite) as draft:
-        save[layout](draft, params, config)
-        cards.write_tokenizer_files(draft, config)
-        cards.write_card(draft, config, layout=layout, origin=origin, license=license)
+    params, config = fold_tables(params, config)
+    save[layout](folder, params, config)
+    cards.write_tokenizer_files(folder, config)
+    cards.write_card(folder, card)
 
 
 @contextlib.contextmanager
-def _write_whole(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """Gives an empty folder beside the target, and puts it in its place when all went well."""
+def open_draft(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """Gives an empty folder beside the target, and puts it in its place when all went well.
+
+    Raises:
+        OutputExistsError, NotAFolderError, PermissionError: see `save_folder`.
+    """
     folder = folder.absolute()
     check_target(folder, overwrite)
     draft, old = (

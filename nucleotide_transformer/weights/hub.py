@@ -1,7 +1,7 @@
-"""The released models, and how their files come from the Hugging Face hub or its cache.
+"""The models that have a name, and how files come from the Hugging Face hub or its cache.
 
-Sizes are those of the files' own `hyperparams.json`, which the public documentation leaves out;
-the numbers of parameters agree with the sizes of the published files.
+Sizes of the released models are those of the files' own `hyperparams.json`, which the public
+documentation leaves out; the numbers of parameters agree with the sizes of the published files.
 """
 
 import dataclasses
@@ -18,6 +18,12 @@ from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.errors import InputError, MissingInputError
 
 Family = Literal["v1", "v2", "agro", "codon"]
+
+PACKAGED = "10M_multi_species_v2"
+"""The model that comes with this package, and that is meant where none is named."""
+
+RELEASED_LICENSE, PACKAGED_LICENSE = "cc-by-nc-sa-4.0", "apache-2.0"
+"""Of the weights that InstaDeep released, and of those that this project trained."""
 
 _V1 = ModelConfig(
     vocabulary="v1",
@@ -41,16 +47,16 @@ _V2 = ModelConfig()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReleasedModel:
-    """A released model."""
+    """A model that has a name."""
 
-    repository: str
-    """On the Hugging Face hub."""
+    repository: str | None
+    """On the Hugging Face hub; None if its files come with this package."""
     family: Family
     """v1: learned positions and GELU; v2: rotary and SwiGLU; agro: v1 for plants; codon: v2 with
     3-mers."""
     config: ModelConfig
     """Architecture; the layer-norm epsilon is that of the JAX files."""
-    license: str = "cc-by-nc-sa-4.0"
+    license: str = RELEASED_LICENSE
     """Of the weights, by its short name on the hub."""
 
 
@@ -86,13 +92,21 @@ RELEASED = MappingProxyType(
             f"{_NT}-v2-50m-3mer-multi-species",
             dataclasses.replace(_V2, k=3, num_layers=12),
         ),
+        PACKAGED: ReleasedModel(
+            repository=None,
+            family="v2",
+            config=dataclasses.replace(
+                _V2, num_layers=6, embed_dim=320, num_heads=5, ffn_dim=832, max_positions=256
+            ),
+            license=PACKAGED_LICENSE,
+        ),
     }
 )
-"""Every released model by its public name."""
+"""Every released model by its public name, and the one that comes with this package."""
 
 
 def find_released(name: str) -> ReleasedModel:
-    """Returns a released model by its public name.
+    """Returns a model by its public name.
 
     Raises:
         InputError: for another name, with the nearest one.
@@ -106,13 +120,15 @@ def find_released(name: str) -> ReleasedModel:
 
 
 def describe_origin(source: str) -> tuple[str, str | None]:
-    """Returns a released model's repository and licence, given its name or repository.
+    """Returns where a model is from and its licence, given its name or repository.
 
-    For anything else: the source itself, and None for a licence that is not known.
+    The repository, or the name of one that comes with this package. For anything else: the source
+    itself, and None for a licence that is not known.
     """
     for name, released in RELEASED.items():
-        if source.casefold() in (name.casefold(), released.repository.casefold()):
-            return released.repository, released.license
+        place = released.repository or name
+        if source.casefold() in (name.casefold(), place.casefold()):
+            return place, released.license
     return source, None
 
 

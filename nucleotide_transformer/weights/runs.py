@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -20,6 +20,10 @@ from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.configfile import config_from_dict
 from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.types import Params
+
+Choice = Literal["best", "last"]
+"""Which checkpoint of a run: the one with the lowest held-out score, or the newest. Where nothing
+was evaluated they are the same."""
 
 FOLDER = "checkpoints"
 FORMAT_VERSION = 1
@@ -120,8 +124,8 @@ def find_best_step(manager: ocp.CheckpointManager) -> int | None:
     return step if score < math.inf else None
 
 
-def find_checkpoint(folder: Path) -> Path:
-    """The checkpoint that a folder stands for: a run's best, else its latest, or itself.
+def find_checkpoint(folder: Path, which: Choice = "best") -> Path:
+    """The checkpoint that a folder stands for: of a run the best, else the latest, or itself.
 
     Raises:
         MissingInputError: if there is no finished checkpoint.
@@ -130,7 +134,7 @@ def find_checkpoint(folder: Path) -> Path:
     if not (folder / FOLDER).is_dir():
         return folder
     with open_manager(folder) as manager:
-        step = find_best_step(manager)
+        step = find_best_step(manager) if which == "best" else None
         step = manager.latest_step() if step is None else step
     if step is None:
         raise MissingInputError(f"{folder / FOLDER}: no finished checkpoint")

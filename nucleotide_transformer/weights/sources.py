@@ -1,4 +1,4 @@
-"""From what a user writes to a folder: a local one, a released model's name, a hub repository."""
+"""From what a user writes to a folder: a local one, a model's name, a hub repository."""
 
 import re
 from pathlib import Path
@@ -11,6 +11,7 @@ from nucleotide_transformer.weights.folders import (
     find_layout,
 )
 from nucleotide_transformer.weights.hub import RELEASED, download, find_released
+from nucleotide_transformer.weights.packaged import find_packaged
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -25,16 +26,17 @@ def find_folder(
     """Returns the folder that a source stands for, fetched from the hub if it must be.
 
     Args:
-        source: a local folder (first of all), a released model's name, or `owner/name` on the hub.
+        source: a local folder (first of all), a model's name, or `owner/name` on the hub.
         layout: the layout to fetch; the JAX one where there is one by default.
         revision: of a repository; its main branch by default.
         cache: folder of the hub's cache; huggingface_hub's own by default.
 
     Raises:
-        MissingInputError: if there is no such folder, or neither network nor cache has it.
+        MissingInputError: if there is no such folder, or neither network nor cache has it, or
+            nothing was packaged.
         NotAFolderError: for a file.
-        InputError: for a name that is no released model's (the nearest is suggested), or a
-            repository that the hub does not have.
+        InputError: for a name that is no model's (the nearest is suggested), a repository that the
+            hub does not have, or packaged files that are damaged.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -43,13 +45,33 @@ def find_folder(
         raise NotAFolderError(f"{path}: is a file: give the folder that it is in")
     name = str(source)
     if name in RELEASED:
-        return fetch(RELEASED[name].repository, layout, revision=revision, cache=cache)
+        return find_by_name(name, layout, revision=revision, cache=cache)
     if isinstance(source, str) and _REPOSITORY.fullmatch(name):
         return fetch(name, layout, revision=revision, cache=cache)
     if isinstance(source, Path) or "/" in name or name.startswith((".", "~")):
         raise MissingInputError(f"{path}: no such folder")
     find_released(name)
     raise AssertionError(name)
+
+
+def find_by_name(
+    name: str,
+    layout: Layout | None = None,
+    *,
+    revision: str | None = None,
+    cache: Path | None = None,
+) -> Path:
+    """Returns the folder of a model by its public name: fetched from the hub, or packaged.
+
+    The other arguments are those of `find_folder`, and what is packaged does not need them.
+
+    Raises:
+        MissingInputError, InputError: see `find_folder`.
+    """
+    repository = find_released(name).repository
+    if repository is None:
+        return find_packaged(name)
+    return fetch(repository, layout, revision=revision, cache=cache)
 
 
 def fetch(

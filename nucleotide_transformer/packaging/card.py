@@ -1,0 +1,288 @@
+"""The model card of a model that this project trained, made from the records of its run."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from nucleotide_transformer.config import Dtype, ModelConfig, PretrainConfig
+from nucleotide_transformer.configfile import config_to_dict
+from nucleotide_transformer.packaging.records import MODEL, Comparisons, GenomeRecord, RunRecord
+from nucleotide_transformer.packaging.rounding import Rounding
+from nucleotide_transformer.training.identity import flatten
+from nucleotide_transformer.weights.cards import (
+    describe_architecture,
+    describe_layout,
+    make_head,
+)
+
+_OF_A_MACHINE = ("output", "num_devices", "sequences_per_device", "log_every_steps", "data.corpus")
+
+_START = """\
+A Nucleotide Transformer of {millions:.1f} million parameters, trained from random numbers on
+{num_species} species by the project of the package nucleotide-transformer-jax, with which it comes.
+It is none of the models that InstaDeep published: those are larger, saw other genomes and much more
+of them, and have another licence.
+
+## Use
+
+```python
+from nucleotide_transformer import load_pretrained
+
+model = load_pretrained()  # without a network; from another place: load_pretrained("FOLDER")
+tokens = model.tokenizer.encode_batch(["ATTCCGATTCCGATTCCG"])
+logits = model(tokens).logits
+```
+
+{layout}
+The numbers are stored in {dtype}, and the package computes in float32. transformers computes in the
+type of the file, unless `from_pretrained` is given another `dtype`.
+
+## Architecture
+
+{architecture}.
+Names and shapes are those of the published models: whatever vectors the rows of the token tables
+shared in training is added up in them.
+"""
+
+_DATA = """\
+## Data
+
+{num_files} files of {num_species} species, {nucleotides:,} nucleotides (N included). Parts of them
+were held out and are in no training sequence. The tables of `experiments/model` in the repository
+say where each file is from and give its SHA-256, the README there what is held out.
+
+{table}
+"""
+
+_UNSEEN = """\
+No part of these was seen:
+
+{table}
+"""
+
+_LIMITS = """\
+## Limits
+
+- It is small, and has seen {num_species} species, some of them in part only. Of others it knows
+  what they share with these.
+- It was trained on sequences of {window} tokens, {nucleotides:,} nucleotides at most. What is
+  longer is cut into such windows, and nothing further away has an effect.
+- A token is {k} nucleotides: what it says depends on the reading frame in which a sequence is cut.
+- Held-out blocks share repeats and families of genes with the rest, as in any genome.
+- It knows reference sequences, and learned nothing of variants in a population, of phenotypes or of
+  diseases.
+
+**It must not be used** for diagnosis or treatment, to judge a person's variants, or for any other
+clinical or forensic decision: nobody has tested it for that. Nor is it the published model: results
+in papers are not its results.
+"""
+
+_LICENCE = """\
+## Licence
+
+The weights are under Apache-2.0, as the project is. The sequences that they were trained on are not
+part of them and keep the terms that the table gives. They are public sequences; none came with
+terms that restrict a model trained on it. The licence of a package or a repository is that of the
+place where a file was found, and is named for the record. The column "here" says which sequences
+are in this repository as well.
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a card is made from."""
+
+    name: str
+    license: str
+    num_parameters: int
+    config: ModelConfig
+    record: RunRecord
+    genomes: Sequence[GenomeRecord]
+    unseen: Sequence[GenomeRecord]
+    dtype: Dtype
+    roundings: Sequence[Rounding]
+    recipe: Path | None
+    hardware: str
+    results: Comparisons | None
+    unseen_results: Comparisons | None
+    other_seed: Comparisons | None
+
+
+def make_trained_card(facts: Facts) -> str:
+    """The card, as Markdown; what is not known has no section."""
+    num_species = len({genome.species for genome in facts.genomes})
+    window = facts.record.config.data.sequence_tokens
+    start = _START.format(
+        millions=facts.num_parameters / 1e6,
+        num_species=num_species,
+        layout=describe_layout(facts.config, "huggingface"),
+        dtype=facts.dtype,
+        architecture=describe_architecture(facts.config),
+    )
+    data = _DATA.format(
+        num_files=len(facts.genomes),
+        num_species=num_species,
+        nucleotides=sum(genome.num_nucleotides for genome in facts.genomes),
+        table=list_genomes(facts.genomes),
+    )
+    limits = _LIMITS.format(
+        num_species=num_species,
+        window=window,
+        nucleotides=facts.config.k * (window - 1),
+        k=facts.config.k,
+    )
+    sections = [
+        start,
+        data,
+        _UNSEEN.format(table=list_genomes(facts.unseen)) if facts.unseen else "",
+        describe_recipe(facts.record, facts.recipe),
+        describe_compute(facts.record, facts.hardware),
+        describe_results(facts),
+        describe_rounding(facts.roundings),
+        limits,
+        _LICENCE,
+    ]
+    head = make_head(facts.name, "huggingface", facts.license)
+    return head + "\n".join(section for section in sections if section)
+
+
+def list_genomes(genomes: Sequence[GenomeRecord]) -> str:
+    """A table of genomes with the terms of each, sorted as they are given."""
+    rows = [
+        (
+            f"*{genome.species}*",
+            genome.assembly,
+            genome.group,
+            f"{genome.num_nucleotides:,}",
+            genome.terms,
+            "yes" if genome.ships else "no",
+        )
+        for genome in genomes
+    ]
+    return make_table(("species", "assembly", "group", "nucleotides", "terms", "here"), rows, {3})
+
+
+def describe_recipe(record: RunRecord, recipe: Path | None) -> str:
+    """The settings of a run that are not those of the published one."""
+    own = flatten(config_to_dict(record.config))
+    published = flatten(config_to_dict(PretrainConfig()))
+    rows = [
+        (f"`{name}`", f"`{published[name]}`", f"`{value}`")
+        for name, value in own.items()
+        if value != published[name] and not name.startswith(("checkpoint.", "evaluation."))
+        if name not in _OF_A_MACHINE
+    ]
+    text = "## Recipe\n\nPre-training as published, except for these settings:\n\n"
+    text += make_table(("setting", "published", "here"), rows, set())
+    text += f"\n\nSeed {record.config.seed}. "
+    if recipe is None:
+        return text.rstrip() + "\n"
+    place = "/".join(recipe.parts[-3:])
+    return (
+        f"{text}`{place}` has all of them. In a checkout of the repository, with the\n"
+        "genomes beside it, one command repeats corpus, training and this folder:\n\n"
+        "```bash\nmake model\n```\n"
+    )
+
+
+def describe_compute(record: RunRecord, hardware: str) -> str:
+    """Updates, tokens and hours."""
+    config = record.config
+    of_all = "" if record.step == config.total_steps else f" of {config.total_steps:,}"
+    tokens = record.step * config.tokens_per_update
+    where = f" on {hardware}" if hardware else ""
+    untimed = f"; {record.num_untimed:,} updates were not timed" if record.num_untimed else ""
+    return (
+        f"## Compute\n\n{record.step:,}{of_all} updates of {config.tokens_per_update:,} tokens,"
+        f" {tokens:,} tokens in all, took\n{record.hours:.3g} hours{where}, without compiling,"
+        f" evaluating and saving{untimed}.\n"
+    )
+
+
+def describe_results(facts: Facts) -> str:
+    """The evaluations that there are: held-out blocks, unseen species, another seed."""
+    parts = []
+    if facts.results:
+        parts.append("Held-out blocks of the species of the corpus:\n\n" + compare(facts.results))
+    if facts.unseen_results:
+        parts.append("Species that it never saw:\n\n" + compare(facts.unseen_results))
+    if facts.results and facts.other_seed:
+        table = compare_seeds(facts.results, facts.other_seed)
+        parts.append(
+            "The same run with another seed, cross-entropy in nats, on the same tokens:\n\n" + table
+        )
+    if not parts:
+        return ""
+    return (
+        "## Results\n\nMasked tokens, all of them replaced by `<mask>`; the other predictors were"
+        " fitted to the same training\ndata, and ± is a standard error over sequences.\n\n"
+        + "\n\n".join(parts)
+        + "\n"
+    )
+
+
+def compare(comparisons: Comparisons) -> str:
+    """A table of the model and the other predictors, a row for each group."""
+    others = [name for name in comparisons["all"]["predictors"] if name != MODEL]
+    head = ["", "tokens", "nats", "bits per nucleotide", "accuracy"]
+    for name in others:
+        head += [f"{name}, bits", f"{MODEL} minus {name}, nats"]
+    rows = []
+    for group, part in comparisons.items():
+        predictors = part["predictors"]
+        own, errors = predictors[MODEL], predictors[MODEL].get("standard_errors") or {}
+        row = [group, f"{part['num_masked']:,}"]
+        row.append(_show(own["cross_entropy"], errors.get("cross_entropy")))
+        row += [f"{own['bits_per_nucleotide']:.4f}", f"{own['accuracy']:.2%}"]
+        for name in others:
+            other = predictors[name]
+            difference = other.get("difference") or {}
+            value = own["cross_entropy"] - other["cross_entropy"]
+            row += [
+                f"{other['bits_per_nucleotide']:.4f}",
+                _show(value, difference.get("error"), "+"),
+            ]
+        rows.append(tuple(row))
+    return make_table(head, rows, set(range(1, len(head))))
+
+
+def compare_seeds(own: Comparisons, other: Comparisons) -> str:
+    """A table of two runs' cross-entropies, a row for each group that both have."""
+    rows = []
+    for group in own:
+        if group in other:
+            pair = [part[group]["predictors"][MODEL]["cross_entropy"] for part in (own, other)]
+            rows.append((group, f"{pair[0]:.4f}", f"{pair[1]:.4f}", f"{pair[1] - pair[0]:+.4f}"))
+    return make_table(("", "this model", "another seed", "difference"), rows, {1, 2, 3})
+
+
+def describe_rounding(roundings: Sequence[Rounding]) -> str:
+    """What 16 bits cost, in the type that is stored and in the other."""
+    rows = [
+        (each.dtype, f"{each.largest:.2g}", f"{each.typical:.2g}", f"{each.nats:+.1g}")
+        for each in roundings
+    ]
+    head = ("stored in", "largest change of a logit", "root mean square", "cross-entropy, nats")
+    return (
+        "## Rounding\n\nAgainst the float32 parameters of the run, on sequences of the genomes in"
+        f" the package:\n\n{make_table(head, rows, {1, 2, 3})}\n"
+    )
+
+
+def make_table(head: Sequence[str], rows: Sequence[Sequence[str]], right: set[int]) -> str:
+    """A table in Markdown; columns in `right` are aligned there."""
+    rule = ["---:" if column in right else "---" for column in range(len(head))]
+    lines = [head, rule, *(map(_escape, row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"\s+", " ", text).replace("|", "\\|")
+
+
+def _show(value: float, error: float | None, sign: str = "") -> str:
+    """A number of nats, with its error if that is known."""
+    text = f"{value:{sign}.4f}"
+    return text if error is None or not math.isfinite(error) else f"{text} ± {error:.4f}"

@@ -1,0 +1,213 @@
+"""What is known of a trained model: its run, the genomes of its corpus, and how it was evaluated.
+
+Everything that a card says in numbers is read here, from files that programs wrote.
+"""
+
+import csv
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nucleotide_transformer.config import PretrainConfig
+from nucleotide_transformer.configfile import config_from_dict, config_to_dict, load_config
+from nucleotide_transformer.data.manifest import load_manifest
+from nucleotide_transformer.data.sources import SHIPPED_GENOMES
+from nucleotide_transformer.errors import InputError, MissingInputError
+from nucleotide_transformer.pretraining.run import FREE_FIELDS
+from nucleotide_transformer.training.identity import (
+    REMOVED_FIELDS,
+    drop_fields,
+    flatten,
+    is_among,
+)
+from nucleotide_transformer.training.metrics import METRICS_FILE, read_metrics
+from nucleotide_transformer.weights import runs
+from nucleotide_transformer.weights.configs import read_json
+
+Comparisons = Mapping[str, Mapping[str, Any]]
+"""The comparisons of an evaluation, by group of species: see `read_evaluation`."""
+MODEL = "this model"
+"""Name of the model among the predictors of an evaluation."""
+_COLUMNS = ("file", "species", "assembly", "group", "nucleotides", "licence", "sha256")
+_MEASURED = ("cross_entropy", "accuracy", "bits_per_nucleotide")
+_DECIDE = ("total_tokens", "model.init")
+"""Fields that a resumed run may change, and that a repeated one may not."""
+
+
+class RunRecord(NamedTuple):
+    """A checkpoint of a run, and how it came about."""
+
+    checkpoint: Path
+    config: PretrainConfig
+    corpus: str | None
+    """Digest of the corpus; checkpoints of version 0 have none."""
+    step: int
+    """Updates applied."""
+    hours: float
+    """Of the updates whose speed was measured: no compiling, evaluating or saving."""
+    num_untimed: int
+    """Updates whose speed was not."""
+
+
+class GenomeRecord(NamedTuple):
+    """A row of a table of genomes."""
+
+    species: str
+    assembly: str
+    group: str
+    num_nucleotides: int
+    terms: str
+    """Of the sequence, and the licence of the package that it was taken from."""
+    ships: bool
+    """Whether the sequence is one of those in this package."""
+
+
+def read_run(run: Path, which: runs.Choice) -> RunRecord:
+    """Reads the records of a run: see `RunRecord`.
+
+    Args:
+        run: the output folder of `nt pretrain`.
+        which: "best" or "last" checkpoint.
+
+    Raises:
+        MissingInputError: if there is no such run, or no finished checkpoint in it.
+        InputError: if a file is damaged.
+    """
+    if not runs.is_run(run):
+        raise MissingInputError(f"{run}: no run of `nt pretrain` is here")
+    checkpoint = runs.find_checkpoint(run, which)
+    fields = drop_fields(runs.read_json(checkpoint, "config"), REMOVED_FIELDS)
+    config = config_from_dict(PretrainConfig, fields, f"{checkpoint}/config")
+    step = int(checkpoint.name)
+    lines = [line for line in read_metrics(run) if line["kind"] == "train"]
+    if not lines:
+        raise MissingInputError(f"{run / METRICS_FILE}: no line of training: the hours are unknown")
+    seconds, timed = _add_up_time(lines, step * config.tokens_per_update)
+    corpus = runs.read_record(checkpoint).get("corpus")
+    untimed = step - timed // config.tokens_per_update
+    return RunRecord(checkpoint, config, corpus, step, seconds / 3600, untimed)
+
+
+def _add_up_time(lines: list[dict[str, Any]], end: int) -> tuple[float, int]:
+    """Seconds of the intervals whose speed was measured, and their tokens, up to the token `end`.
+
+    A checkpoint may lie within an interval.
+    """
+    seconds, num_tokens = 0.0, 0
+    for before, line in itertools.pairwise([{"tokens": 0}, *lines]):
+        rate, tokens = line.get("tokens_per_second"), min(line["tokens"], end) - before["tokens"]
+        if rate and tokens > 0:
+            seconds, num_tokens = seconds + tokens / rate, num_tokens + tokens
+    return seconds, num_tokens
+
+
+def check_recipe(record: RunRecord, recipe: Path) -> None:
+    """Raises an `InputError` if a config file would train another model than a run is of."""
+    fields = (config_to_dict(config) for config in (record.config, load_config(recipe)))
+    there, here = map(flatten, fields)
+    free = [name for name in FREE_FIELDS if name not in _DECIDE]
+    differing = [
+        f"{name} = {there[name]!r} there, {value!r} here"
+        for name, value in here.items()
+        if there[name] != value and not is_among(name, free)
+    ]
+    if differing:
+        rule = f"the card would promise that this file repeats {record.checkpoint}"
+        raise InputError(f"{recipe}: {'; '.join(differing)}: {rule}")
+
+
+def read_genomes(table: Path) -> list[GenomeRecord]:
+    """The rows of a table of genomes, in its order.
+
+    Raises:
+        MissingInputError: if there is no such table.
+        InputError: for a row without one of the columns that a card needs.
+    """
+    if not table.is_file():
+        raise MissingInputError(f"{table}: no such table")
+    shipped = {row["sha256"] for row in _read_rows(SHIPPED_GENOMES)}
+    records = []
+    for number, row in enumerate(_read_rows(table), start=2):
+        empty = [column for column in _COLUMNS if not row.get(column)]
+        if empty:
+            rule = "a card names the terms of every genome"
+            raise InputError(f"{table}: line {number}: no {empty[0]}: {rule}")
+        records.append(
+            GenomeRecord(
+                species=row["species"],
+                assembly=row["assembly"],
+                group=row["group"],
+                num_nucleotides=int(row["nucleotides"]),
+                terms=row["licence"],
+                ships=row["sha256"] in shipped,
+            )
+        )
+    return records
+
+
+def _read_rows(table: Path) -> list[dict[str, str]]:
+    with table.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def check_genomes(record: RunRecord, genomes: list[GenomeRecord], table: Path) -> bool:
+    """Checks that a table has the genomes that a run was trained on.
+
+    Returns:
+        False if that can't be known, because the corpus is not where the run says.
+
+    Raises:
+        InputError: if another corpus is there, or the table has other genomes.
+    """
+    folder = record.config.data.corpus
+    if not folder.is_dir():
+        return False
+    manifest = load_manifest(folder)
+    if manifest.digest != (record.corpus or manifest.digest):
+        raise InputError(f"{folder}: not the corpus that {record.checkpoint} was trained on")
+    trained = {(genome.species, genome.assembly) for genome in manifest.genomes}
+    listed = {(genome.species, genome.assembly) for genome in genomes}
+    for species, assembly in sorted(trained ^ listed):
+        where = "the corpus has it" if (species, assembly) in trained else f"not in {folder}"
+        rule = "a card lists the genomes of the corpus, and no others"
+        raise InputError(f"{table}: {species} {assembly}: {where}: {rule}")
+    return True
+
+
+def read_evaluation(file: Path, step: int | None = None) -> Comparisons:
+    """The comparisons of an `evaluation.json`: of each group of species, and of "all" at the end.
+
+    Args:
+        file: what a run, or an evaluation of its checkpoint, wrote; pretraining/report.py says how.
+        step: updates of the checkpoint that it must be of, if the file says.
+
+    Raises:
+        MissingInputError: if there is no such file.
+        InputError: if it is of another checkpoint, or lacks what a card shows.
+    """
+    content = read_json(file)
+    found = content.get("step")
+    if step is not None and found not in (None, step):
+        rule = f"the packaged checkpoint has {step:,}: evaluate this one"
+        raise InputError(f"{file}: step = {found!r}: {rule}")
+    groups = content.get("groups")
+    if not isinstance(groups, dict) or not isinstance(content.get("all"), dict):
+        raise InputError(f"{file}: must have `all` and `groups`, as an evaluation.json has")
+    comparisons = {name or "no group": part for name, part in groups.items()}
+    comparisons["all"] = content["all"]
+    for name, part in comparisons.items():
+        _check_comparison(part, f"{file}: {name}")
+    return comparisons
+
+
+def _check_comparison(part: Any, place: str) -> None:
+    rows = part.get("predictors") if isinstance(part, dict) else None
+    if not isinstance(rows, dict) or MODEL not in rows:
+        raise InputError(f"{place}: predictors must have {MODEL!r}")
+    numbers = {
+        f"predictors.{name}.{key}": row.get(key) for name, row in rows.items() for key in _MEASURED
+    }
+    for name, value in (numbers | {"num_masked": part.get("num_masked")}).items():
+        if not isinstance(value, int | float):
+            raise InputError(f"{place}: {name} = {value!r}: must be a number")

@@ -1,0 +1,162 @@
+"""The card of a trained model: what it says, from which records, and which it refuses."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+from packaged_models import ROOT, write_evaluation, write_genomes
+
+from nucleotide_transformer.config import ModelConfig
+from nucleotide_transformer.configfile import load_config
+from nucleotide_transformer.errors import InputError, MissingInputError
+from nucleotide_transformer.packaging.card import Facts, compare, make_trained_card
+from nucleotide_transformer.packaging.records import (
+    RunRecord,
+    check_recipe,
+    read_evaluation,
+    read_genomes,
+)
+from nucleotide_transformer.packaging.rounding import Rounding
+
+RECIPE = ROOT / "experiments" / "quickstart.toml"
+
+
+@pytest.fixture
+def facts(tmp_path):
+    """Of an unfinished run of the quickstart."""
+    run = dataclasses.replace(load_config(RECIPE), seed=7)
+    record = RunRecord(Path("runs/x/checkpoints/40"), run, "digest", 40, 1.2345, 0)
+    return Facts(
+        name="3M",
+        license="apache-2.0",
+        num_parameters=2_460_000,
+        config=ModelConfig(num_layers=2, max_positions=256),
+        record=record,
+        genomes=read_genomes(write_genomes(tmp_path)),
+        unseen=[],
+        dtype="float16",
+        roundings=(Rounding("float16", 0.0043, 0.00054, 4e-6),),
+        recipe=None,
+        hardware="",
+        results=None,
+        unseen_results=None,
+        other_seed=None,
+    )
+
+
+def test_it_says_what_the_records_say(facts):
+    facts = dataclasses.replace(facts, unseen=facts.genomes, hardware="an abacus")
+    card = make_trained_card(facts)
+    assert card.startswith("---\nlicense: apache-2.0\n")
+    assert "\n# 3M\n" in card
+    assert "of 2.5 million parameters" in card
+    assert "2 layers, width 512" in card
+    assert "positions up to 256 tokens" in card
+    assert "2 files of 2 species, 60,000 nucleotides" in card
+    assert card.count("| *Ursus minor* | v0 | Made up | 30,000 | terms 0 | no |") == 2
+    assert card.count("| *Lupus \\| major* | v1 | Made up | 30,000 | terms 1 | yes |") == 2
+    run = facts.record.config
+    rate = run.optimizer.peak_learning_rate
+    assert f"| `optimizer.peak_learning_rate` | `0.0001` | `{rate}` |" in card
+    assert "Seed 7." in card
+    tokens = run.tokens_per_update
+    assert f"40 of {run.total_steps:,} updates of {tokens:,} tokens, {40 * tokens:,} tokens" in card
+    assert "took\n1.23 hours on an abacus, without compiling, evaluating and saving." in card
+    assert "| float16 | 0.0043 | 0.00054 | +4e-06 |" in card
+    assert "sequences of 256 tokens, 1,530 nucleotides at most" in card
+    assert "**It must not be used** for diagnosis" in card
+    assert "none of the models that InstaDeep published" in card
+    assert str(ROOT) not in card
+
+
+def test_what_is_not_known_is_not_in_it(facts):
+    card = make_trained_card(facts)
+    for words in ("## Results", "make model", "hours on", "No part of these", "another seed"):
+        assert words not in card
+
+
+def test_only_a_recipe_that_repeats_the_run_is_named(facts):
+    record = facts.record._replace(config=load_config(RECIPE))
+    check_recipe(record, RECIPE)
+    card = make_trained_card(dataclasses.replace(facts, recipe=RECIPE))
+    assert "experiments/quickstart.toml` has all of them" in card
+    assert "\nmake model\n" in card
+    of_a_machine = {"output": Path("elsewhere"), "sequences_per_device": 3, "log_every_steps": 99}
+    check_recipe(record._replace(config=dataclasses.replace(record.config, **of_a_machine)), RECIPE)
+    config = record.config
+    model = dataclasses.replace(config.model, init="he_uniform")
+    longer = config.total_tokens + config.tokens_per_update
+    for name, changes in (
+        ("seed", {"seed": 7}),
+        ("total_tokens", {"total_tokens": longer}),
+        ("model.init", {"model": model}),
+    ):
+        other = record._replace(config=dataclasses.replace(config, **changes))
+        pattern = rf"quickstart\.toml: {name} = \S+ there, \S+ here: the card would promise [^\n]*$"
+        with pytest.raises(InputError, match=pattern):
+            check_recipe(other, RECIPE)
+
+
+def test_results_by_group_unseen_species_and_another_seed(facts, tmp_path):
+    results, unseen, seed = (
+        read_evaluation(write_evaluation(tmp_path / "own.json", nats, step=40), 40)
+        for nats in (7.6, 7.8, 7.613)
+    )
+    card = make_trained_card(
+        dataclasses.replace(facts, results=results, unseen_results=unseen, other_seed=seed)
+    )
+    bits = [nats / 6 / math.log(2) for nats in (7.5, 7.8, 7.65)]
+    row = (
+        f"| Fungi | 1,200 | 7.5000 ± 0.0100 | {bits[0]:.4f} | 2.00% | {bits[1]:.4f}"
+        f" | -0.3000 ± 0.0020 | {bits[2]:.4f} | -0.1500 ± 0.0020 |"
+    )
+    assert row in card
+    assert "| no group | 34 | 7.6000 " in card
+    assert "| all | 1,234 | 7.8000 ± 0.0100 |" in card
+    assert "| Fungi | 7.5000 | 7.5130 | +0.0130 |" in card
+
+
+def test_an_evaluation_without_errors_is_shown_without_them(tmp_path):
+    file = write_evaluation(tmp_path / "one.json", 7.6, step=40)
+    content = json.loads(file.read_text())
+    for part in (content["all"], *content["groups"].values()):
+        for row in part["predictors"].values():
+            row |= {"standard_errors": None, "difference": None, "perplexity": None}
+    file.write_text(json.dumps(content))
+    table = compare(read_evaluation(file))
+    assert "±" not in table
+    assert table.splitlines()[-1].startswith("| all | 1,234 | 7.6000 | ")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content.pop("groups"), "must have `all` and `groups`"),
+        (
+            lambda content: content["groups"]["Fungi"]["predictors"].pop("this model"),
+            "Fungi: predictors must have 'this model'",
+        ),
+        (
+            lambda content: content["all"]["predictors"]["frequency"].update(accuracy=None),
+            r"all: predictors\.frequency\.accuracy = None: must be a number",
+        ),
+    ],
+)
+def test_an_evaluation_that_lacks_something(damage, message, tmp_path):
+    file = write_evaluation(tmp_path / "own.json", 7.6, step=40)
+    content = json.loads(file.read_text())
+    damage(content)
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"own\.json: {message}[^\n]*$"):
+        read_evaluation(file)
+
+
+def test_genomes_without_terms(tmp_path):
+    table = write_genomes(tmp_path)
+    table.write_text(table.read_text().replace("\tterms 1\t", "\t\t"))
+    with pytest.raises(InputError, match=r"genomes\.tsv: line 3: no licence: [^\n]*$"):
+        read_genomes(table)
+    with pytest.raises(MissingInputError, match=r"none\.tsv: no such table$"):
+        read_genomes(tmp_path / "none.tsv")

@@ -1,0 +1,296 @@
+"""From a run to a packaged model: what is stored, what its card says, what is refused."""
+
+import dataclasses
+import functools
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from packaged_models import FILES, ROOT, write_evaluation, write_genomes
+from real_command import make_environment
+from safetensors.numpy import load_file
+
+from nucleotide_transformer import config as configs
+from nucleotide_transformer.data.corpus import build_corpus
+from nucleotide_transformer.data.corpus_config import CorpusConfig
+from nucleotide_transformer.errors import InputError, MissingInputError, OutputExistsError
+from nucleotide_transformer.packaging import package as packaging
+from nucleotide_transformer.packaging.package import PackageConfig, package_run
+from nucleotide_transformer.packaging.rounding import make_probe
+from nucleotide_transformer.pretrained import load_pretrained
+from nucleotide_transformer.pretraining.run import pretrain
+from nucleotide_transformer.tokenizers import KmerTokenizer
+from nucleotide_transformer.weights import packaged, runs
+from nucleotide_transformer.weights.huggingface_names import tensor_places
+
+_PROBE = functools.cache(make_probe)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A finished run of a tiny model that shares vectors, in a folder with its table."""
+    folder = tmp_path_factory.mktemp("made")
+    table = write_genomes(folder)
+    build_corpus(
+        CorpusConfig(
+            inputs=(table,),
+            output=folder / "corpus",
+            chunk_length=200,
+            overlap=20,
+            block_length=1_000,
+            validation_fraction=0.1,
+            test_fraction=0.1,
+            workers=1,
+        )
+    )
+    shape = {"k": 3, "num_layers": 2, "embed_dim": 16, "num_heads": 2, "ffn_dim": 24}
+    run = configs.PretrainConfig(
+        output=folder / "run",
+        model=configs.ModelConfig(**shape, token_tables="pairs", init="truncated_normal"),
+        data=configs.DataConfig(corpus=folder / "corpus", sequence_tokens=64),
+        tokens_per_update=512,
+        sequences_per_device=4,
+        total_tokens=512 * 8,
+        num_devices=1,
+        log_every_steps=3,
+        optimizer=configs.OptimizerConfig(peak_learning_rate=3e-2, warmup_steps=4),
+        evaluation=configs.EvaluationConfig(num_sequences=5, every_steps=4),
+        checkpoint=configs.CheckpointConfig(every_steps=4, keep=2),
+    )
+    pretrain(run, show=False)
+    (folder / "run" / "evaluation.json").unlink(missing_ok=True)
+    return folder, run
+
+
+@pytest.fixture(autouse=True)
+def read_genomes_once(monkeypatch):
+    """The DNA for the rounding is always the same; tests/test_rounding.py looks at it."""
+    monkeypatch.setattr(packaging, "make_probe", _PROBE)
+
+
+@pytest.fixture
+def job(made, tmp_path):
+    folder, run = made
+    return PackageConfig(
+        run=run.output,
+        folder=tmp_path / "there" / "tiny",
+        genomes=folder / "genomes.tsv",
+        unseen=None,
+        recipe=None,
+    )
+
+
+def round_to_bfloat16(array):
+    """To the nearest, of two the even one: done in integers."""
+    bits = array.astype(np.float32).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16).view(ml_dtypes.bfloat16)
+
+
+ROUND = {"float16": lambda array: array.astype(np.float16), "bfloat16": round_to_bfloat16}
+
+
+def add_up_rows(own, vectors, tokens):
+    """Each token's own row and the vectors of what it spells, in float64: letters, then pairs."""
+    rows = own.astype(np.float64)
+    for token, text in enumerate(tokens):
+        if len(text) != 3 or not set(text) <= set("ATCG"):
+            continue
+        letters = ["ATCG".index(letter) for letter in text]
+        spelled = [4 * place + letter for place, letter in enumerate(letters)]
+        spelled += [12 + 16 * i + 4 * letters[i] + letters[i + 1] for i in range(2)]
+        for place in sorted(spelled):
+            rows[token] += vectors[place]
+    return rows.astype(np.float32)
+
+
+def fold_plainly(params, tokens):
+    """The published parameters of a run, float32, with the token tables added up."""
+    encoder, head = "esm_transformer", "esm_transformer/~/esm_roberta_lm_head/~"
+    folded = {module: dict(leaves) for module, leaves in params.items()}
+    rows = folded.pop(f"{encoder}/~/shared")["embeddings"]
+    columns = folded.pop(f"{head}/shared")
+    table, output = folded[f"{encoder}/~/embed"], folded[f"{head}/lm_final_fc"]
+    table["embeddings"] = add_up_rows(table["embeddings"], rows, tokens)
+    output["w"] = add_up_rows(output["w"].T, columns["w"].T, tokens).T
+    output["b"] = add_up_rows(output["b"], columns["b"], tokens)
+    return folded
+
+
+@pytest.mark.parametrize("dtype", ROUND)
+def test_parameters_are_folded_and_then_rounded_once(dtype, made, job):
+    package = package_run(dataclasses.replace(job, dtype=dtype))
+    params = runs.read_params(made[1].output / "checkpoints" / str(package.step) / "state")
+    expected = fold_plainly(params, KmerTokenizer(k=3).tokens)
+    found = load_file(job.folder / "model.safetensors")
+    places = tensor_places(dataclasses.replace(made[1].model, token_tables="free"))
+    assert found.keys() == places.keys()
+    for name, place in places.items():
+        leaf = expected[place.module][place.name]
+        right = ROUND[dtype](np.ascontiguousarray(leaf.T if place.is_transposed else leaf))
+        assert found[name].dtype == right.dtype
+        assert found[name].tobytes() == right.tobytes(), name
+
+
+def test_what_is_packaged_is_the_model_of_the_run(made, job):
+    package = package_run(job)
+    assert {path.name for path in job.folder.iterdir()} == FILES
+    assert package.num_bytes == sum(path.stat().st_size for path in job.folder.iterdir())
+    assert package.genomes_checked
+    packaged.check_sums(job.folder)
+    model, exact = load_pretrained(job.folder), load_pretrained(made[1].output)
+    assert model.config == dataclasses.replace(exact.config, max_positions=64, init="he_uniform")
+    tokens = model.tokenizer.encode_batch(["ACGTTGACCA" * 5, "TT<mask>GAC"])
+    difference = np.abs(np.asarray(model(tokens).logits) - np.asarray(exact(tokens).logits)).max()
+    # Half a unit in the last of 11 bits of every factor, over 2 layers of width 16.
+    assert 0 < difference < 0.01
+
+
+def test_packaging_again_gives_the_same_bytes(job):
+    package_run(job)
+    before = {path.name: path.read_bytes() for path in job.folder.iterdir()}
+    package_run(job)
+    assert {path.name: path.read_bytes() for path in job.folder.iterdir()} == before
+
+
+def test_the_best_checkpoint_or_the_last(made, job, monkeypatch):
+    monkeypatch.setattr(runs, "find_best_step", lambda _: 4)
+    assert package_run(job).step == 4
+    assert package_run(dataclasses.replace(job, checkpoint="last")).step == 8
+
+
+@pytest.mark.parametrize("step", ["write_sums", "measure"])
+def test_an_error_leaves_what_was_there(step, job, monkeypatch):
+    package_run(job)
+    before = {path: path.read_bytes() for path in job.folder.parent.rglob("*") if path.is_file()}
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    if step == "write_sums":
+        monkeypatch.setattr(packaged, "write_sums", fail)
+        with pytest.raises(OSError, match="disk full"):
+            package_run(job)
+    else:
+        monkeypatch.setattr(packaging, "MAX_BYTES", 10_000)
+        with pytest.raises(InputError, match=r"tiny: .* bytes: a packaged model may have 10,000$"):
+            package_run(job)
+    after = {path: path.read_bytes() for path in job.folder.parent.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_a_folder_with_other_files_is_not_replaced(job):
+    job.folder.mkdir(parents=True)
+    (job.folder / "thesis.txt").touch()
+    with pytest.raises(OutputExistsError, match=r"holds thesis\.txt, which no export wrote"):
+        package_run(job)
+
+
+def test_hours_are_those_of_the_timed_updates(made, job, tmp_path):
+    """Of 8 updates of 512 tokens the first 3 are not timed, then 3 at 128 and 2 at 256 tokens/s.
+
+    The last interval goes on beyond the checkpoint.
+    """
+    run = tmp_path / "run"
+    shutil.copytree(made[1].output, run)
+    rates = ((3, None), (6, 128.0), (10, 256.0), (12, 1.0))
+    lines = [
+        {"kind": "train", "step": step, "tokens": 512 * step}
+        | ({"tokens_per_second": rate} if rate else {})
+        for step, rate in rates
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    package_run(dataclasses.replace(job, run=run))
+    card = (job.folder / "README.md").read_text()
+    hours = (3 * 512 / 128 + 2 * 512 / 256) / 3600
+    assert f"took\n{hours:.3g} hours, without compiling, evaluating and saving; 3 updates" in card
+    (run / "metrics.jsonl").write_text("")
+    with pytest.raises(MissingInputError, match=r"metrics\.jsonl: no line of training"):
+        package_run(dataclasses.replace(job, run=run))
+
+
+def test_the_evaluation_of_the_run_is_taken_by_itself(made, job, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(made[1].output, run)
+    write_evaluation(run / "evaluation.json", 7.6, step=8)
+    package_run(dataclasses.replace(job, run=run))
+    assert "| all | 1,234 | 7.6000 ± 0.0100 |" in (job.folder / "README.md").read_text()
+    write_evaluation(run / "evaluation.json", 7.6, step=4)
+    with pytest.raises(
+        InputError, match=r"evaluation\.json: step = 4: .* has 8: evaluate this one"
+    ):
+        package_run(dataclasses.replace(job, run=run))
+
+
+def test_a_table_of_other_genomes(job, tmp_path):
+    rows = job.genomes.read_text()
+    table = tmp_path / "genomes.tsv"
+    table.write_text(rows.replace("Ursus minor", "Ursus major"))
+    pattern = r"genomes\.tsv: Ursus major v0: not in \S*corpus: [^\n]*$"
+    with pytest.raises(InputError, match=pattern):
+        package_run(dataclasses.replace(job, genomes=table))
+    table.write_text("\n".join(rows.split("\n")[:2]) + "\n")
+    with pytest.raises(InputError, match=r"Lupus \| major v1: the corpus has it: "):
+        package_run(dataclasses.replace(job, genomes=table))
+
+
+def test_without_the_corpus_the_table_is_believed(made, job, tmp_path, monkeypatch):
+    elsewhere = made[0] / "moved"
+    (made[0] / "corpus").rename(elsewhere)
+    try:
+        assert not package_run(job).genomes_checked
+    finally:
+        elsewhere.rename(made[0] / "corpus")
+
+
+def test_no_run_is_there(job, tmp_path):
+    with pytest.raises(MissingInputError, match="no run of `nt pretrain` is here"):
+        package_run(dataclasses.replace(job, run=tmp_path))
+
+
+def test_a_number_that_float16_does_not_reach(made, job, monkeypatch):
+    read = runs.read_params
+
+    def read_large(state: Path):
+        params = read(state)
+        params["esm_transformer/~/embed"]["embeddings"][7, 3] = 1e5
+        return params
+
+    monkeypatch.setattr(runs, "read_params", read_large)
+    with pytest.raises(InputError, match=r"too large for float16[^\n]*$"):
+        package_run(job)
+    assert not job.folder.exists()
+
+
+def run_script(*words):
+    script = ROOT / "experiments" / "model" / "package.py"
+    return subprocess.run(
+        [sys.executable, script, *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=make_environment(),
+        check=False,
+    )
+
+
+def test_the_script(made, job):
+    words = ("--run", job.run, "--genomes", job.genomes, "--recipe", "none", "--unseen", "none")
+    done = run_script(*words, "--folder", job.folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].startswith(f"wrote {job.folder} after update 8: ")
+    assert load_pretrained(job.folder).config.num_layers == 2
+    done = run_script(*words[:2], "--folder", job.folder)  # it is not the run of the recipe
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert "pretrain.toml: " in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_type_of_32_bits_is_not_packaged():
+    with pytest.raises(InputError, match="dtype = 'float32': must be one of float16, bfloat16"):
+        PackageConfig(dtype="float32")
