@@ -134,7 +134,7 @@ def test_a_refusal_names_the_option_as_typed_its_value_and_the_rule(words, messa
         (BenchmarkConfig, "--sequence-tokens 8 x", "--sequence-tokens = 'x': must be an integer"),
         (BenchmarkConfig, "--sequence-tokens 8 1", "--sequence-tokens = (8, 1): at least 2 each"),
         (BenchmarkConfig, "--tasks train eat", "--tasks = 'eat': must be one of train, embed, log"),
-        (BenchmarkConfig, "--models 10M", "models: '10M' is none: did you mean 100M?"),
+        (BenchmarkConfig, "--models 100m", "models: '100m' is none: did you mean 100M?"),
         (
             FillMaskConfig,
             "--model m --sequence ACGT",
