@@ -1,5 +1,6 @@
 """Checkpoints: the best one is known to every process, readers only read, old runs open."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -138,6 +139,17 @@ def test_what_is_saved_does_not_depend_on_the_stack(stack, other, tmp_path):
 
 def make_shapes(stack):
     return init_state(arrange_params(init_params(jax.random.key(0), MODEL), stack), OPTIMIZER)
+
+
+def test_a_checkpoint_is_found_from_the_folder_that_one_stands_in(tmp_path, monkeypatch):
+    """As `output = "runs/quickstart"` names it."""
+    monkeypatch.chdir(tmp_path)
+    with contextlib.closing(Checkpointer(Path("run"), keep=1)) as checkpointer:
+        save(checkpointer, 1)
+    state, _ = restore(Path("run/checkpoints/1"), jax.eval_shape(lambda: make_shapes("scan")))
+    assert int(state.step) == 1
+    params, _ = load_run(Path("run/checkpoints/1"))
+    assert params
 
 
 def test_frozen_parameters_are_not_saved(tmp_path):

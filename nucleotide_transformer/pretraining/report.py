@@ -43,7 +43,7 @@ PANELS = (
     ("tokens_per_second", None, "Tokens per second"),
 )
 """Of the curves: train metric, validation metric, title."""
-LABELS = {"train": "training, 80/10/10 masks", "validation": "held-out, all hidden"}
+LABELS = {"train": "training", "validation": "held-out"}
 NO_GROUP = "no group"
 """Shown for genomes without one."""
 

@@ -138,7 +138,8 @@ def restore(checkpoint: Path, like: TrainState) -> Restored:
         name_damage(checkpoint),
         ocp.Checkpointer(handler, multiprocessing_options=act_alone()) as reader,
     ):
-        saved = reader.restore(checkpoint / "state", args=ocp.args.StandardRestore(shapes))
+        folder = checkpoint.absolute() / "state"  # as orbax wants it
+        saved = reader.restore(folder, args=ocp.args.StandardRestore(shapes))
     position = read_json(checkpoint, "position")
     state = like._replace(
         trainable=arrange_like(like.trainable, saved["params"]),
