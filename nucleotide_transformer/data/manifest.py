@@ -26,6 +26,8 @@ FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 GENOME_FILE = "genome.json"
 CONTIGS_FILE = "contigs.json"
+BUILD_AGAIN = "`nt corpus build`, with the inputs and options of before, makes it again"
+"""What to do about a genome that is lost or damaged."""
 _REBUILD = "delete the folder and build the corpus again"
 
 

@@ -1,5 +1,7 @@
 """Random access to the records of one split of a corpus."""
 
+import errno
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +11,8 @@ import numpy as np
 from array_record.python import array_record_module
 
 from nucleotide_transformer.data.chunking import cut_chunks
-from nucleotide_transformer.data.manifest import Manifest, load_contigs
-from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.data.manifest import BUILD_AGAIN, Manifest, load_contigs
+from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.types import Int, Split
 
 _OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -71,8 +73,8 @@ class SplitReader:
 
         Raises:
             IndexError: if a number is negative, or not below the number of records.
-            InputError: if a shard is damaged.
-            OSError: if a shard can't be opened.
+            InputError: if a shard is damaged or gone, or changed while it was open.
+            OSError: if the system can't open as many files as there are shards.
         """
         wanted = np.asarray(indices, np.int64)
         shards = self._find_shards(wanted)
@@ -121,9 +123,13 @@ class SplitReader:
             if self._readers[shard] is None:
                 self._readers[shard] = _open_shard(path)
         try:
-            return list(self._readers[shard].read(positions))
-        except RuntimeError as error:
-            raise InputError(f"{path}: damaged: {error}: build the corpus again") from None
+            records = list(self._readers[shard].read(positions))
+        except RuntimeError as error:  # files are opened when they are first read
+            raise _explain(path, error) from None
+        if not all(records):  # what the library gives behind the end of a file
+            place = f"record {positions[records.index(b'')]} is empty"
+            raise InputError(f"{path}: {place}: the file changed while it was read: {BUILD_AGAIN}")
+        return records
 
     def _list_chunks(self, shard: int) -> list[tuple[str, int, int]]:
         """Contig, start and end of every record of a shard."""
@@ -151,8 +157,20 @@ def _open_shard(path: Path) -> Any:
             str(path), _OPTIONS, file_reader_buffer_size=_BUFFER_BYTES
         )
     except RuntimeError as error:
-        rule = "a reader holds a file open for every genome (see `ulimit -n`)"
-        raise OSError(f"{path}: can't be opened: {error}: {rule}") from None
+        raise _explain(path, error) from None
+
+
+def _explain(path: Path, error: RuntimeError) -> Exception:
+    """What the library says of a shard, in our words: only some of it means damage."""
+    reason = str(error)
+    if os.strerror(errno.ENOENT) in reason:
+        return MissingInputError(f"{path}: no such file: {BUILD_AGAIN}")
+    if os.strerror(errno.EMFILE) in reason:
+        rule = "a reader holds a file open for every genome: raise `ulimit -n`"
+        return OSError(f"{path}: {os.strerror(errno.EMFILE)}: {rule}")
+    if os.strerror(errno.EACCES) in reason:
+        return InputError(f"{path}: {os.strerror(errno.EACCES)}")
+    return InputError(f"{path}: damaged: {error}: {BUILD_AGAIN}")
 
 
 def open_split(manifest: Manifest, split: Split) -> SplitReader:
