@@ -18,6 +18,7 @@ REQUIREMENTS = [
     "array_record>=0.8.1",
     "dacite>=1.8.1",
     "dm-haiku>=0.0.16",
+    "filelock>=3.16.1",
     "grain>=0.2.16",
     "huggingface_hub>=1.3",
     "jax>=0.10.0",

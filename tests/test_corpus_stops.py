@@ -44,7 +44,9 @@ def test_what_is_being_written_has_no_name_yet(
     assert names == ({"ant"} if name == "moss-" else {"ant", "moss"})
     assert {path: path.read_bytes() for path in before} == before
     assert [genome.species for genome in load_manifest(config.output).genomes] == ["ant"]
-    assert not [path for path in config.output.rglob("*") if path.name.startswith(".")]
+    assert not [
+        path for path in config.output.rglob("*") if path.name.startswith(files.PARTIAL_PREFIX)
+    ]
 
 
 def test_error_in_another_process_leaves_no_other_genome(

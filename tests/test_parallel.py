@@ -105,29 +105,71 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("seconds_to_start", "marks"), [(0, "one two"), (2, "starting*")])
-def test_interrupt_stops_all_processes(seconds_to_start: int, marks: str, tmp_path: Path) -> None:
-    """Ctrl-C in a terminal goes to all processes of the command, whatever they are about."""
-    script = tmp_path / "script.py"
+def start_script(folder: Path, seconds_to_start: float, marks: str) -> subprocess.Popen[bytes]:
+    """Starts the script above; returns when the marks are there."""
+    script = folder / "script.py"
     script.write_text(INTERRUPTED)
     root = Path(__file__).parent
     process = subprocess.Popen(
         [sys.executable, str(script), str(seconds_to_start)],
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": f"{root}:{root.parent}"},
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
+    while not all(list(folder.glob(mark)) for mark in marks.split()):
+        assert process.poll() is None
+        time.sleep(0.01)
+    return process
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there, and no zombie that waits for its parent."""
     try:
-        while not all(list(tmp_path.glob(mark)) for mark in marks.split()):
-            assert process.poll() is None
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGINT)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("kind", "seconds_to_start", "marks"),
+    [
+        (signal.SIGINT, 0, "one two"),
+        (signal.SIGINT, 2, "starting*"),
+        (signal.SIGTERM, 0, "one two"),
+        (signal.SIGHUP, 0, "one two"),
+    ],
+)
+def test_interrupt_stops_all_processes(
+    kind: signal.Signals, seconds_to_start: int, marks: str, tmp_path: Path
+) -> None:
+    """Ctrl-C in a terminal, or its end, goes to all processes of the command, whatever they are
+    about; so does the SIGTERM of a cluster."""
+    process = start_script(tmp_path, seconds_to_start, marks)
+    try:
+        os.killpg(process.pid, kind)
         _, errors = process.communicate(timeout=LONG)
     finally:
         process.kill()
     assert process.returncode == 130
     assert errors == b""
+    assert not (tmp_path / "finished").exists()
+
+
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130)])
+def test_processes_end_with_the_one_that_started_them(
+    kind: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    process = start_script(tmp_path, 0, "one two")
+    pids = [int(path.name.split()[1]) for path in tmp_path.glob("starting *")]
+    assert len(pids) == 3  # two workers, and what passes their reports on
+    assert all(map(is_running, pids))
+    os.kill(process.pid, kind)
+    assert process.wait(LONG) == code
+    end = time.monotonic() + LONG / 2  # half of what the tasks take
+    while any(map(is_running, pids)) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not any(map(is_running, pids))
     assert not (tmp_path / "finished").exists()
 
 

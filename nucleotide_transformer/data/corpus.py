@@ -9,33 +9,38 @@ genomes ever have their name in the folder, and `manifest.json` is written after
 what an interrupted build left behind is used by the next one or removed.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nucleotide_transformer.data.corpus_config import CorpusConfig
+from nucleotide_transformer.data.folder import own_folder
 from nucleotide_transformer.data.manifest import (
+    GENOME_FILE,
     MANIFEST_FILE,
     Genome,
     Manifest,
-    check_shards,
     describe,
+    is_whole,
     load_contigs,
     load_genome,
     load_manifest,
+    read_manifest,
     save_manifest,
 )
-from nucleotide_transformer.data.parallel import count_workers, run_tasks, show_progress
+from nucleotide_transformer.data.parallel import (
+    catch_termination,
+    count_workers,
+    run_tasks,
+    show_progress,
+)
 from nucleotide_transformer.data.reader import Location, SplitReader, open_split
 from nucleotide_transformer.data.shards import build_genome, make_contig_names
 from nucleotide_transformer.data.sources import Source, load_sources
-from nucleotide_transformer.errors import InputError, NotAFolderError, OutputExistsError
-from nucleotide_transformer.files import PARTIAL_PREFIX
+from nucleotide_transformer.errors import InputError, OutputExistsError
 
 __all__ = [
     "CorpusConfig",
@@ -57,7 +62,7 @@ def build_corpus(config: CorpusConfig, *, progress: bool = False) -> Manifest:
 
     Genomes that an earlier build with the same config finished are kept, as their FASTA files
     are still the same; new ones are added. A finished corpus may grow in this way, and nothing in
-    it may change or go. One build at a time may write to a folder. (Earlier versions held out no
+    it may change or go. One build at a time writes to a folder. (Earlier versions held out no
     blocks in any genome where a contig was named in one. Genomes that they finished stay as they
     are; those that are added follow the rule of now.)
 
@@ -72,11 +77,11 @@ def build_corpus(config: CorpusConfig, *, progress: bool = False) -> Manifest:
             build; a folder without any is removed.
     """
     sources = load_sources(config.inputs)
-    _check_existing(config, sources)
-    with _make_folder(config.output):
-        finished = {s.name: genome for s in sources if (genome := _find_finished(s, config))}
+    with catch_termination(), own_folder(config.output):
+        listed = _load_listed(config, sources)
+        finished, lost = _find_finished(sources, config, listed)
         missing = [source for source in sources if source.name not in finished]
-        finished |= _build_genomes(missing, config, progress=progress)
+        finished |= _build_genomes(missing, config, lost, progress=progress)
         genomes = tuple(_label(finished[source.name], source) for source in sources)
         _check_named_contigs(config, genomes)
         recipe = config.make_recipe()
@@ -84,18 +89,19 @@ def build_corpus(config: CorpusConfig, *, progress: bool = False) -> Manifest:
     return load_manifest(config.output)
 
 
-def _check_existing(config: CorpusConfig, sources: Sequence[Source]) -> None:
-    """Checks that a corpus that is there already would only grow."""
+def _load_listed(config: CorpusConfig, sources: Sequence[Source]) -> dict[str, Genome]:
+    """The genomes of a finished corpus, by name; checks that it would only grow."""
     path = config.output / MANIFEST_FILE
     if not path.exists():
-        return
-    manifest = load_manifest(config.output)
+        return {}
+    manifest = read_manifest(config.output)
     _check_recipe(path, manifest.config, config)
     names = {source.name for source in sources}
     for genome in manifest.genomes:
         if genome.name not in names:
             place = f"{path}: has {genome.species!r}, {genome.assembly!r}, which is not in inputs"
             raise OutputExistsError(f"{place}: {_OTHER_OUTPUT}")
+    return {genome.name: genome for genome in manifest.genomes}
 
 
 def _check_recipe(path: Path, built: Mapping[str, Any], config: CorpusConfig) -> None:
@@ -106,61 +112,45 @@ def _check_recipe(path: Path, built: Mapping[str, Any], config: CorpusConfig) ->
             raise OutputExistsError(f"{place}: {_OTHER_OUTPUT}")
 
 
-@contextlib.contextmanager
-def _make_folder(folder: Path) -> Iterator[None]:
-    """Makes the folder of a corpus, and removes it after an error unless it has a genome."""
-    genomes = folder / "genomes"
-    if folder.exists() and not genomes.is_dir():
-        if not folder.is_dir():
-            raise NotAFolderError(f"{folder}: is a file: the output must be a folder")
-        if any(folder.iterdir()):
-            rule = "the output must be an empty or new folder, or a corpus"
-            raise OutputExistsError(f"{folder}: holds other files: {rule}")
-    new = [path for path in (genomes, *genomes.parents) if not path.exists()]
-    try:
-        genomes.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        rule = "a file stands in its path: the output must be a folder"
-        raise NotAFolderError(f"{folder}: {rule}") from None
-    try:
-        _remove_partial(folder)
-        yield
-    except BaseException:
-        _remove_partial(folder)
-        for path in new:
-            with contextlib.suppress(OSError):
-                path.rmdir()
-        raise
+def _find_finished(
+    sources: Sequence[Source], config: CorpusConfig, listed: Mapping[str, Genome]
+) -> tuple[dict[str, Genome], dict[str, Genome]]:
+    """The genomes that an earlier build finished, and those of them that were lost since.
+
+    All are checked to be the ones that are wanted now.
+    """
+    finished: dict[str, Genome] = {}
+    lost: dict[str, Genome] = {}
+    for source in sources:
+        folder = config.output / "genomes" / source.name
+        if (folder / GENOME_FILE).exists():
+            built, genome = load_genome(config.output, source.name)
+            _check_recipe(folder, built, config)
+        elif source.name in listed:
+            genome = listed[source.name]
+        else:
+            continue
+        _check_same_file(folder, genome, source)
+        (finished if is_whole(config.output, genome) else lost)[source.name] = genome
+    return finished, lost
 
 
-def _remove_partial(folder: Path) -> None:
-    """Removes what a build that was stopped had not finished."""
-    for path in (folder / "genomes").glob(f"{PARTIAL_PREFIX}*"):
-        shutil.rmtree(path)
-    for path in folder.glob(f"{PARTIAL_PREFIX}*"):
-        path.unlink()
-
-
-def _find_finished(source: Source, config: CorpusConfig) -> Genome | None:
-    """A genome that an earlier build finished, checked to be the one that is wanted now."""
-    folder = config.output / "genomes" / source.name
-    if not folder.exists():
-        return None
-    built, genome = load_genome(config.output, source.name)
-    _check_recipe(folder, built, config)
+def _check_same_file(folder: Path, genome: Genome, source: Source) -> None:
+    """Checks that the FASTA file is the one that a genome was built from."""
     with source.file.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if genome.sha256 != sha256:
         place = f"{folder}: built from a file with sha256 {genome.sha256[:12]}"
         raise OutputExistsError(f"{place}, {source.file} has {sha256[:12]}: {_OTHER_OUTPUT}")
-    check_shards(config.output, genome)
-    return genome
 
 
 def _build_genomes(
-    sources: Sequence[Source], config: CorpusConfig, *, progress: bool
+    sources: Sequence[Source], config: CorpusConfig, lost: Mapping[str, Genome], *, progress: bool
 ) -> dict[str, Genome]:
-    """Builds genomes, in several processes if that is worth it; keys are the sources' names."""
+    """Builds genomes, in several processes if that is worth it; keys are the sources' names.
+
+    Those that were lost must be as they were.
+    """
     finished: dict[str, Genome] = {}
     if not sources:
         return finished
@@ -168,7 +158,10 @@ def _build_genomes(
     num_bytes = sum(sizes.values())
     # The largest first, so that no process is left with one at the end.
     order = sorted(sources, key=lambda source: -sizes[source])
-    tasks = {source.name: functools.partial(build_genome, source, config) for source in order}
+    tasks = {
+        source.name: functools.partial(build_genome, source, config, replaces=lost.get(source.name))
+        for source in order
+    }
     with show_progress("corpus", num_bytes, visible=progress) as report:
         num_workers = count_workers(config.workers, num_bytes)
         run_tasks(tasks, num_workers, report, finished.__setitem__)

@@ -28,7 +28,7 @@ GENOME_FILE = "genome.json"
 CONTIGS_FILE = "contigs.json"
 BUILD_AGAIN = "`nt corpus build`, with the inputs and options of before, makes it again"
 """What to do about a genome that is lost or damaged."""
-_REBUILD = "delete the folder and build the corpus again"
+_REBUILD = "delete it and build the corpus again, which keeps all that is whole"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,7 +168,14 @@ def load_manifest(folder: Path | str) -> Manifest:
         MissingInputError: if the folder, the manifest or a shard is missing.
         InputError: if the manifest is damaged or of another version, or a shard is truncated.
     """
-    folder = Path(folder)
+    manifest = read_manifest(Path(folder))
+    for genome in manifest.genomes:
+        check_shards(manifest.folder, genome)
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """As `load_manifest`, without a look at the shards."""
     path = folder / MANIFEST_FILE
     if not folder.is_dir():
         rule = "no such corpus folder: `nt corpus build` makes one"
@@ -184,8 +191,6 @@ def load_manifest(folder: Path | str) -> Manifest:
         assert manifest.record_length > 0
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: damaged ({error!r}): {_REBUILD}") from None
-    for genome in genomes:
-        check_shards(folder, genome)
     return manifest
 
 
@@ -228,12 +233,22 @@ def check_shards(folder: Path, genome: Genome) -> None:
         path = folder / shard.file
         if not path.is_file():
             rule = f"no such file: must hold {shard.num_records:,} records of {genome.species!r}"
-            raise MissingInputError(f"{path}: {rule}: {_REBUILD}")
+            raise MissingInputError(f"{path}: {rule}: {BUILD_AGAIN}")
         size = path.stat().st_size
         if size != shard.num_bytes:
             state = "truncated" if size < shard.num_bytes else "overwritten"
-            rule = f"must be {shard.num_bytes:,}: {state}: {_REBUILD}"
+            rule = f"must be {shard.num_bytes:,}: {state}: {BUILD_AGAIN}"
             raise InputError(f"{path}: size = {size:,} bytes: {rule}")
+
+
+def is_whole(folder: Path, genome: Genome) -> bool:
+    """Whether all files of a genome are there, and its shards have their size."""
+    names = (GENOME_FILE, CONTIGS_FILE)
+    try:
+        check_shards(folder, genome)
+    except InputError:
+        return False
+    return all((folder / "genomes" / genome.name / name).is_file() for name in names)
 
 
 def describe(manifest: Manifest) -> list[dict[str, str | int]]:

@@ -5,10 +5,12 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
+from multiprocessing.managers import SyncManager
 from typing import Any, TypeVar
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -26,6 +28,7 @@ _SIZE_WORTH_A_PROCESS = 100_000_000
 """Nucleotides, or bytes of FASTA, below which another process takes longer to start than it
 saves."""
 _SECONDS_BETWEEN_LOOKS = 0.1
+_TERMINATIONS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def run_tasks(
@@ -36,8 +39,9 @@ def run_tasks(
 ) -> None:
     """Runs tasks in the order given, in several processes if there are several workers.
 
-    After the first error of a task, or Ctrl-C, no other task starts, those under way end at their
-    next report, and the error is raised when they have.
+    After the first error of a task, Ctrl-C or SIGTERM, no other task starts, those under way end
+    at their next report, and the error is raised when they have. If this process is killed, the
+    others end with it.
 
     Args:
         tasks: name -> task.
@@ -49,15 +53,27 @@ def run_tasks(
         RunFailedError: if a process was killed.
     """
     num_workers = min(num_workers, len(tasks))
-    if num_workers <= 1:
+    with catch_termination():
+        if num_workers > 1:
+            _run_in_processes(tasks, num_workers, report, collect)
+            return
         for name, task in tasks.items():
             collect(name, task(report))
-        return
+
+
+def _run_in_processes(
+    tasks: Mapping[str, Task[Result]],
+    num_workers: int,
+    report: Report,
+    collect: Callable[[str, Result], None],
+) -> None:
     # Not forked: a process that has started jax has threads, which a fork would break.
     context = multiprocessing.get_context("spawn")
+    manager = SyncManager(ctx=context)
     with _hold_interrupts():
-        manager = context.Manager()
-    with manager, ProcessPoolExecutor(num_workers, context) as executor:
+        manager.start(_end_with_parent)
+    executor = ProcessPoolExecutor(num_workers, context, _end_with_parent)
+    with manager, executor:
         queue, stop = manager.Queue(), manager.Event()
         remote = _RemoteReport(queue, stop)
         try:
@@ -73,9 +89,38 @@ def run_tasks(
             rule = "was there enough memory? The same command resumes"
             raise RunFailedError(f"one of {num_workers} processes was killed: {rule}") from None
         except BaseException:
-            stop.set()
+            with contextlib.suppress(OSError, EOFError):  # a signal to all ended the manager, too
+                stop.set()
             executor.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """Ends this process as soon as the one that started it has ended, whatever ended that."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait_and_end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_and_end, daemon=True).start()
+
+
+@contextlib.contextmanager
+def catch_termination() -> Iterator[None]:
+    """Turns SIGTERM and SIGHUP into what Ctrl-C raises, where nobody else deals with them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kinds = [kind for kind in _TERMINATIONS if signal.getsignal(kind) == signal.SIG_DFL]
+    for kind in kinds:
+        signal.signal(kind, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            signal.signal(kind, signal.SIG_DFL)
 
 
 def count_workers(wanted: int | None, size: int) -> int:
@@ -137,9 +182,10 @@ class _RemoteReport:
 
 @contextlib.contextmanager
 def _hold_interrupts() -> Iterator[None]:
-    """Holds Ctrl-C back for a moment; processes that are started in it leave it to the parent."""
-    resource_tracker.ensure_running()  # its start, else that of the first, would not hold
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Holds Ctrl-C and SIGHUP back for a moment; processes started in it leave them to this one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    resource_tracker.ensure_running()  # here: it would let go of SIGINT below
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:

@@ -20,6 +20,7 @@ from nucleotide_transformer.data.chunking import (
 )
 from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.data.fasta import Contig, FastaReader, list_contigs
+from nucleotide_transformer.data.folder import remove_genome
 from nucleotide_transformer.data.manifest import (
     ContigEntry,
     Genome,
@@ -28,6 +29,7 @@ from nucleotide_transformer.data.manifest import (
 )
 from nucleotide_transformer.data.parallel import Report
 from nucleotide_transformer.data.sources import Source
+from nucleotide_transformer.errors import OutputExistsError
 from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.types import Split
 
@@ -39,23 +41,38 @@ _WRITER_OPTIONS = {
 _REPORT_NUCLEOTIDES = 10_000_000
 
 
-def build_genome(source: Source, config: CorpusConfig, report: Report) -> Genome:
+def build_genome(
+    source: Source, config: CorpusConfig, report: Report, *, replaces: Genome | None = None
+) -> Genome:
     """Builds one genome in the folder `genomes` of the corpus, all of it or nothing.
 
     Args:
         source: what to build.
         config: of the corpus.
         report: is told nucleotides and bytes of the FASTA file.
+        replaces: what the corpus says of this genome, if it had it and lost it.
 
     Raises:
         MissingInputError, InputError: for bad input, in one line (see `FastaReader`).
+        OutputExistsError: if what was built is not what was lost.
     """
     final = config.output / "genomes" / source.name
     by_names = names_a_contig(source, config, report)
     cutter = ContigCutter(source.species, source.assembly, config, by_names=by_names)
     with write_whole(final) as partial:
         partial.mkdir()
-        return _GenomeWriter(source, config, cutter, partial).write(report)
+        genome = _GenomeWriter(source, config, cutter, partial).write(report)
+        if replaces and _list_content(genome) != _list_content(replaces):
+            rule = "another version built it: choose another output"
+            raise OutputExistsError(f"{final}: was lost, and built again it differs: {rule}")
+        if final.exists():
+            remove_genome(final)
+    return genome
+
+
+def _list_content(genome: Genome) -> list[tuple[str, int, int]]:
+    """What tells the records of two genomes apart, whatever wrote their files."""
+    return [(shard.split, shard.num_records, shard.num_nucleotides) for shard in genome.shards]
 
 
 class ContigCutter:

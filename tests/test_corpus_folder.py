@@ -1,0 +1,159 @@
+"""The folder of a corpus: what is the user's stays, one builder at a time, and what is lost is
+built again alone."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from real_command import run_in_pipe
+from test_corpus_builds import assert_one_line, config, list_partial, make_fasta, stamp_files
+
+from nucleotide_transformer.data import corpus, shards
+from nucleotide_transformer.data.corpus import CorpusConfig, build_corpus, load_manifest
+from nucleotide_transformer.data.folder import LOCK_FILE, MARKER_FILE
+from nucleotide_transformer.errors import InputError
+
+__all__ = ["config"]
+
+
+def list_files(folder: Path) -> dict[str, bytes]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_folder_of_the_user_is_left_alone(config: CorpusConfig, tmp_path: Path) -> None:
+    """It has a folder `genomes`, and files that look like what a build leaves behind."""
+    mine = tmp_path / "project"
+    for name in (".partial-results.txt", "genomes/.partial-download/x.fa", "genomes/a.fa"):
+        (mine / name).parent.mkdir(parents=True, exist_ok=True)
+        (mine / name).write_text(name)
+    before = list_files(mine)
+    with pytest.raises(FileExistsError, match="holds other files") as error:
+        build_corpus(dataclasses.replace(config, output=mine))
+    assert_one_line(error, mine, "an empty or new folder, or a corpus")
+    assert list_files(mine) == before
+
+
+def test_files_of_the_user_in_a_corpus_stay(config: CorpusConfig) -> None:
+    build_corpus(dataclasses.replace(config, inputs=config.inputs[:1]))
+    names = (
+        ".partial-results.txt",
+        ".partial-7-notes",
+        "genomes/.partial-download/x.fa",
+        "genomes/.partial-7-moss-0123abcd/x.fa",
+    )
+    for name in names:
+        (config.output / name).parent.mkdir(exist_ok=True)
+        (config.output / name).write_text("mine")
+    left = config.output / "genomes" / ".partial-7-ant-0123abcd"
+    left.mkdir()
+    (left / "train.array_record").write_text("a build that was killed")
+    build_corpus(config)
+    assert not left.exists()
+    assert all((config.output / name).read_text() == "mine" for name in names)
+    assert not (config.output / LOCK_FILE).exists()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_corpus_without_a_marker_is_still_one(finished: bool, config: CorpusConfig) -> None:
+    """As earlier versions made them."""
+    before = build_corpus(dataclasses.replace(config, inputs=config.inputs[:1]))
+    (config.output / MARKER_FILE).unlink()
+    if not finished:
+        (config.output / "manifest.json").unlink()
+    stamps = stamp_files(config.output)
+    after = build_corpus(config)
+    assert after.genomes[:1] == before.genomes
+    assert stamps.items() < stamp_files(config.output).items()
+    assert (config.output / MARKER_FILE).exists()
+
+
+def test_a_second_builder_is_refused(config: CorpusConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    build, refused = shards.build_genome, []
+
+    def build_twice(source, config, report, **rest):  # type: ignore[no-untyped-def]
+        if not refused:
+            refused.append(source.species)
+            done = run_in_pipe(
+                *("corpus", "build", "--inputs", *config.inputs, "--output", config.output)
+            )
+            assert (done.code, done.out) == (2, "")
+            assert f"{config.output}: another process is building this corpus" in done.err
+        return build(source, config, report, **rest)
+
+    monkeypatch.setattr(corpus, "build_genome", build_twice)
+    manifest = build_corpus(config)
+    assert (len(refused), len(manifest.genomes)) == (1, 2)
+
+
+def test_a_failed_build_leaves_an_empty_folder_empty(config: CorpusConfig) -> None:
+    config.output.mkdir(parents=True)
+    config.inputs[0].write_text("MKTL")
+    with pytest.raises(InputError):
+        build_corpus(dataclasses.replace(config, inputs=config.inputs[:1]))
+    assert list_files(config.output) == {}
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGHUP])
+def test_a_build_that_is_terminated_leaves_nothing(
+    kind: signal.Signals, config: CorpusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def terminate(*_: object) -> None:
+        assert list_partial(config.output)
+        os.kill(os.getpid(), kind)
+
+    monkeypatch.setattr(shards, "save_genome", terminate)
+    with pytest.raises(KeyboardInterrupt):
+        build_corpus(config)
+    assert not (tmp_path / "runs").exists()
+    assert signal.getsignal(kind) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("loss", ["folder", "shard", "truncated", "genome.json", "contigs.json"])
+def test_a_lost_genome_is_built_again_alone(loss: str, config: CorpusConfig) -> None:
+    manifest = build_corpus(config)
+    before = list_files(config.output)
+    ant, moss = (config.output / "genomes" / genome.name for genome in manifest.genomes)
+    shard = ant / "train.array_record"
+    if loss == "folder":
+        shutil.rmtree(ant)
+    elif loss == "truncated":
+        os.truncate(shard, 100)
+    else:
+        (shard if loss == "shard" else ant / loss).unlink()
+    stamps = stamp_files(moss)
+    assert build_corpus(config) == manifest
+    assert list_files(config.output) == before
+    assert stamp_files(moss) == stamps
+
+
+def test_a_lost_genome_must_be_as_it_was(config: CorpusConfig) -> None:
+    """Built by another version, or from a file that has changed: nothing is removed or replaced."""
+    manifest = build_corpus(config)
+    ant = config.output / "genomes" / manifest.genomes[0].name
+    (ant / "train.array_record").unlink()
+    (ant / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=re.escape(str(ant / "notes.txt"))) as error:
+        build_corpus(config)
+    assert_one_line(error, "move it away")
+    assert (ant / "test.array_record").exists()
+    (ant / "notes.txt").unlink()
+    path = ant / "genome.json"
+    values = json.loads(path.read_text())
+    values["genome"]["shards"][0]["num_records"] += 1
+    path.write_text(json.dumps(values))
+    before = list_files(config.output)
+    with pytest.raises(FileExistsError, match="built again it differs") as error:
+        build_corpus(config)
+    assert_one_line(error, ant)
+    assert list_files(config.output) == before
+    make_fasta(config.inputs[0], 21_000)
+    with pytest.raises(FileExistsError, match="sha256"):
+        build_corpus(config)
+    with pytest.raises(InputError, match="no such file"):
+        load_manifest(config.output)
