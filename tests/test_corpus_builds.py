@@ -120,8 +120,8 @@ def test_bad_fasta_leaves_nothing(
 
 
 def test_error_in_another_process(config: CorpusConfig, tmp_path: Path) -> None:
-    for path in config.inputs:
-        path.write_bytes(b">one\nACGTMKTL")
+    for number, path in enumerate(config.inputs):
+        path.write_bytes(b">one\nACGTMKTL" + b"A" * number)
     with pytest.raises(ValueError, match="position 8") as error:
         build_corpus(dataclasses.replace(config, workers=2))
     assert_one_line(error, "contig 'one'", "'L'")

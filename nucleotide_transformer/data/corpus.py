@@ -11,7 +11,6 @@ what an interrupted build left behind is used by the next one or removed.
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,12 @@ from nucleotide_transformer.data.manifest import (
     Manifest,
     describe,
     is_whole,
-    load_contigs,
     load_genome,
     load_manifest,
     read_manifest,
     save_manifest,
 )
+from nucleotide_transformer.data.named_contigs import find_named_contigs
 from nucleotide_transformer.data.parallel import (
     catch_termination,
     count_workers,
@@ -38,9 +37,15 @@ from nucleotide_transformer.data.parallel import (
     show_progress,
 )
 from nucleotide_transformer.data.reader import Location, SplitReader, open_split
-from nucleotide_transformer.data.shards import build_genome, make_contig_names
-from nucleotide_transformer.data.sources import Source, load_sources
-from nucleotide_transformer.errors import InputError, OutputExistsError
+from nucleotide_transformer.data.shards import build_genome
+from nucleotide_transformer.data.sources import (
+    Source,
+    check_distinct,
+    check_stated,
+    hash_file,
+    load_sources,
+)
+from nucleotide_transformer.errors import OutputExistsError
 
 __all__ = [
     "CorpusConfig",
@@ -78,12 +83,17 @@ def build_corpus(config: CorpusConfig, *, progress: bool = False) -> Manifest:
     """
     sources = load_sources(config.inputs)
     with catch_termination(), own_folder(config.output):
+        check_distinct(sources)
         listed = _load_listed(config, sources)
         finished, lost = _find_finished(sources, config, listed)
-        missing = [source for source in sources if source.name not in finished]
-        finished |= _build_genomes(missing, config, lost, progress=progress)
+        named = find_named_contigs(config, sources, finished, progress=progress)
+        missing = {
+            source: {"by_names": bool(named[source.name]), "replaces": lost.get(source.name)}
+            for source in sources
+            if source.name not in finished
+        }
+        finished |= _build_genomes(missing, config, progress=progress)
         genomes = tuple(_label(finished[source.name], source) for source in sources)
-        _check_named_contigs(config, genomes)
         recipe = config.make_recipe()
         save_manifest(Manifest(folder=config.output, config=recipe, genomes=genomes))
     return load_manifest(config.output)
@@ -136,20 +146,23 @@ def _find_finished(
 
 
 def _check_same_file(folder: Path, genome: Genome, source: Source) -> None:
-    """Checks that the FASTA file is the one that a genome was built from."""
-    with source.file.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    """Checks that the FASTA file is the one that a genome was built from, and of the table."""
+    sha256 = hash_file(source.file)
     if genome.sha256 != sha256:
         place = f"{folder}: built from a file with sha256 {genome.sha256[:12]}"
         raise OutputExistsError(f"{place}, {source.file} has {sha256[:12]}: {_OTHER_OUTPUT}")
+    check_stated(source, sha256=sha256, num_nucleotides=genome.num_nucleotides)
 
 
 def _build_genomes(
-    sources: Sequence[Source], config: CorpusConfig, lost: Mapping[str, Genome], *, progress: bool
+    sources: Mapping[Source, dict[str, Any]], config: CorpusConfig, *, progress: bool
 ) -> dict[str, Genome]:
     """Builds genomes, in several processes if that is worth it; keys are the sources' names.
 
-    Those that were lost must be as they were.
+    Args:
+        sources: what to build -> what else `build_genome` is told.
+        config: of the corpus.
+        progress: show a bar.
     """
     finished: dict[str, Genome] = {}
     if not sources:
@@ -159,7 +172,7 @@ def _build_genomes(
     # The largest first, so that no process is left with one at the end.
     order = sorted(sources, key=lambda source: -sizes[source])
     tasks = {
-        source.name: functools.partial(build_genome, source, config, replaces=lost.get(source.name))
+        source.name: functools.partial(build_genome, source, config, **sources[source])
         for source in order
     }
     with show_progress("corpus", num_bytes, visible=progress) as report:
@@ -171,16 +184,3 @@ def _build_genomes(
 def _label(genome: Genome, source: Source) -> Genome:
     """The genome with the labels of now: they may change without a change in the records."""
     return dataclasses.replace(genome, group=source.group, source=source.file.name)
-
-
-def _check_named_contigs(config: CorpusConfig, genomes: Sequence[Genome]) -> None:
-    """Checks that every contig named for a split is in a genome."""
-    for field in ("validation_contigs", "test_contigs"):
-        missing = dict.fromkeys(getattr(config, field))
-        for genome in genomes if missing else ():
-            for contig in load_contigs(config.output, genome.name):
-                for name in make_contig_names(genome.species, contig.name):
-                    missing.pop(name, None)
-        for name in missing:
-            rule = "must be the name of a contig, species:contig or species:*"
-            raise InputError(f"{field}: {name!r}: in no genome: {rule}")

@@ -19,7 +19,7 @@ from nucleotide_transformer.data.chunking import (
     merge_blocks,
 )
 from nucleotide_transformer.data.corpus_config import CorpusConfig
-from nucleotide_transformer.data.fasta import Contig, FastaReader, list_contigs
+from nucleotide_transformer.data.fasta import Contig, FastaReader
 from nucleotide_transformer.data.folder import remove_genome
 from nucleotide_transformer.data.manifest import (
     ContigEntry,
@@ -27,8 +27,9 @@ from nucleotide_transformer.data.manifest import (
     Shard,
     save_genome,
 )
+from nucleotide_transformer.data.named_contigs import make_contig_names
 from nucleotide_transformer.data.parallel import Report
-from nucleotide_transformer.data.sources import Source
+from nucleotide_transformer.data.sources import Source, check_stated
 from nucleotide_transformer.errors import OutputExistsError
 from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.types import Split
@@ -42,7 +43,12 @@ _REPORT_NUCLEOTIDES = 10_000_000
 
 
 def build_genome(
-    source: Source, config: CorpusConfig, report: Report, *, replaces: Genome | None = None
+    source: Source,
+    config: CorpusConfig,
+    report: Report,
+    *,
+    by_names: bool = False,
+    replaces: Genome | None = None,
 ) -> Genome:
     """Builds one genome in the folder `genomes` of the corpus, all of it or nothing.
 
@@ -50,6 +56,7 @@ def build_genome(
         source: what to build.
         config: of the corpus.
         report: is told nucleotides and bytes of the FASTA file.
+        by_names: the config names a contig of this genome: its splits are whole contigs.
         replaces: what the corpus says of this genome, if it had it and lost it.
 
     Raises:
@@ -57,11 +64,11 @@ def build_genome(
         OutputExistsError: if what was built is not what was lost.
     """
     final = config.output / "genomes" / source.name
-    by_names = names_a_contig(source, config, report)
     cutter = ContigCutter(source.species, source.assembly, config, by_names=by_names)
     with write_whole(final) as partial:
         partial.mkdir()
         genome = _GenomeWriter(source, config, cutter, partial).write(report)
+        check_stated(source, sha256=genome.sha256, num_nucleotides=genome.num_nucleotides)
         if replaces and _list_content(genome) != _list_content(replaces):
             rule = "another version built it: choose another output"
             raise OutputExistsError(f"{final}: was lost, and built again it differs: {rule}")
@@ -112,24 +119,6 @@ class ContigCutter:
         blocks = cut_blocks(length, config.block_length)
         num_known = [end - start - contig.sequence.count(b"N", start, end) for start, end in blocks]
         return merge_blocks(blocks, [self._assigner.assign(known) for known in num_known])
-
-
-def names_a_contig(source: Source, config: CorpusConfig, report: Report) -> bool:
-    """Whether the config puts a contig of this genome, by its name, in a split.
-
-    Reads the file up to the first such contig: a name may be that of any genome.
-    """
-    named = {*config.validation_contigs, *config.test_contigs}
-    for contig in list_contigs(source.file) if named else ():
-        if not named.isdisjoint(make_contig_names(source.species, contig)):
-            return True
-        report(0, 0)
-    return False
-
-
-def make_contig_names(species: str, contig: str) -> set[str]:
-    """The names by which a config may put a contig in a split."""
-    return {contig, f"{species}:{contig}", f"{species}:*"}
 
 
 class _GenomeWriter:

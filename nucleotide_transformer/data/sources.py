@@ -1,6 +1,5 @@
 """The genomes a corpus is made from: FASTA files, or the rows of a table."""
 
-import csv
 import hashlib
 import re
 from collections.abc import Sequence
@@ -23,6 +22,12 @@ class Source(NamedTuple):
     species: str
     assembly: str
     group: str
+    place: str = "inputs"
+    """Where it is named: a row of a table, or the inputs."""
+    sha256: str = ""
+    """Digest of the file as the table has it, in hex; empty if it does not say."""
+    num_nucleotides: int | None = None
+    """As the table has it."""
 
     @property
     def name(self) -> str:
@@ -40,22 +45,77 @@ def load_sources(inputs: Sequence[Path]) -> list[Source]:
     Raises:
         MissingInputError: if an input, or a file of a table, is missing.
         InputError: if a table lacks a column or a value, or two genomes have one species and
-            assembly.
+            assembly, or species that differ by capitals only.
     """
     sources: dict[tuple[str, str], Source] = {}
+    spellings: dict[str, str] = {}
     for path in map(Path, inputs):
-        is_table = path.suffix.lower() == _TABLE_SUFFIX
-        for place, source in _read_table(path) if is_table else [("inputs", _name_file(path))]:
-            if not source.file.exists():
-                raise MissingInputError(f"{place}: {source.file}: no such FASTA file")
-            if not source.file.is_file():
-                raise InputError(f"{place}: {source.file}: must be a FASTA file, not a folder")
+        for source in read_table(path) if is_table(path) else [_name_file(path)]:
+            _check_file(source)
             key = (source.species, source.assembly)
             if key in sources:
                 rule = f"has the species {key[0]!r} and assembly {key[1]!r} of {sources[key].file}"
-                raise InputError(f"{place}: {source.file}: {rule}: one of them must differ")
+                raise InputError(f"{source.place}: {source.file}: {rule}: one of them must differ")
+            spelling = spellings.setdefault(source.species.casefold(), source.species)
+            if spelling != source.species:
+                rule = f"is {spelling!r} elsewhere: one species must be written in one way"
+                raise InputError(f"{source.place}: species {source.species!r}: {rule}")
             sources[key] = source
     return [sources[key] for key in sorted(sources)]
+
+
+def check_distinct(sources: Sequence[Source]) -> None:
+    """Checks that no two files are the same; only those of one size are read.
+
+    What is held out of one copy would be trained on in the other.
+
+    Raises:
+        InputError: names the two.
+    """
+    by_size: dict[int, list[Source]] = {}
+    for source in sources:
+        by_size.setdefault(source.file.stat().st_size, []).append(source)
+    for alike in by_size.values():
+        found: dict[str, Source] = {}
+        for source in alike if len(alike) > 1 else ():
+            twin = found.setdefault(hash_file(source.file), source)
+            if twin is not source:
+                rule = "what is held out of one would be trained on in the other: leave one out"
+                names = f"{source.file}: is the same file as {twin.file} ({twin.species!r})"
+                raise InputError(f"{source.place}: {names}: {rule}")
+
+
+def check_stated(source: Source, *, sha256: str, num_nucleotides: int) -> None:
+    """Checks that a file is the one that its table says.
+
+    Raises:
+        InputError: if its digest or its length is another one.
+    """
+    rule = "the file is not the one of the table: get it again, or correct the table"
+    if source.sha256 not in ("", sha256):
+        difference = f"sha256 = {source.sha256[:12]}…, {source.file} has {sha256[:12]}…"
+        raise InputError(f"{source.place}: {difference}: {rule}")
+    if source.num_nucleotides not in (None, num_nucleotides):
+        difference = f"nucleotides = {source.num_nucleotides:,}, {source.file} has"
+        raise InputError(f"{source.place}: {difference} {num_nucleotides:,}: {rule}")
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_table(path: Path) -> bool:
+    """Whether an input is a table of FASTA files, by its name."""
+    return path.suffix.lower() == _TABLE_SUFFIX
+
+
+def _check_file(source: Source) -> None:
+    if not source.file.exists():
+        raise MissingInputError(f"{source.place}: {source.file}: no such FASTA file")
+    if not source.file.is_file():
+        raise InputError(f"{source.place}: {source.file}: must be a FASTA file, not a folder")
 
 
 def _name_file(path: Path) -> Source:
@@ -63,28 +123,61 @@ def _name_file(path: Path) -> Source:
     return Source(path, species, "", "")
 
 
-def _read_table(path: Path) -> list[tuple[str, Source]]:
-    """Place and source of every row."""
+def read_table(path: Path) -> list[Source]:
+    """The rows of a table: tab-separated, with a header; lines that begin with # are skipped.
+
+    Raises:
+        MissingInputError, InputError: as `load_sources`.
+    """
     if not path.exists():
         raise MissingInputError(f"{path}: no such table")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start + 1}: must be a table of UTF-8 text") from None
-    reader = csv.DictReader(text.split("\n"), delimiter="\t", quoting=csv.QUOTE_NONE)
+    columns: list[str] = []
+    sources = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        cells = [_clean(cell) for cell in line.split("\t")]
+        if not columns:
+            columns = cells
+            _check_columns(path, columns)
+        elif any(cells) and not line.startswith("#"):
+            row = dict(zip(columns, cells, strict=False))
+            sources.append(_read_row(path, f"{path}: line {number}", row))
+    if not sources:
+        raise InputError(f"{path}: no row: a table must have at least one genome")
+    return sources
+
+
+def _clean(cell: str) -> str:
+    """A cell without blanks, and quotes, around its text."""
+    return re.sub(r'^"(.*)"$', r"\1", cell.strip()).strip()
+
+
+def _check_columns(path: Path, columns: list[str]) -> None:
     for column in _REQUIRED_COLUMNS:
-        if column not in (reader.fieldnames or ()):
-            found = ", ".join(reader.fieldnames or ()) or "none"
+        if column not in columns:
+            found = ", ".join(filter(None, columns)) or "none"
             rule = f"must have the columns {', '.join(_REQUIRED_COLUMNS)}"
             raise InputError(f"{path}: line 1: no column {column!r} (found: {found}): {rule}")
-    rows = []
-    for row in reader:
-        place = f"{path}: line {reader.line_num}"
-        for column in _REQUIRED_COLUMNS:
-            if not row[column]:
-                raise InputError(f"{place}: column {column!r} is empty: must have a value")
-        file = path.parent / row["file"]
-        rows.append((place, Source(file, row["species"], row["assembly"], row.get("group") or "")))
-    if not rows:
-        raise InputError(f"{path}: no row: a table must have at least one genome")
-    return rows
+
+
+def _read_row(path: Path, place: str, row: dict[str, str]) -> Source:
+    for column in _REQUIRED_COLUMNS:
+        if not row.get(column):
+            raise InputError(f"{place}: column {column!r} is empty: must have a value")
+    sha256, number = row.get("sha256", "").lower(), row.get("nucleotides", "").replace(",", "")
+    if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise InputError(f"{place}: sha256 = {sha256[:70]!r}: must have 64 digits from 0 to f")
+    if number and not number.isdecimal():
+        raise InputError(f"{place}: nucleotides = {number[:70]!r}: must be a whole number")
+    return Source(
+        file=path.parent / row["file"],
+        species=row["species"],
+        assembly=row["assembly"],
+        group=row.get("group", ""),
+        place=place,
+        sha256=sha256,
+        num_nucleotides=int(number) if number else None,
+    )
