@@ -2,7 +2,6 @@
 
 import dataclasses
 import gzip
-import json
 import re
 import resource
 import signal
@@ -260,54 +259,6 @@ def test_empty_split(config: CorpusConfig) -> None:
     with pytest.raises(ValueError, match="'test' has no record") as error:
         open_split(manifest, "test")
     assert_one_line(error, config.output)
-
-
-def test_folder_without_corpus(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(FileNotFoundError) as error:
-            load_manifest(folder)
-        assert_one_line(error, folder)
-
-
-def test_corpus_of_another_version(config: CorpusConfig) -> None:
-    build_corpus(config)
-    path = config.output / "manifest.json"
-    values = json.loads(path.read_text())
-    for version in (2, "1", None):
-        path.write_text(json.dumps(values | {"format_version": version}))
-        with pytest.raises(ValueError, match="must be 1") as error:
-            load_manifest(config.output)
-        assert_one_line(error, path, f"format_version = {version!r}")
-
-
-@pytest.mark.parametrize("damage", ["{", "[]", '{"format_version": 1}', "\xff"])
-def test_damaged_manifest(damage: str, config: CorpusConfig) -> None:
-    build_corpus(config)
-    path = config.output / "manifest.json"
-    path.write_text(damage, encoding="latin-1")
-    with pytest.raises(ValueError, match=re.escape(str(path))) as error:
-        load_manifest(config.output)
-    assert_one_line(error)
-
-
-def test_truncated_missing_and_damaged_shards(config: CorpusConfig) -> None:
-    manifest = build_corpus(config)
-    path = config.output / manifest.list_shards("train")[0][1].file
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match="truncated") as error:
-        load_manifest(config.output)
-    assert_one_line(error, path, f"{len(whole) - 1:,}", f"{len(whole):,}", "`nt corpus build`")
-    path.unlink()
-    with pytest.raises(FileNotFoundError, match="no such file") as missing:
-        load_manifest(config.output)
-    assert_one_line(missing, path)
-    middle = len(whole) // 2
-    path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
-    reader = open_split(load_manifest(config.output), "train")
-    with pytest.raises((ValueError, OSError), match=re.escape(str(path))) as damaged:
-        reader.read(np.arange(len(reader)))
-    assert_one_line(damaged)
 
 
 def test_full_disk_leaves_nothing(config: CorpusConfig, tmp_path: Path) -> None:

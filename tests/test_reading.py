@@ -48,3 +48,17 @@ def test_a_shard_that_is_gone_is_missing_and_not_damaged(manifest: Manifest) -> 
     path.unlink()
     with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(path))}: no such file"):
         reader.read([0])
+
+
+def test_a_shard_of_another_genome_is_refused(manifest: Manifest) -> None:
+    """Files are filled up to whole blocks: two of one size are nothing rare."""
+    (_, shard), *_ = manifest.list_shards("train")
+    (_, other), *_ = manifest.list_shards("test")
+    reader = open_split(manifest, "train")
+    (manifest.folder / other.file).rename(manifest.folder / shard.file)
+    rule = (
+        f"records = {other.num_records}: must be {shard.num_records}: not the file that was built"
+    )
+    with pytest.raises(InputError, match=re.escape(rule)) as error:
+        reader.read([0])
+    assert shard.file in str(error.value)

@@ -141,6 +141,7 @@ def save_manifest(manifest: Manifest) -> None:
     """Writes `manifest.json`, whole or not at all."""
     values = {
         "format_version": FORMAT_VERSION,
+        "digest": manifest.digest,
         "config": dict(manifest.config),
         "genomes": [dataclasses.asdict(genome) for genome in manifest.genomes],
     }
@@ -188,7 +189,10 @@ def read_manifest(folder: Path) -> Manifest:
         config = dict(values["config"])
         genomes = tuple(_make_genome(genome) for genome in values["genomes"])
         manifest = Manifest(folder=folder, config=config, genomes=genomes)
-        assert manifest.record_length > 0
+        assert manifest.record_length > 0, "record_length"
+        assert genomes, "genomes"
+        digest = values.get("digest", manifest.digest)  # corpora of earlier versions have none
+        assert digest == manifest.digest, "digest"
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: damaged ({error!r}): {_REBUILD}") from None
     return manifest
@@ -200,7 +204,7 @@ def load_genome(folder: Path, name: str) -> tuple[dict[str, Any], Genome]:
     values = _load_json(path)
     try:
         return dict(values["config"]), _make_genome(values["genome"])
-    except (KeyError, TypeError) as error:
+    except (AssertionError, KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged ({error!r}): {_REBUILD}") from None
 
 
@@ -290,9 +294,17 @@ def _count_records(genome: Genome) -> dict[str, int]:
 
 
 def _make_genome(values: Mapping[str, Any]) -> Genome:
-    """Inverse of `dataclasses.asdict`."""
+    """Inverse of `dataclasses.asdict`; raises TypeError or AssertionError for what is none."""
     shards = tuple(Shard(**shard) for shard in values["shards"])
-    return Genome(**{**values, "shards": shards})
+    genome = Genome(**{**values, "shards": shards})
+    parts: tuple[Genome | Shard, ...] = (genome, *shards)
+    for part in parts:
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            known = field.type not in (int, str) or type(value) is field.type
+            assert known, f"{field.name} = {value!r}"
+    assert all(shard.split in SPLITS for shard in shards), "split"
+    return genome
 
 
 def _to_json(values: Mapping[str, Any]) -> str:

@@ -121,10 +121,10 @@ class SplitReader:
         path = self.manifest.folder / self._shards[shard][1].file
         with self._lock:
             if self._readers[shard] is None:
-                self._readers[shard] = _open_shard(path)
+                self._readers[shard] = _open_shard(path, self._shards[shard][1].num_records)
         try:
             records = list(self._readers[shard].read(positions))
-        except RuntimeError as error:  # files are opened when they are first read
+        except RuntimeError as error:
             raise _explain(path, error) from None
         if not all(records):  # what the library gives behind the end of a file
             place = f"record {positions[records.index(b'')]} is empty"
@@ -151,13 +151,20 @@ class SplitReader:
         SplitReader.__init__(self, **state)
 
 
-def _open_shard(path: Path) -> Any:
+def _open_shard(path: Path, num_records: int) -> Any:
     try:
-        return array_record_module.ArrayRecordReader(
+        reader = array_record_module.ArrayRecordReader(
             str(path), _OPTIONS, file_reader_buffer_size=_BUFFER_BYTES
         )
+        found = reader.num_records()  # opens the file
+        if not found:
+            reader.read([0])  # raises what is wrong
     except RuntimeError as error:
         raise _explain(path, error) from None
+    if found != num_records:
+        rule = f"must be {num_records:,}: not the file that was built: {BUILD_AGAIN}"
+        raise InputError(f"{path}: records = {found:,}: {rule}")
+    return reader
 
 
 def _explain(path: Path, error: RuntimeError) -> Exception:
