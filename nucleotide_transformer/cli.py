@@ -21,7 +21,7 @@ BAD_INPUT = 2
 """Exit code for input that breaks a rule."""
 LOG_WIDTH = 160
 """Columns of a table where the output is no terminal."""
-LEFT_OUT_IF_NARROW = ("assembly", "group", "contigs", "unknown")
+LEFT_OUT_IF_NARROW = ("assembly", "group", "contigs", "unknown", "N50", "left out")
 """Columns of a corpus that a narrow terminal has no room for."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -149,9 +149,11 @@ def _print_corpus(folder: Path) -> int:
     from rich.box import HEAVY_HEAD, SIMPLE
     from rich.table import Table
 
-    from nucleotide_transformer.data.manifest import describe, load_manifest
+    from nucleotide_transformer.data.description import describe, list_notes
+    from nucleotide_transformer.data.manifest import load_manifest
 
-    rows = describe(load_manifest(folder))
+    manifest = load_manifest(folder)
+    rows = describe(manifest)
     console = _console()
     narrow = console.width < LOG_WIDTH
     columns = [name for name in rows[0] if not (narrow and name in LEFT_OUT_IF_NARROW)]
@@ -163,9 +165,8 @@ def _print_corpus(folder: Path) -> int:
         values = (row[name] for name in columns)
         table.add_row(*(v if isinstance(v, str) else f"{v:,}" for v in values))
     console.print(table)
-    for split in ("train", "validation", "test"):
-        if rows[-1][split] == 0:
-            console.print(f"note: the {split} split has no record")
+    for note in list_notes(manifest):
+        console.print(f"note: {note}")
     return 0
 
 

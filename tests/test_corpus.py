@@ -29,7 +29,14 @@ from nucleotide_transformer.data.fasta import Contig
 from nucleotide_transformer.data.manifest import load_contigs
 from nucleotide_transformer.data.shards import ContigCutter
 
-SMALL = CorpusConfig(inputs=(Path("none"),), chunk_length=60, overlap=7, block_length=600)
+SMALL = CorpusConfig(
+    inputs=(Path("none"),),
+    chunk_length=60,
+    overlap=7,
+    block_length=600,
+    short_contigs="pad",
+    max_unknown_tokens=1.0,
+)
 """Everything a hundredth of its size; `inputs` and `output` come from the test."""
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from nucleotide_transformer import cli, files
 from nucleotide_transformer.data.corpus import Manifest, load_manifest, open_split
+from nucleotide_transformer.data.folder import MARKER_FILE
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.pretraining import counts as counts_module
 from nucleotide_transformer.pretraining.counts import (
@@ -31,6 +32,7 @@ from nucleotide_transformer.pretraining.counts import (
 from nucleotide_transformer.tokenizers import KmerTokenizer
 
 TOKENIZER = KmerTokenizer()
+FILES_OF_A_CORPUS = {MARKER_FILE, "manifest.json", "genomes"}
 
 
 @pytest.fixture
@@ -170,7 +172,7 @@ def test_counted_once(manifest: Manifest) -> None:
     assert count()
     path.write_bytes(path.read_bytes()[:-1])
     assert count()
-    assert list_names(manifest.folder) == {"manifest.json", "genomes", COUNTS_FILE}
+    assert list_names(manifest.folder) == FILES_OF_A_CORPUS | {COUNTS_FILE}
 
 
 @pytest.mark.parametrize("largest", [0, 255, 256, 65_536, 2**32 - 1, 2**40])
@@ -299,7 +301,7 @@ def test_interrupt_leaves_what_was_there(
     for nucleotides in (20_000, 30_000):
         with pytest.raises(KeyboardInterrupt):
             count_corpus(dataclasses.replace(config, nucleotides=nucleotides))
-        assert list_names(manifest.folder) == {"manifest.json", "genomes", COUNTS_FILE}
+        assert list_names(manifest.folder) == FILES_OF_A_CORPUS | {COUNTS_FILE}
         assert (manifest.folder / COUNTS_FILE).read_bytes() == before
 
 
@@ -351,6 +353,7 @@ def test_cap_reads_records_spread_over_the_split() -> None:
 def test_corpus_without_training_split(manifest: Manifest) -> None:
     path = manifest.folder / "manifest.json"
     values = json.loads(path.read_text())
+    del values["digest"]
     for genome in values["genomes"]:
         genome["shards"] = [s for s in genome["shards"] if s["split"] != "train"]
     path.write_text(json.dumps(values))

@@ -58,6 +58,8 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
         validation_fraction=0.0,
         test_fraction=0.0,
         validation_contigs=held_out,
+        short_contigs="pad",
+        max_unknown_tokens=1.0,
         workers=1,
     )
     return build_corpus(config)
@@ -345,6 +347,8 @@ def test_bad_input_is_one_line(
 def test_a_split_without_a_usable_record_is_an_error(tmp_path: Path) -> None:
     fasta = write_fasta(tmp_path / "one.fa", {"only": "ACGTN" * 200})
     config = CorpusConfig(
+        short_contigs="pad",
+        max_unknown_tokens=1.0,
         inputs=(fasta,),
         output=tmp_path / "corpus",
         chunk_length=CHUNK,

@@ -55,6 +55,38 @@ def cut_chunks(start: int, end: int, chunk_length: int, overlap: int) -> list[tu
     return [(first, first + length) for first in starts]
 
 
+class Packer:
+    """Joins short pieces to one text, an N between two of them, and cuts it as `cut_chunks` would.
+
+    It knows lengths only, and forgets what it has cut.
+    """
+
+    def __init__(self, chunk_length: int, overlap: int) -> None:
+        self._chunk_length, self._length = chunk_length, chunk_length + 2 * overlap
+        self._start = 0
+        self.end = 0
+        """Letters of the text so far."""
+
+    @property
+    def needed_from(self) -> int:
+        """No later chunk starts before this place of the text."""
+        return max(0, self._start - self._chunk_length)
+
+    def add(self, length: int) -> tuple[int, list[tuple[int, int]]]:
+        """Adds a piece; returns where it starts, and the chunks that are complete now."""
+        start = self.end + 1 if self.end else 0
+        self.end = start + length
+        chunks = []
+        while self._start + self._length < self.end:
+            chunks.append((self._start, self._start + self._length))
+            self._start += self._chunk_length
+        return start, chunks
+
+    def finish(self) -> list[tuple[int, int]]:
+        """The last chunk, moved back to finish at the end; none if there was no piece."""
+        return [(max(0, self.end - self._length), self.end)] if self.end else []
+
+
 @dataclasses.dataclass(kw_only=True)
 class BlockAssigner:
     """Gives the blocks of one genome, in their order, to the splits.

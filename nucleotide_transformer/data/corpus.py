@@ -15,14 +15,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nucleotide_transformer.data.corpus_config import CorpusConfig
+from nucleotide_transformer.data.corpus_config import FIELDS_OF_NOW, CorpusConfig
+from nucleotide_transformer.data.description import describe
 from nucleotide_transformer.data.folder import own_folder
 from nucleotide_transformer.data.manifest import (
     GENOME_FILE,
     MANIFEST_FILE,
     Genome,
     Manifest,
-    describe,
     is_whole,
     load_genome,
     load_manifest,
@@ -84,6 +84,7 @@ def build_corpus(config: CorpusConfig, *, progress: bool = False) -> Manifest:
     sources = load_sources(config.inputs)
     with catch_termination(), own_folder(config.output):
         check_distinct(sources)
+        config = config.resolve(_find_recipe(config.output))
         listed = _load_listed(config, sources)
         finished, lost = _find_finished(sources, config, listed)
         named = find_named_contigs(config, sources, finished, progress=progress)
@@ -114,11 +115,21 @@ def _load_listed(config: CorpusConfig, sources: Sequence[Source]) -> dict[str, G
     return {genome.name: genome for genome in manifest.genomes}
 
 
+def _find_recipe(folder: Path) -> Mapping[str, Any] | None:
+    """What the corpus in a folder was built with, if there is one."""
+    if (folder / MANIFEST_FILE).exists():
+        return read_manifest(folder).config
+    for path in (folder / "genomes").glob(f"*/{GENOME_FILE}"):
+        return load_genome(folder, path.parent.name)[0]
+    return None
+
+
 def _check_recipe(path: Path, built: Mapping[str, Any], config: CorpusConfig) -> None:
     """Checks that what is there was built with this config."""
     for field, value in config.make_recipe().items():
-        if built.get(field) != value:
-            place = f"{path}: built with {field} = {built.get(field)!r}, not {value!r}"
+        _, before = FIELDS_OF_NOW.get(field, (None, None))
+        if built.get(field, before) != value:
+            place = f"{path}: built with {field} = {built.get(field, before)!r}, not {value!r}"
             raise OutputExistsError(f"{place}: {_OTHER_OUTPUT}")
 
 

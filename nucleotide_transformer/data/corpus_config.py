@@ -1,15 +1,19 @@
 """The configuration of a corpus."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from nucleotide_transformer.config import (
-    require_positive,
-)
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import require, require_positive
 
 _FIELDS_OF_ONE_BUILD = ("inputs", "output", "workers")
+FIELDS_OF_NOW = {
+    "max_unknown_tokens": (0.5, 1.0),
+    "min_length": (0, 0),
+    "short_contigs": ("pack", "pad"),
+}
+"""Fields that earlier versions did not have -> their default, and what those versions did."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,18 @@ class CorpusConfig:
     """Nucleotides added on each side: a record has chunk_length + 2 * overlap."""
     max_unknown: float = 0.5
     """Chunks with a larger share of N than this are left out, and counted."""
+    max_unknown_tokens: float | None = None
+    """The same of the tokens of a chunk, of which an N is one and six letters are one: 0.5 leaves
+    out chunks with more than a seventh N. 1 leaves out none, as earlier versions did. By default
+    0.5; in a corpus that is there, as it was built."""
+    min_length: int = 0
+    """Contigs, and parts of them in one split, of fewer nucleotides are left out, and counted. A
+    whole record, chunk_length + 2 * overlap, is what the published corpus was built with."""
+    short_contigs: Literal["auto", "pack", "pad"] = "auto"
+    """What becomes of contigs, and parts of them in one split, that are shorter than a record.
+    pack: they are joined within a genome and a split, with an N between two, until a record is
+    full; pad: each is a short record, and the rest of its sequence is padding. auto is pack; in a
+    corpus that is there, it is as that was built."""
     validation_fraction: float = 0.05
     """Share of a genome that goes to validation, by blocks: of every genome but those in which a
     contig is named below."""
@@ -54,6 +70,10 @@ class CorpusConfig:
         require_positive(self, "chunk_length", "block_length")
         require(self.overlap >= 0, "overlap", self.overlap, "must be 0 or above")
         require(0 <= self.max_unknown <= 1, "max_unknown", self.max_unknown, "must lie in [0, 1]")
+        share = self.max_unknown_tokens
+        rule = "must lie in [0, 1], or be none"
+        require(share is None or 0 <= share <= 1, "max_unknown_tokens", share, rule)
+        require(self.min_length >= 0, "min_length", self.min_length, "must be 0 or above")
         for field in ("validation_fraction", "test_fraction"):
             value = getattr(self, field)
             require(0 <= value < 0.5, field, value, "must lie in [0, 0.5)")
@@ -62,15 +82,30 @@ class CorpusConfig:
         require(self.block_length >= record_length, "block_length", self.block_length, rule)
         rule = "must be above 0, or none"
         require(self.workers is None or self.workers > 0, "workers", self.workers, rule)
+        known = self.short_contigs in ("auto", "pack", "pad")
+        require(known, "short_contigs", self.short_contigs, "must be auto, pack or pad")
         known = self.compression in ("none", "zstd")
         require(known, "compression", self.compression, "must be none or zstd")
         for name in self.validation_contigs:
             rule = "must not be in test_contigs too: a contig is in one split"
             require(name not in self.test_contigs, "validation_contigs", name, rule)
 
+    def resolve(self, built: Mapping[str, Any] | None) -> "CorpusConfig":
+        """The config with a value for each field that is None or auto.
+
+        Args:
+            built: the recipe of the corpus that is there, if one is.
+        """
+        values: dict[str, Any] = {
+            field: default if built is None else built.get(field, before)
+            for field, (default, before) in FIELDS_OF_NOW.items()
+            if getattr(self, field) in (None, "auto")
+        }
+        return dataclasses.replace(self, **values)
+
     def make_recipe(self) -> dict[str, Any]:
         """The fields that decide the records, as JSON holds them: not inputs, output, workers."""
-        values = dataclasses.asdict(self)
+        values = dataclasses.asdict(self.resolve(None))
         for field in _FIELDS_OF_ONE_BUILD:
             del values[field]
         return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nucleotide_transformer.data.chunking import SPLITS, Segment
+from nucleotide_transformer.data.corpus_config import FIELDS_OF_NOW
 from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.types import Split
@@ -47,6 +48,14 @@ class Shard:
     """Nucleotides (N included) that are in no record because of that."""
     num_bytes: int
     """Size of the file."""
+    num_letters: int | None = None
+    """Letters of all records: overlaps count twice. None in corpora of earlier versions, as are
+    the fields below."""
+    num_unknown: int | None = None
+    """Those of them that are N, between packed pieces, too."""
+    is_plain: bool = True
+    """Whether the records are those of earlier versions: nothing was packed, nor left out because
+    of `min_length` or `max_unknown_tokens`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +78,8 @@ class Genome:
     """Nucleotides that are N, after the other IUPAC codes became N."""
     shards: tuple[Shard, ...]
     """One for each split that has segments, in the order train, validation, test."""
+    n50: int | None = None
+    """Half of the nucleotides are in contigs of this length or a greater one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,17 +118,25 @@ class Manifest:
         return self.chunk_length + 2 * self.overlap
 
     @property
+    def is_packed(self) -> bool:
+        """Whether what is shorter than a record was joined."""
+        return self.config.get("short_contigs") == "pack"
+
+    @property
     def digest(self) -> str:
         """sha256, in hex, of what decides the records and their order.
 
         These are the recipe and, for each genome in order, its species, assembly and name, the
         digest of its FASTA file and its number of records. The folder, the machine, the names of
-        the FASTA files, groups and the compression of the records change nothing.
+        the FASTA files, groups and the compression of the records change nothing; nor do the
+        fields that earlier versions did not have, where they changed no record.
         """
         recipe = {field: _normalise(value) for field, value in self.config.items()}
         del recipe["compression"]
+        if all(shard.is_plain for genome in self.genomes for shard in genome.shards):
+            recipe = {name: value for name, value in recipe.items() if name not in FIELDS_OF_NOW}
         genomes = [
-            (*(genome.species, genome.assembly, genome.name, genome.sha256), _count_records(genome))
+            (*(genome.species, genome.assembly, genome.name, genome.sha256), count_records(genome))
             for genome in self.genomes
         ]
         text = json.dumps([recipe, genomes], sort_keys=True, separators=(",", ":"))
@@ -255,40 +274,12 @@ def is_whole(folder: Path, genome: Genome) -> bool:
     return all((folder / "genomes" / genome.name / name).is_file() for name in names)
 
 
-def describe(manifest: Manifest) -> list[dict[str, str | int]]:
-    """A table of the corpus: one row for each genome, and a last one with the sums.
-
-    Columns: species, assembly, group, contigs, nucleotides, unknown (N), then the records of each
-    split, and left out (chunks that are mostly N).
-    """
-    rows = [_describe_genome(genome) for genome in manifest.genomes]
-    total: dict[str, str | int] = {"species": "total", "assembly": "", "group": ""}
-    for column in [column for column in rows[0] if column not in total]:
-        total[column] = sum(int(row[column]) for row in rows)
-    return [*rows, total]
-
-
-def _describe_genome(genome: Genome) -> dict[str, str | int]:
-    row: dict[str, str | int] = {
-        "species": genome.species,
-        "assembly": genome.assembly,
-        "group": genome.group,
-        "contigs": genome.num_contigs,
-        "nucleotides": genome.num_nucleotides,
-        "unknown": genome.num_unknown,
-    }
-    records = _count_records(genome)
-    row |= {split: records.get(split, 0) for split in SPLITS}
-    row["left out"] = sum(shard.num_left_out_records for shard in genome.shards)
-    return row
-
-
 def _normalise(value: Any) -> Any:
     """Whole numbers in one form, so that 1.0 is 1."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _count_records(genome: Genome) -> dict[str, int]:
+def count_records(genome: Genome) -> dict[str, int]:
     """Split -> records."""
     return {shard.split: shard.num_records for shard in genome.shards}
 

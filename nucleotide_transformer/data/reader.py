@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_record.python import array_record_module
 
-from nucleotide_transformer.data.chunking import cut_chunks
+from nucleotide_transformer.data.chunking import Packer, cut_chunks
 from nucleotide_transformer.data.manifest import BUILD_AGAIN, Manifest, load_contigs
 from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.types import Int, Split
@@ -18,6 +18,10 @@ from nucleotide_transformer.types import Int, Split
 _OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _BUFFER_BYTES = 8192
 """Just above a record: with the default of 1 MiB random reads take three times as long."""
+
+
+Piece = tuple[str, int, int]
+"""Contig, start and end."""
 
 
 class Location(NamedTuple):
@@ -59,7 +63,7 @@ class SplitReader:
         first = [species.index(name) for name in self.species_names]
         self.species_offsets = self._offsets[[*first, -1]]
         self._readers: list[Any] = [None] * len(species)
-        self._chunks: dict[int, list[tuple[str, int, int]]] = {}
+        self._chunks: dict[int, list[list[Piece]]] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -88,7 +92,17 @@ class SplitReader:
         return records
 
     def locate(self, index: int) -> Location:
-        """Where a record comes from.
+        """Where a record comes from; of a packed one, where its first piece does.
+
+        Raises:
+            IndexError: if the number is negative, or not below the number of records.
+        """
+        return self.locate_pieces(index)[0]
+
+    def locate_pieces(self, index: int) -> list[Location]:
+        """Where the pieces of a record come from, in their order: one, unless it is packed.
+
+        Between two pieces the record has an N.
 
         Raises:
             IndexError: if the number is negative, or not below the number of records.
@@ -96,9 +110,9 @@ class SplitReader:
         shard = int(self._find_shards(np.asarray([index]))[0])
         if shard not in self._chunks:
             self._chunks[shard] = self._list_chunks(shard)
-        contig, start, end = self._chunks[shard][index - int(self._offsets[shard])]
         genome, _ = self._shards[shard]
-        return Location(genome.species, genome.assembly, contig, start, end)
+        pieces = self._chunks[shard][index - int(self._offsets[shard])]
+        return [Location(genome.species, genome.assembly, *piece) for piece in pieces]
 
     def find_genomes(self, indices: Int[np.ndarray, "B"] | Sequence[int]) -> Int[np.ndarray, "B"]:
         """The place in `manifest.genomes` of the genome that each record is from.
@@ -131,24 +145,64 @@ class SplitReader:
             raise InputError(f"{path}: {place}: the file changed while it was read: {BUILD_AGAIN}")
         return records
 
-    def _list_chunks(self, shard: int) -> list[tuple[str, int, int]]:
-        """Contig, start and end of every record of a shard."""
+    def _list_chunks(self, shard: int) -> list[list[Piece]]:
+        """The pieces of every record of a shard."""
         manifest = self.manifest
-        chunks = []
+        sizes = manifest.chunk_length, manifest.overlap
+        packed = _PackedPieces(*sizes)
+        records: list[list[Piece]] = []
         for contig in load_contigs(manifest.folder, self._shards[shard][0].name):
             for segment, left_out in zip(contig.segments, contig.left_out, strict=True):
-                if segment.split == self.split:
-                    start, end, _ = segment
-                    cut = cut_chunks(start, end, manifest.chunk_length, manifest.overlap)
-                    kept = sorted(set(range(len(cut))).difference(left_out))
-                    chunks += [(contig.name, *cut[number]) for number in kept]
-        return chunks
+                if segment.split != self.split:
+                    continue
+                cut = cut_chunks(segment.start, segment.end, *sizes)
+                for number in sorted(set(range(len(cut))).difference(left_out)):
+                    start, end = cut[number]
+                    if manifest.is_packed and end - start < manifest.record_length:
+                        records += packed.add((contig.name, start, end))
+                    else:
+                        records.append([(contig.name, start, end)])
+        return records + packed.finish()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"manifest": self.manifest, "split": self.split}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         SplitReader.__init__(self, **state)
+
+
+class _PackedPieces:
+    """The pieces of packed records, found as they were written."""
+
+    def __init__(self, chunk_length: int, overlap: int) -> None:
+        self._packer = Packer(chunk_length, overlap)
+        self._pieces: list[tuple[int, Piece]] = []
+
+    def add(self, piece: Piece) -> list[list[Piece]]:
+        """Adds a piece; returns the records that are complete now."""
+        _, start, end = piece
+        place, chunks = self._packer.add(end - start)
+        self._pieces.append((place, piece))
+        return [self._find(*chunk) for chunk in chunks]
+
+    def finish(self) -> list[list[Piece]]:
+        """The last record, if there was a piece."""
+        return [self._find(*chunk) for chunk in self._packer.finish()]
+
+    def _find(self, first: int, last: int) -> list[Piece]:
+        """What lies in [first, last) of the text of all pieces; forgets what none needs."""
+        found = []
+        for place, (contig, start, end) in self._pieces:
+            inner = max(start, start + first - place), min(end, start + last - place)
+            if inner[0] < inner[1]:
+                found.append((contig, *inner))
+        needed = self._packer.needed_from
+        self._pieces = [
+            (place, piece)
+            for place, piece in self._pieces
+            if place + piece[2] - piece[1] > min(first, needed)
+        ]
+        return found
 
 
 def _open_shard(path: Path, num_records: int) -> Any:

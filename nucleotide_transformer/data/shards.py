@@ -13,6 +13,7 @@ from array_record.python import array_record_module
 from nucleotide_transformer.data.chunking import (
     SPLITS,
     BlockAssigner,
+    Packer,
     Segment,
     cut_blocks,
     cut_chunks,
@@ -29,6 +30,7 @@ from nucleotide_transformer.data.manifest import (
 )
 from nucleotide_transformer.data.named_contigs import make_contig_names
 from nucleotide_transformer.data.parallel import Report
+from nucleotide_transformer.data.quality import ChunkRules, find_n50
 from nucleotide_transformer.data.sources import Source, check_stated
 from nucleotide_transformer.errors import OutputExistsError
 from nucleotide_transformer.files import write_whole
@@ -158,6 +160,7 @@ class _GenomeWriter:
             num_nucleotides=sum(entry.length for entry in entries),
             num_unknown=num_unknown,
             shards=tuple(self._writers[s].close() for s in SPLITS if s in self._writers),
+            n50=find_n50([entry.length for entry in entries]),
         )
         save_genome(self._folder, self._config.make_recipe(), genome, entries)
         return genome
@@ -188,9 +191,13 @@ class _ShardWriter:
         self._file = f"genomes/{genome}/{self._path.name}"
         self._split = split
         self._config = config
+        self._rules = ChunkRules(config)
         options = _WRITER_OPTIONS[config.compression]
         self._writer: Any = array_record_module.ArrayRecordWriter(str(self._path), options)
+        self._packer = Packer(config.chunk_length, config.overlap)
+        self._packed = bytearray()
         self._num_records = self._num_nucleotides = 0
+        self._num_letters = self._num_unknown = 0
         self._num_left_out_records = self._num_left_out_nucleotides = 0
 
     def write(self, sequence: bytearray, segment: Segment) -> tuple[int, ...]:
@@ -199,15 +206,18 @@ class _ShardWriter:
         num_covered, covered_to = 0, segment.start
         chunk_length, overlap = self._config.chunk_length, self._config.overlap
         chunks = cut_chunks(segment.start, segment.end, chunk_length, overlap)
+        is_long = segment.end - segment.start >= self._config.min_length
         for number, (start, end) in enumerate(chunks):
             record = bytes(memoryview(sequence)[start:end])
-            if record.count(b"N") > self._config.max_unknown * len(record):
+            if not self._rules.keep(record, is_long=is_long):
                 left_out.append(number)
                 continue
-            self._call(self._writer.write, record)
+            if self._rules.is_packed(record):
+                self._pack(record)
+            else:
+                self._write(record)
             num_covered += end - max(start, covered_to)
             covered_to = end
-        self._num_records += len(chunks) - len(left_out)
         self._num_nucleotides += num_covered
         self._num_left_out_records += len(left_out)
         self._num_left_out_nucleotides += segment.end - segment.start - num_covered
@@ -215,6 +225,7 @@ class _ShardWriter:
 
     def close(self) -> Shard:
         """Finishes the file and says what it holds."""
+        self._write_packed(self._packer.finish())
         self._call(self._writer.close)
         return Shard(
             split=self._split,
@@ -224,7 +235,29 @@ class _ShardWriter:
             num_left_out_records=self._num_left_out_records,
             num_left_out_nucleotides=self._num_left_out_nucleotides,
             num_bytes=self._path.stat().st_size,
+            num_letters=self._num_letters,
+            num_unknown=self._num_unknown,
+            is_plain=self._rules.changed == 0,
         )
+
+    def _pack(self, piece: bytes) -> None:
+        """Adds a piece to the text that is cut into full records, and writes what is full."""
+        _, chunks = self._packer.add(len(piece))
+        self._packed += b"N" + piece if self._packed else piece
+        self._write_packed(chunks)
+
+    def _write_packed(self, chunks: list[tuple[int, int]]) -> None:
+        """Writes chunks of the text of packed pieces, of which only the end is in memory."""
+        before = self._packer.end - len(self._packed)
+        for start, end in chunks:
+            self._write(bytes(self._packed[start - before : end - before]))
+        del self._packed[: max(0, self._packer.needed_from - before)]
+
+    def _write(self, record: bytes) -> None:
+        self._call(self._writer.write, record)
+        self._num_records += 1
+        self._num_letters += len(record)
+        self._num_unknown += record.count(b"N")
 
     def _call(self, method: Callable[..., None], *arguments: bytes) -> None:
         """Calls the writer, whose errors are those of the disk."""
