@@ -5,6 +5,8 @@ import types
 import numpy as np
 import pytest
 
+from nucleotide_transformer.config import ModelConfig
+from nucleotide_transformer.pretraining.objective import Sequences, measure_fill
 from nucleotide_transformer.training import metrics
 from nucleotide_transformer.training.metrics import (
     IntervalLog,
@@ -43,6 +45,27 @@ def test_lines_beyond_the_step_are_dropped_when_a_run_goes_on(tmp_path):
         (2, 0.5),
         (3, 9.0),
     ]
+
+
+def test_padding_is_no_throughput(monkeypatch):
+    """Of the two updates that are timed one is half padding, the other three quarters."""
+    now = [0.0]
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
+    log = make_log(log_every_steps=3)
+    for step, (seconds, fill) in enumerate([(100.0, 1.0), (103.0, 0.5), (104.0, 0.25)], start=1):
+        now[0] = seconds
+        line = log.add(step, make_step_metrics(1.0, 10), fill=fill)
+    assert line["tokens"] == 2400
+    assert line["fill"] == pytest.approx(1.75 / 3)
+    assert line["tokens_per_second"] == pytest.approx(0.75 * 800 / 4)
+    assert line["mfu"] == pytest.approx(0.75 * 3_000 / 4 / 1e12)
+
+
+def test_a_batch_says_how_much_of_it_is_padding():
+    config = ModelConfig()
+    tokens = np.full((4, 10), config.pad_token_id, np.int32)
+    tokens[:, :3] = 9
+    assert measure_fill(Sequences(tokens, np.arange(4, dtype=np.int32)), config) == 0.3
 
 
 def test_an_interval_averages_over_masked_tokens_and_counts_time(monkeypatch):

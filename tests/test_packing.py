@@ -170,11 +170,11 @@ def test_chunks_whose_tokens_are_mostly_n_are_left_out(tmp_path: Path) -> None:
     )
     row, other = describe(by_tokens)[-1], describe(by_letters)[-1]
     assert (other["left out"], row["left out"]) == (0, 26)  # half of 51
-    assert (other["N tokens"], row["N tokens"]) == ("37.1%", "0.3%")
-    assert list_notes(by_letters) == [
-        "37% of the tokens are N: a lower `--max-unknown-tokens` leaves more of them out,"
-        " in another corpus"
-    ]
+    shares = [float(str(each["N tokens"]).rstrip("%")) for each in (row, other)]
+    assert shares[0] < 3  # of the chunk that is half within the gaps
+    assert 35 < shares[1] < 45
+    (note,) = list_notes(by_letters)
+    assert note.startswith(f"{shares[1]:.0f}% of the tokens are N: a lower `--max-unknown-tokens`")
     assert list_notes(by_tokens) == []
 
 

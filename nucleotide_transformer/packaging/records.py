@@ -98,7 +98,9 @@ def _add_up_time(lines: list[dict[str, Any]], end: int) -> tuple[float, int]:
     for before, line in itertools.pairwise([{"tokens": 0}, *lines]):
         rate, tokens = line.get("tokens_per_second"), min(line["tokens"], end) - before["tokens"]
         if rate and tokens > 0:
-            seconds, num_tokens = seconds + tokens / rate, num_tokens + tokens
+            # The rate counts no padding; lines of earlier versions, which counted it, have no fill.
+            seconds += tokens * line.get("fill", 1.0) / rate
+            num_tokens += tokens
     return seconds, num_tokens
 
 

@@ -26,6 +26,11 @@ def make_blank(config: ModelConfig, num_tokens: int) -> Sequences:
     return Sequences(tokens, np.zeros(1, np.int32))
 
 
+def measure_fill(batch: Sequences, config: ModelConfig) -> float:
+    """Share of the tokens of a batch in the host's memory that are not padding."""
+    return float(np.mean(np.asarray(batch.tokens) != config.pad_token_id))
+
+
 def make_loss(forward: Any, masking: MaskingConfig, model: ModelConfig) -> LossFn:
     """The loss of masked-language-model pre-training (Devlin et al. 2018).
 

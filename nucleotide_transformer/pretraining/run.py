@@ -28,6 +28,7 @@ from nucleotide_transformer.pretraining.objective import (
     Sequences,
     make_blank,
     make_loss,
+    measure_fill,
     score_sequences,
 )
 from nucleotide_transformer.pretraining.report import describe_metrics, write_results
@@ -197,6 +198,7 @@ def make_task(
         describe=describe_metrics,
         flops_per_update=count_run_flops(config),
         peak_flops=find_total_peak_flops(devices, dtype),
+        measure_fill=lambda batch: measure_fill(batch, config.model),
     )
 
 

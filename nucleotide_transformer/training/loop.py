@@ -101,6 +101,8 @@ class Task:
     """Model FLOPs of an update."""
     peak_flops: float
     """FLOP/s of all devices together."""
+    measure_fill: Callable[[Any], float] = lambda _: 1.0
+    """Share of a batch that is not padding. What this process has of an update stands for all."""
 
 
 class Run:
@@ -144,6 +146,7 @@ class Run:
                 total_steps=plan.total_steps,
             )
             self._writer = MetricWriter(plan.folder, step=self.step) if first else None
+            self._fills: deque[float] = deque()
             self._evaluated: tuple[int, dict[str, float]] | None = None
             self.progress = RunProgress(
                 total_steps=plan.total_steps, first_step=self.step, show=show and first
@@ -238,6 +241,7 @@ class Run:
         """
         with self._log.wait_for_input(newest):
             batch = next(self._task.batches)
+        self._fills.append(self._task.measure_fill(batch))
         laid_out = lay_out(batch, self._task.blank, self._layout)
         stops = np.full(self._layout.num_local, stop.is_set())
         self._state, metrics = self._task.train_step(self._state, laid_out, stops)
@@ -257,7 +261,7 @@ class Run:
             stop |= bool(values.stop)
             shown = {"loss": values.loss, "gradient norm": values.gradient_norm}
             self._check_finite(step, shown)
-            line = self._log.add(step, values)
+            line = self._log.add(step, values, fill=self._fills.popleft())
             self.progress.advance(step, values, self._log.tokens_per_second)
             if line:
                 self._write("train", step, line)

@@ -96,6 +96,7 @@ class IntervalLog:
         self._tokens, self._flops, self._peak = tokens_per_update, flops_per_update, peak_flops
         self._every, self._total = log_every_steps, total_steps
         self._steps: list[StepMetrics] = []
+        self._fills: list[float] = []
         self._first = True
         self._restart()
         self.tokens_per_second = math.nan
@@ -123,18 +124,27 @@ class IntervalLog:
         yield
         self._paused_seconds += time.perf_counter() - start
 
-    def add(self, step: int, metrics: StepMetrics) -> dict[str, int | float] | None:
+    def add(
+        self, step: int, metrics: StepMetrics, *, fill: float = 1.0
+    ) -> dict[str, int | float] | None:
         """Adds an update; at the end of an interval returns its line of metrics.
 
         MFU, the share of the hardware's peak, is the model FLOPs of an update (forward and
-        backward) times updates per second over the peak of all devices. The first update of a
-        process, which compiles, is left out of the timing.
+        backward) times updates per second over the peak of all devices. Neither it nor the tokens
+        per second count padding. The first update of a process, which compiles, is left out of the
+        timing.
+
+        Args:
+            step: its number.
+            metrics: what it returned.
+            fill: share of its tokens that are not padding.
         """
         self._steps.append(metrics)
+        self._fills.append(fill)
         if self._first:
             self._restart()
         else:
-            self._num_timed += 1
+            self._num_timed += fill
         self._first = False
         seconds = time.perf_counter() - self._start - self._paused_seconds
         if self._num_timed:
@@ -154,6 +164,7 @@ class IntervalLog:
     def _average(self, step: int) -> dict[str, int | float]:
         """Means over all that the interval's updates weighed; the rest of its last update."""
         steps, self._steps = self._steps, []
+        fills, self._fills = self._fills, []
         last = steps[-1]
         weights = [metrics.weight for metrics in steps]
 
@@ -162,6 +173,7 @@ class IntervalLog:
 
         return {
             "tokens": step * self._tokens,
+            "fill": float(np.mean(fills)),
             "loss": average([metrics.loss for metrics in steps]),
             **{name: average([m.means[name] for m in steps]) for name in last.means},
             "gradient_norm": float(last.gradient_norm),
@@ -171,4 +183,4 @@ class IntervalLog:
     def _restart(self) -> None:
         self._start = time.perf_counter()
         self._input_seconds = self._paused_seconds = 0.0
-        self._num_timed = 0
+        self._num_timed = 0.0  # updates, of which padding is no part
