@@ -47,7 +47,8 @@ def measure_seconds(function: Callable[[int], object], num_updates: int) -> floa
 
 def print_rates(manifest: Manifest, num_sequences: int, num_updates: int) -> None:
     """Measures the pipeline, its parts, and the iterator that reads ahead."""
-    data, tokenizer = DataConfig(sequence_tokens=1_000), KmerTokenizer()
+    data = DataConfig(sequence_tokens=1_000, num_readers=1)
+    tokenizer = KmerTokenizer()
     reader = open_split(manifest, "train")
     dataset = make_dataset(
         manifest,

@@ -7,6 +7,7 @@ from typing import Literal
 
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.errors import require_positive as require_positive
+from nucleotide_transformer.files import require_local
 from nucleotide_transformer.optimizer_config import OptimizerConfig as OptimizerConfig
 from nucleotide_transformer.types import Vocabulary
 
@@ -186,8 +187,16 @@ class DataConfig:
     reverse_complement: float = 0.0
     """Share of the training sequences that are read from the other strand, as the reverse
     complement of what the corpus holds: 0 as published. Held-out sequences never are."""
+    num_threads: int = 2
+    """Threads that prepare updates ahead, each another one."""
+    num_readers: int = 16
+    """Records read at a time, over all threads: more hide the delay of a network's file system."""
+    num_buffered: int = 4
+    """Updates read ahead, at most."""
 
     def __post_init__(self) -> None:
+        require_local("corpus", self.corpus)
+        require_positive(self, "num_threads", "num_readers", "num_buffered")
         require(
             self.sequence_tokens >= 2, "sequence_tokens", self.sequence_tokens, "must be 2 or above"
         )
@@ -272,6 +281,7 @@ class PretrainConfig:
     """Checkpoints."""
 
     def __post_init__(self) -> None:
+        require_local("output", self.output)
         require_positive(self, "tokens_per_update", "sequences_per_device", "total_tokens")
         require_positive(self, "log_every_steps")
         require(0 <= self.seed < 2**32, "seed", self.seed, "must lie in [0, 2**32)")

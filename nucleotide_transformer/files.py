@@ -1,13 +1,28 @@
 """Files and folders that are there whole or not at all."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nucleotide_transformer.errors import RuleError
+
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 PARTIAL_PREFIX = ".partial-"
 """Start of the name of what is being written."""
+
+
+def require_local(field: str, path: Path) -> None:
+    """Raises an `InputError` for an address such as gs://bucket/folder, which no path can hold.
+
+    It would be a folder `gs:` where the command runs.
+    """
+    address = _ADDRESS.fullmatch(str(path))
+    if address:
+        rule = "must be a path of this machine: mount the bucket, or copy what it holds"
+        raise RuleError(field, f"{address[1]}://{address[2]}", rule)
 
 
 @contextmanager

@@ -37,7 +37,8 @@ LEARNED = {
         "init": "truncated_normal",
     },
     "compute": {"attention": "einsum", "stack": "loop", "remat": "block"},
-    "data": {"sequence_tokens": 24, "temperature": 2.0, "reverse_complement": 0.4},
+    "data": {"sequence_tokens": 24, "temperature": 2.0, "reverse_complement": 0.4}
+    | {"num_threads": 1, "num_readers": 3, "num_buffered": 2},
     "masking": {"ratio": 0.3, "mask_probability": 0.6, "random_probability": 0.25},
     "optimizer": {
         "name": "adamw",

@@ -15,6 +15,7 @@ from nucleotide_transformer.training.optimizer import make_schedule
 MAY_CHANGE = {
     *("output", "num_devices", "distributed", "sequences_per_device", "total_tokens"),
     *("log_every_steps", "checkpoint.every_steps", "checkpoint.keep", "evaluation.every_steps"),
+    *("data.num_threads", "data.num_readers", "data.num_buffered"),
     *("data.corpus", "model.init", "compute.attention", "compute.remat", "compute.stack"),
 }
 OTHER_VALUES = {

@@ -20,7 +20,8 @@ PACKAGE = "nucleotide_transformer"
 
 ORDER = (
     {"types"},
-    {"errors", "files"},
+    {"errors"},
+    {"files"},
     {"optimizer_config"},
     {"config"},
     {"configfile", "options", "tokenizers"},

@@ -163,13 +163,14 @@ def test_chunks_whose_tokens_are_mostly_n_are_left_out(tmp_path: Path) -> None:
     config = CorpusConfig(
         inputs=(path,), output=tmp_path / "by_tokens", chunk_length=CHUNK, overlap=OVERLAP
     )
-    config = dataclasses.replace(config, block_length=2_000)
+    config = dataclasses.replace(config, block_length=2_000, test_fraction=0.1)
     by_tokens = build_corpus(config)
     by_letters = build_corpus(
         dataclasses.replace(config, output=tmp_path / "by_letters", max_unknown_tokens=1.0)
     )
     row, other = describe(by_tokens)[-1], describe(by_letters)[-1]
-    assert (other["left out"], row["left out"]) == (0, 26)  # half of 51
+    assert other["left out"] == 0
+    assert 23 <= int(row["left out"]) <= 27  # half of 51, but for the ends of segments
     shares = [float(str(each["N tokens"]).rstrip("%")) for each in (row, other)]
     assert shares[0] < 3  # of the chunk that is half within the gaps
     assert 35 < shares[1] < 45

@@ -1,13 +1,19 @@
 """Reading records while the disk, the system or somebody else gets in the way."""
 
 import os
+import pickle
 import re
+import resource
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from nucleotide_transformer.data import reader as reader_module
 from nucleotide_transformer.data.corpus import Manifest, load_manifest, open_split
 from nucleotide_transformer.errors import InputError
 
@@ -62,3 +68,77 @@ def test_a_shard_of_another_genome_is_refused(manifest: Manifest) -> None:
     with pytest.raises(InputError, match=re.escape(rule)) as error:
         reader.read([0])
     assert shard.file in str(error.value)
+
+
+class SlowShard:
+    """A shard on a disk that takes its time; knows how many reads were under way at once."""
+
+    under_way = most = 0
+    lock = threading.Lock()
+
+    def __init__(self, shard: Any) -> None:
+        self.shard = shard
+
+    def read(self, positions: list[int]) -> list[bytes]:
+        with self.lock:
+            SlowShard.under_way += 1
+            SlowShard.most = max(SlowShard.most, SlowShard.under_way)
+        time.sleep(0.001 * len(positions))
+        with self.lock:
+            SlowShard.under_way -= 1
+        return self.shard.read(positions)
+
+
+@pytest.mark.parametrize("num_readers", [1, 2, 7])
+def test_as_many_records_are_read_at_a_time_as_is_asked_for(
+    num_readers: int, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = open_split(manifest, "train")
+    indices = np.random.default_rng(0).integers(0, len(expected), 100)
+    records = expected.read(indices)
+    open_shard = reader_module._open_shard
+    monkeypatch.setattr(reader_module, "_open_shard", lambda *args: SlowShard(open_shard(*args)))
+    SlowShard.most = 0
+    reader = open_split(manifest, "train", num_readers=num_readers)
+    assert reader.read(indices) == records
+    assert SlowShard.most == num_readers
+    assert reader.read([]) == []
+    again = pickle.loads(pickle.dumps(reader))
+    SlowShard.most = 0
+    assert again.read(indices) == records
+    assert SlowShard.most == num_readers
+
+
+def test_an_error_of_one_of_many_readers_is_raised(manifest: Manifest) -> None:
+    path = manifest.folder / manifest.list_shards("train")[1][1].file
+    reader = open_split(manifest, "train", num_readers=4)
+    path.unlink()
+    with pytest.raises(InputError, match=re.escape(str(path))):
+        reader.read(np.arange(len(reader)))
+
+
+def test_the_limit_of_open_files_is_raised_or_named(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two genomes and the 256 files of everything else need 258."""
+    limits: list[tuple[int, int]] = [(100, 4_096)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.append(new))
+    open_split(manifest, "train")
+    open_split(manifest, "train")
+    assert limits[1:] == [(258, 4_096)]
+    limits.append((100, 200))
+    with pytest.raises(OSError, match=r"`ulimit -Hn`\) is 200: a file for each genome needs 258"):
+        open_split(manifest, "train")
+
+
+def test_too_many_open_files_is_no_damage(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("open() failed: Too many open files; opening train.array_record")
+
+    monkeypatch.setattr(reader_module.array_record_module, "ArrayRecordReader", fail)
+    with pytest.raises(OSError, match="raise `ulimit -n`") as error:
+        open_split(manifest, "train").read([0])
+    assert not isinstance(error.value, InputError)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nucleotide_transformer.errors import require, require_positive
+from nucleotide_transformer.files import require_local
 
 _FIELDS_OF_ONE_BUILD = ("inputs", "output", "workers")
 FIELDS_OF_NOW = {
@@ -66,6 +67,9 @@ class CorpusConfig:
     than the size of the input is worth."""
 
     def __post_init__(self) -> None:
+        for path in self.inputs:
+            require_local("inputs", path)
+        require_local("output", self.output)
         require(len(self.inputs) > 0, "inputs", self.inputs, "must name a FASTA file or a table")
         require_positive(self, "chunk_length", "block_length")
         require(self.overlap >= 0, "overlap", self.overlap, "must be 0 or above")

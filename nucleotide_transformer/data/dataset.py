@@ -79,8 +79,8 @@ def make_dataset(
         manifest: of the corpus.
         split: "train", usually.
         tokenizer: makes the tokens.
-        data: tokens of a sequence, temperature, and share of the other strand; `data.corpus` is
-            not looked at.
+        data: tokens of a sequence, temperature, share of the other strand, and how many records
+            are read at a time; `data.corpus` is not looked at.
         sequences_per_update: sequences of an update, over all processes.
         seed: of the order, the starts and the strands.
         process_index: 0 to num_processes - 1.
@@ -96,7 +96,7 @@ def make_dataset(
     rule = f"must lie between 0 and num_processes - 1 = {num_processes - 1}"
     require(0 <= process_index < num_processes, "process_index", process_index, rule)
     loader = UpdateLoader(
-        reader=open_split(manifest, split),
+        reader=open_split(manifest, split, num_readers=data.num_readers),
         tokenizer=tokenizer,
         data=data,
         sequences_per_update=sequences_per_update,

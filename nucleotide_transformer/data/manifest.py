@@ -19,7 +19,7 @@ from typing import Any
 from nucleotide_transformer.data.chunking import SPLITS, Segment
 from nucleotide_transformer.data.corpus_config import FIELDS_OF_NOW
 from nucleotide_transformer.errors import InputError, MissingInputError
-from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.files import require_local, write_whole
 from nucleotide_transformer.types import Split
 
 FORMAT_VERSION = 1
@@ -196,6 +196,7 @@ def load_manifest(folder: Path | str) -> Manifest:
 
 def read_manifest(folder: Path) -> Manifest:
     """As `load_manifest`, without a look at the shards."""
+    require_local("corpus", folder)
     path = folder / MANIFEST_FILE
     if not folder.is_dir():
         rule = "no such corpus folder: `nt corpus build` makes one"

@@ -2,8 +2,10 @@
 
 import errno
 import os
+import resource
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,8 @@ _BUFFER_BYTES = 8192
 
 Piece = tuple[str, int, int]
 """Contig, start and end."""
+_OTHER_FILES = 256
+"""Files that a process may hold open besides."""
 
 
 class Location(NamedTuple):
@@ -52,9 +56,11 @@ class SplitReader:
     species_names: tuple[str, ...]
     species_offsets: Int[np.ndarray, "..."]
 
-    def __init__(self, manifest: Manifest, split: Split) -> None:
+    def __init__(self, manifest: Manifest, split: Split, num_readers: int = 1) -> None:
         self.manifest = manifest
         self.split = split
+        self._num_readers = num_readers
+        self._pool = ThreadPoolExecutor(num_readers) if num_readers > 1 else None
         self._shards = manifest.list_shards(split)
         species = [genome.species for genome, _ in self._shards]
         self.species_names = tuple(dict.fromkeys(species))
@@ -73,7 +79,7 @@ class SplitReader:
         """The records of these numbers, in this order: upper-case A, C, G, T, N.
 
         A record has `manifest.record_length` letters, or fewer where a contig or a segment is
-        shorter. The records of one file are read in one call.
+        shorter. As many are read at a time as the reader has threads.
 
         Raises:
             IndexError: if a number is negative, or not below the number of records.
@@ -84,11 +90,18 @@ class SplitReader:
         shards = self._find_shards(wanted)
         positions = wanted - self._offsets[shards]
         records: list[bytes] = [b""] * len(wanted)
-        for shard in np.unique(shards).tolist():
-            places = np.flatnonzero(shards == shard).tolist()
-            found = self._read_shard(shard, positions[places].tolist())
-            for place, record in zip(places, found, strict=True):
-                records[place] = record
+
+        def read_some(places: Int[np.ndarray, "B"]) -> None:
+            for shard in np.unique(shards[places]).tolist():
+                here = places[shards[places] == shard].tolist()
+                found = self._read_shard(shard, positions[here].tolist())
+                for place, record in zip(here, found, strict=True):
+                    records[place] = record
+
+        order = np.lexsort((positions, shards))
+        parts = np.array_split(order, max(1, min(self._num_readers, len(order))))
+        # A list: errors are raised when results are asked for.
+        list(self._pool.map(read_some, parts) if self._pool else map(read_some, parts))
         return records
 
     def locate(self, index: int) -> Location:
@@ -165,7 +178,8 @@ class SplitReader:
         return records + packed.finish()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"manifest": self.manifest, "split": self.split}
+        numbers = {"num_readers": self._num_readers}
+        return {"manifest": self.manifest, "split": self.split, **numbers}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         SplitReader.__init__(self, **state)
@@ -234,13 +248,32 @@ def _explain(path: Path, error: RuntimeError) -> Exception:
     return InputError(f"{path}: damaged: {error}: {BUILD_AGAIN}")
 
 
-def open_split(manifest: Manifest, split: Split) -> SplitReader:
+def open_split(manifest: Manifest, split: Split, *, num_readers: int = 1) -> SplitReader:
     """Opens a split for reading.
+
+    Args:
+        manifest: of the corpus.
+        split: to read.
+        num_readers: records read at a time.
 
     Raises:
         InputError: if the split has no record.
+        OSError: if the system lets no process open as many files as the split has.
     """
     if manifest.num_records(split) == 0:
         rule = "must have one: larger genomes, a larger share or smaller blocks give it some"
         raise InputError(f"{manifest.folder}: split {split!r} has no record: {rule}")
-    return SplitReader(manifest, split)
+    _raise_file_limit(manifest.folder, len(manifest.list_shards(split)))
+    return SplitReader(manifest, split, num_readers)
+
+
+def _raise_file_limit(folder: Path, num_files: int) -> None:
+    """Lets this process hold a file open for every genome, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = num_files + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        rule = f"a file for each genome needs {needed:,}: raise it, or merge genomes"
+        raise OSError(f"{folder}: the limit of open files (`ulimit -Hn`) is {hard:,}: {rule}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -62,6 +62,9 @@ FREE_FIELDS = (
     "checkpoint",
     "evaluation.every_steps",
     "data.corpus",
+    "data.num_threads",
+    "data.num_readers",
+    "data.num_buffered",
     "model.init",
     "compute.attention",
     "compute.remat",
@@ -226,7 +229,11 @@ def make_input(config: PretrainConfig, manifest: Manifest, tokenizer: KmerTokeni
         process_index=jax.process_index(),
         num_processes=jax.process_count(),
     )
-    return make_iterator(dataset.map(lambda batch: Sequences(batch.tokens, batch.rows)))
+    return make_iterator(
+        dataset.map(lambda batch: Sequences(batch.tokens, batch.rows)),
+        num_threads=config.data.num_threads,
+        num_buffered=config.data.num_buffered,
+    )
 
 
 def make_initial(config: PretrainConfig) -> Params:
