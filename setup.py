@@ -43,6 +43,12 @@ PLOTS = ["logomaker>=0.8.6", "pandas>=2.2.3", "scikit-learn>=1.6"]
 # Probes of embeddings.
 ANALYSIS = ["scikit-learn>=1.6", "threadpoolctl>=3.6"]
 
+# Genomes from the network, and the chunks of the published corpus from the Hugging Face hub.
+DOWNLOAD = ["datasets>=4.4", "requests>=2.32.4", "urllib3>=2.5"]
+
+# Gzipped FASTA files in half the time.
+FAST = ["isal>=1.7.2"]
+
 EXTRAS = {
     # jax's own choice for NVIDIA GPUs; `cuda12` is for drivers too old for CUDA 13.
     "cuda": ["jax[cuda13]"],
@@ -51,11 +57,15 @@ EXTRAS = {
     "io": IO,
     "plots": PLOTS,
     "analysis": ANALYSIS,
+    "download": DOWNLOAD,
+    "fast": FAST,
     "umap": ["umap-learn>=0.5.8"],
     "dev": [
         *IO,
         *PLOTS,
         *ANALYSIS,
+        *DOWNLOAD,
+        *FAST,
         "beartype>=0.21",
         "chex>=0.1.91",
         "hypothesis>=6.130",

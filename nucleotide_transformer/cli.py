@@ -247,6 +247,37 @@ def _fill_mask(args: list[str]) -> int:
     return 0
 
 
+def _list_assemblies(args: list[str]) -> int:
+    from nucleotide_transformer.data.assemblies import ListConfig, load_assemblies
+    from nucleotide_transformer.data.ncbi import list_assemblies
+
+    config, console = parse(ListConfig, args, "nt corpus list"), _console()
+    failed = list_assemblies(config, note=lambda text: console.print(text, markup=False))
+    for line in failed:
+        console.print(f"not listed: {line}", markup=False)
+    found = load_assemblies(config.output)
+    size = sum(assembly.num_bytes or 0 for assembly in found) / 1e9
+    console.print(f"wrote {config.output}: {len(found):,} assemblies, {size:,.1f} GB", markup=False)
+    return FAILED if failed else 0
+
+
+def _download(args: list[str]) -> int:
+    from nucleotide_transformer.data.download import DownloadConfig, download, show_bytes
+
+    config = parse(tyro.conf.PositionalRequiredArgs[DownloadConfig], args, "nt corpus download")
+    with show_bytes(visible=True) as start:
+        done = download(config, start=start)
+    console = _console()
+    console.print(f"fetched {len(done.fetched):,} files, kept {len(done.kept):,}")
+    for name, reason in done.failed.items():
+        console.print(f"failed: {name}: {reason}", markup=False)
+    if done.failed:
+        total = len(done.fetched) + len(done.kept) + len(done.failed)
+        rule = "the same command asks for them again"
+        raise RunFailedError(f"{len(done.failed):,} of {total:,} files failed; {rule}")
+    return 0
+
+
 def _take_option(args: list[str], name: str) -> tuple[str | None, list[str]]:
     """Takes `name VALUE` or `name=VALUE` out of the arguments."""
     for index, word in enumerate(args):
@@ -269,6 +300,8 @@ def _console() -> Console:
 COMMANDS: dict[str, Command] = {
     "corpus build": Command("FASTA files to a corpus of shuffled-access chunks", _build_corpus),
     "corpus info": Command("the genomes and splits of a corpus", _describe_corpus),
+    "corpus list": Command("a table of assemblies of NCBI, the hub or the web", _list_assemblies),
+    "corpus download": Command("fetch the assemblies of a table", _download),
     "corpus baselines": Command("count what baselines are fitted to, once", _count_baselines),
     "pretrain": Command("pre-train a model on a corpus, or go on with a run", _pretrain),
     "export": Command("a run or released weights to a folder that others can load", _export),

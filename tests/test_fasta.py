@@ -176,3 +176,32 @@ def test_bgzip_cut_between_blocks(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="truncated bgzip") as error:
             read(bgzip)
         assert_one_line(error, bgzip)
+
+
+@pytest.mark.parametrize("decompressor", ["gzip", "isal"])
+def test_both_decompressors_check_what_they_read(
+    decompressor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Members, digest, damage and an end too early, with and without the extra `fast`."""
+    if decompressor == "gzip":
+        monkeypatch.setattr(fasta, "igzip", None)
+    else:
+        pytest.importorskip("isal")
+        monkeypatch.setattr(fasta.gzip, "GzipFile", None)
+    one, two = b">one\n" + b"GATTACA\n" * 20_000, b">two\nACGT\n"
+    whole = gzip.compress(one) + gzip.compress(two)
+    expected = [("one", b"GATTACA" * 20_000), ("two", b"ACGT")]
+    assert read_text(tmp_path, whole) == expected
+    reader = FastaReader(tmp_path / "genome.fa")
+    assert len(list(reader)) == 2
+    assert (reader.num_bytes, reader.sha256) == (len(whole), hashlib.sha256(whole).hexdigest())
+    for changed, message in (
+        (whole[:-9], "truncated gzip"),
+        (whole[:60], "truncated gzip"),
+        (whole[:-6] + bytes([whole[-6] ^ 1]) + whole[-5:], "damaged gzip"),
+        (whole[:40] + bytes([whole[40] ^ 255]) + whole[41:], "gzip"),
+        (whole + b"rubbish", "gzip"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            read_text(tmp_path, changed)
+        assert_one_line(error, tmp_path / "genome.fa")

@@ -43,7 +43,8 @@ def own_folder(folder: Path) -> Iterator[None]:
     except (FileExistsError, NotADirectoryError):
         rule = "a file stands in its path: the output must be a folder"
         raise NotAFolderError(f"{folder}: {rule}") from None
-    with _hold(folder):
+    rule = "another process is building this corpus: wait for it, or end it"
+    with hold_lock(folder, LOCK_FILE, rule):
         try:
             (folder / MARKER_FILE).write_text(_MARKER_TEXT, encoding="utf-8")
             genomes.mkdir(exist_ok=True)
@@ -53,8 +54,6 @@ def own_folder(folder: Path) -> Iterator[None]:
             _remove_partial(folder)
             _remove_empty(folder, new)
             raise
-        finally:
-            (folder / LOCK_FILE).unlink(missing_ok=True)
 
 
 def remove_genome(path: Path) -> None:
@@ -94,13 +93,16 @@ def _is_ours(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _hold(folder: Path) -> Iterator[None]:
-    """Holds the lock of a folder; on file systems without locks nothing is held."""
-    lock = filelock.FileLock(folder / LOCK_FILE, timeout=0)
+def hold_lock(folder: Path, name: str, rule: str) -> Iterator[None]:
+    """Holds a lock in a folder; on file systems without locks nothing is held.
+
+    Raises:
+        InputError: if another process holds it; says the rule.
+    """
+    lock = filelock.FileLock(folder / name, timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout:
-        rule = "another process is building this corpus: wait for it, or end it"
         raise InputError(f"{folder}: {rule}") from None
     except NotImplementedError:
         yield
@@ -108,6 +110,7 @@ def _hold(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        (folder / name).unlink(missing_ok=True)
         lock.release()
 
 
