@@ -43,8 +43,11 @@ PLOTS = ["logomaker>=0.8.6", "pandas>=2.2.3", "scikit-learn>=1.6"]
 # Probes of embeddings.
 ANALYSIS = ["scikit-learn>=1.6", "threadpoolctl>=3.6"]
 
-# Genomes from the network, and the chunks of the published corpus from the Hugging Face hub.
-DOWNLOAD = ["datasets>=4.4", "requests>=2.32.4", "urllib3>=2.5"]
+# Genomes from the network.
+DOWNLOAD = ["requests>=2.32.4", "urllib3>=2.5"]
+
+# The chunks of the published corpus, from the Hugging Face hub.
+HUB = ["datasets>=5.2"]
 
 # Gzipped FASTA files in half the time.
 FAST = ["isal>=1.7.2"]
@@ -59,6 +62,7 @@ EXTRAS = {
     "analysis": ANALYSIS,
     "download": DOWNLOAD,
     "fast": FAST,
+    "hub": HUB,
     "umap": ["umap-learn>=0.5.8"],
     "dev": [
         *IO,
@@ -79,7 +83,7 @@ EXTRAS = {
         "safetensors>=0.8",
     ],
     # The bound above keeps pip on one torch; PyTorch's own index has the small CPU builds.
-    "interop": ["torch>=2.13,<2.14", "transformers>=5.23"],
+    "interop": [*HUB, "torch>=2.13,<2.14", "transformers>=5.23"],
     "notebooks": ["ipykernel>=6.29", "nbmake>=1.5.5"],
 }
 

@@ -278,6 +278,15 @@ def _download(args: list[str]) -> int:
     return 0
 
 
+def _unpack(args: list[str]) -> int:
+    from nucleotide_transformer.data.hub_chunks import ChunksConfig, unpack_chunks
+
+    config, console = parse(ChunksConfig, args, "nt corpus unpack"), _console()
+    table = unpack_chunks(config, note=lambda text: console.print(text, markup=False))
+    console.print(f"wrote {table}", markup=False)
+    return 0
+
+
 def _take_option(args: list[str], name: str) -> tuple[str | None, list[str]]:
     """Takes `name VALUE` or `name=VALUE` out of the arguments."""
     for index, word in enumerate(args):
@@ -302,6 +311,7 @@ COMMANDS: dict[str, Command] = {
     "corpus info": Command("the genomes and splits of a corpus", _describe_corpus),
     "corpus list": Command("a table of assemblies of NCBI, the hub or the web", _list_assemblies),
     "corpus download": Command("fetch the assemblies of a table", _download),
+    "corpus unpack": Command("the published chunks on the hub, back to FASTA files", _unpack),
     "corpus baselines": Command("count what baselines are fitted to, once", _count_baselines),
     "pretrain": Command("pre-train a model on a corpus, or go on with a run", _pretrain),
     "export": Command("a run or released weights to a folder that others can load", _export),
