@@ -41,6 +41,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"needs {needed} devices, and JAX finds {found}")
 
 
+def pytest_runtest_teardown() -> None:
+    """Drops compiled functions before their memory maps run out.
+
+    Each kernel that XLA compiles for the CPU is mapped by itself, and Linux allows a process 65,530
+    maps (vm.max_map_count): beyond them the compiler crashes. A run leaves 1,500 to 4,000.
+    """
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        import jax
+
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference data next to the repository; the test is skipped without it."""
