@@ -8,6 +8,7 @@ package: both must stay above the fixtures, and no plugin may import the package
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jaxtyping
@@ -52,6 +53,16 @@ def pytest_runtest_teardown() -> None:
         import jax
 
         jax.clear_caches()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_products() -> Iterator[None]:
+    """A run measures the machine's peak by matrix products when it starts: small ones in tests."""
+    from nucleotide_transformer.training import peaks
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(peaks.SIZES, "cpu", (128,))
+        yield
 
 
 @pytest.fixture(scope="session")
