@@ -49,7 +49,8 @@ def require(condition: bool, field: str, value: object, rule: str) -> None:
 
 
 def require_positive(config: object, *fields: str) -> None:
-    """Raises an `InputError` for the first of the fields that is not above zero."""
+    """Raises an `InputError` for the first of the fields that is not above zero, and finite."""
     for field in fields:
         value = getattr(config, field)
         require(value > 0, field, value, "must be above 0")
+        require(value < float("inf"), field, value, "must be finite")

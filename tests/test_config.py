@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nucleotide_transformer.config import (
@@ -21,6 +22,8 @@ from nucleotide_transformer.configfile import (
 )
 from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.pretraining.evaluation import HeldOut
+from nucleotide_transformer.pretraining.run import describe_held_out
 
 
 @pytest.mark.parametrize(
@@ -177,3 +180,13 @@ def test_a_bad_config_of_a_corpus_is_one_line(tmp_path, text, message):
         read_config(CorpusConfig, path)
     assert str(error.value).startswith(f"{path}: {message}")
     assert "\n" not in str(error.value)
+
+
+def test_a_run_says_how_many_sequences_it_is_evaluated_on():
+    tokens = np.zeros((3, 4), np.int32)
+    held_out = HeldOut(tokens, masked=None, groups=("a",) * 3)
+    config = PretrainConfig(evaluation=EvaluationConfig(num_sequences=3))
+    assert describe_held_out(config, held_out) == "3 sequences"
+    config = PretrainConfig(evaluation=EvaluationConfig(num_sequences=10**8))
+    expected = "3 sequences of 100,000,000 asked for: the split has no more without N"
+    assert describe_held_out(config, held_out) == expected

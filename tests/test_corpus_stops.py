@@ -1,6 +1,8 @@
 """Builds that end early: at any moment, what has a name in the corpus is whole."""
 
 import dataclasses
+import errno
+import re
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,22 @@ def test_error_in_another_process_leaves_no_other_genome(
     with pytest.raises(ValueError, match="start with '>'"):
         build_corpus(dataclasses.replace(config, workers=2))
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["genome.json", "contigs.json", "manifest.json"])
+def test_a_full_disk_is_named(
+    name: str, config: CorpusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Path.write_text
+
+    def fill(path: Path, text: str, **options: str) -> int:
+        if path.name.endswith(name):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    with pytest.raises(OSError, match=re.escape(name)) as error:
+        build_corpus(config)
+    assert error.value.errno == errno.ENOSPC
+    if name != "manifest.json":
+        assert not (tmp_path / "runs").exists()

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from nucleotide_transformer.config import DataConfig
-from nucleotide_transformer.data.corpus import CorpusConfig, Manifest, build_corpus, open_split
+from nucleotide_transformer.data import dataset as dataset_module
+from nucleotide_transformer.data.corpus import (
+    CorpusConfig,
+    Manifest,
+    SplitReader,
+    build_corpus,
+    open_split,
+)
 from nucleotide_transformer.data.dataset import (
     Batch,
     EvaluationSet,
@@ -362,3 +369,23 @@ def test_a_split_without_a_usable_record_is_an_error(tmp_path: Path) -> None:
         evaluate(corpus)
     with pytest.raises(ValueError, match="split 'train' has no record"):
         make_updates(corpus)
+
+
+def test_any_number_of_held_out_sequences_takes_some_records_at_a_time(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = {"tokenizer": TOKENIZER, "sequence_tokens": NUM_TOKENS}
+    expected = make_evaluation_set(manifest, "validation", num_sequences=12, **arguments)
+    sizes, read = [], SplitReader.read
+
+    def spy(reader: SplitReader, indices: np.ndarray) -> list[bytes]:
+        sizes.append(len(indices))
+        return read(reader, indices)
+
+    monkeypatch.setattr(SplitReader, "read", spy)
+    monkeypatch.setattr(dataset_module, "_MOST_RECORDS", 5)
+    found = make_evaluation_set(manifest, "validation", num_sequences=12, **arguments)
+    np.testing.assert_array_equal(found.tokens, expected.tokens)
+    everything = make_evaluation_set(manifest, "validation", num_sequences=10**12, **arguments)
+    assert len(everything.tokens) >= len(found.tokens)
+    assert max(sizes) == 5

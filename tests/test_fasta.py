@@ -118,7 +118,7 @@ def test_missing_file(tmp_path: Path) -> None:
         (b"\n@read\nACGT\n+\nIIII\n", ["line 2", "b'@read'", "FASTQ"]),
         (bytes(range(256)) * 9, ["line 1", "looks binary"]),
         (gzip.compress(b"BAM\1" + bytes(99), mtime=0), ["line 1", "b'BAM", "looks binary"]),
-        (b">\xff\xfe\x00\nACGT", ["line 1", "header must be text"]),
+        (b">\xff\xfe\x00\nACGT", ["line 1", "must be UTF-8 text"]),
         (b">one\nAC\n>\nACGT\n", ["line 3", "without a name"]),
         (b">one\nAC\n> two\nACGT\n", ["line 3", "without a name"]),
         (b">one\nAC\n>", ["line 3", "without a name"]),
@@ -205,3 +205,51 @@ def test_both_decompressors_check_what_they_read(
         with pytest.raises(ValueError, match=message) as error:
             read_text(tmp_path, changed)
         assert_one_line(error, tmp_path / "genome.fa")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"BZh91AY&SY", "is bzip2: must be FASTA as plain UTF-8 text, gzip or bgzip"),
+        (b"\x28\xb5\x2f\xfd\x00", "is zstd"),
+        (b"\xfd7zXZ\x00", "is xz"),
+        (b"PK\x03\x04", "is zip"),
+        (b"\x43\x27\x41\x1a\x00", "is 2bit"),
+        (">one\nACGT\n".encode("utf-16"), "is UTF-16"),
+        (b"file\tspecies\tassembly\n", "looks like a table, whose name must end in .tsv"),
+        (b">one\rACGT\rACGT\r", "line 1: line ends are CR alone"),
+        (b">one\nACGT\nACGT\r>two\rACGT", "line 3: line ends are CR alone"),
+        (b">one\nACGT\nAC\nACJT\n", "position 9 (line 4): 'J'"),
+        (b">one\r\nACGT\r\nAC\r\nACJT\r\n", "position 9 (line 4): 'J'"),
+        (b">one\nACGT\nAC>two\n", "position 7 (line 3): '>'"),
+        (b">\xff one\nACGT\n", "line 1: b'\\xff one': the name of a contig must be UTF-8 text"),
+    ],
+)
+def test_what_a_file_is_instead(text: bytes, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        read_text(tmp_path, text)
+    assert_one_line(error, tmp_path / "genome.fa")
+
+
+def test_the_place_is_right_in_blocks_of_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for size in range(1, 24):
+        monkeypatch.setattr(fasta, "BLOCK_BYTES", size)
+        with pytest.raises(ValueError, match=re.escape("position 9 (line 4): 'J'")):
+            read_text(tmp_path, b">one\nACGT\nAC\nACJT\n")
+        for text in (b">one\rACGT\rACGT\r", b">one\nACGT\nACGT\r>two\rACGT"):
+            with pytest.raises(ValueError, match="line ends are CR alone"):
+                read_text(tmp_path, text)
+
+
+def test_a_byte_order_mark_and_a_description_in_latin_1(tmp_path: Path) -> None:
+    text = b"\xef\xbb\xbf>one M\xfcller 1902\nACGT\n"
+    assert read_text(tmp_path, text) == [("one", b"ACGT")]
+    assert read_text(tmp_path, gzip.compress(text)) == [("one", b"ACGT")]
+
+
+def test_a_truncated_file_says_how_long_it_is(tmp_path: Path) -> None:
+    whole = gzip.compress(b">one\n" + b"GATTACATTAGACAT\n" * 40)
+    with pytest.raises(ValueError, match=f"its {len(whole) - 9} bytes end before its end mark"):
+        read_text(tmp_path, whole[:-9])

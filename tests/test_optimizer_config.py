@@ -14,6 +14,7 @@ from nucleotide_transformer.optimizer_config import GroupConfig, NormsConfig, Op
         ({"momentum": -0.1}, r"momentum = -0.1: must lie in \[0, 1\)"),
         ({"cooldown_share": 1.0}, r"cooldown_share = 1.0: must lie in \[0, 1\)"),
         ({"warmup_steps": 0}, "warmup_steps = 0: must be above 0"),
+        ({"peak_learning_rate": float("inf")}, "peak_learning_rate = inf: must be finite"),
         ({"clip_norm": 0.0}, "clip_norm = 0.0: must be above 0, or none"),
         ({"weight_decay": -1.0}, "weight_decay = -1.0: must be 0 or above"),
         ({"initial_learning_rate": -1.0}, "initial_learning_rate = -1.0: must be 0 or above"),

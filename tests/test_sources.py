@@ -3,6 +3,7 @@ table says, each of them once."""
 
 import dataclasses
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,22 @@ def test_growth_is_refused_where_a_file_is_there_already(config: CorpusConfig) -
     twin.write_bytes(make_fasta(config.inputs[0]).read_bytes())
     with pytest.raises(InputError, match="is the same file as"):
         build_corpus(dataclasses.replace(config, inputs=(*config.inputs, twin)))
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    pipe, loop = tmp_path / "pipe", tmp_path / "loop.fa"
+    os.mkfifo(pipe)
+    loop.symlink_to(loop)
+    broken = tmp_path / os.fsdecode(b"\xff.fa")
+    broken.write_text(">one\nACGT\n")
+    for path, message in (
+        (pipe, f"{pipe}: must be a FASTA file, not a device or a pipe"),
+        (Path("/dev/null"), "/dev/null: must be a FASTA file, not a device or a pipe"),
+        (tmp_path, f"{tmp_path}: must be a FASTA file, not a folder"),
+        (loop, f"{loop}: is a link that leads nowhere"),
+        (broken, r"\udcff.fa': must have a name in UTF-8"),
+    ):
+        with pytest.raises(InputError) as error:
+            load_sources([path])
+        assert_one_line(error, "inputs: ", message)
+        str(error.value).encode()

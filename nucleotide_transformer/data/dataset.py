@@ -29,6 +29,8 @@ from nucleotide_transformer.types import Int, Split
 
 _NUM_UPDATES = 2**40  # stands for endless; rows of the run stay far below 2**63
 _LEAST_FILL = 0.9
+_MOST_RECORDS = 1_000
+"""Records in memory while some are chosen."""
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
@@ -209,8 +211,9 @@ def make_evaluation_set(
     least = min(needed, manifest.chunk_length)
     reader = open_split(manifest, split)
     found: dict[int, bytes] = {}
-    for first in range(0, len(reader), num_sequences):
-        indices = _spread(first, min(first + num_sequences, len(reader)), len(reader))
+    at_once = min(num_sequences, _MOST_RECORDS)
+    for first in range(0, len(reader), at_once):
+        indices = _spread(first, min(first + at_once, len(reader)), len(reader))
         for index, record in zip(indices.tolist(), reader.read(indices), strict=True):
             window = record[manifest.overlap : manifest.overlap + needed]
             if len(window) >= least and b"N" not in window:

@@ -26,6 +26,18 @@ BLOCK_BYTES = 1 << 22
 
 _DAMAGED = (gzip.BadGzipFile, zlib.error, *((isal_zlib.error,) if igzip else ()))
 _GZIP_MAGIC = b"\x1f\x8b"
+_BOM = b"\xef\xbb\xbf"
+_OTHER_FORMATS = {
+    b"BZh": "bzip2",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ": "xz",
+    b"PK\x03\x04": "zip",
+    b"\x1a\x41\x27\x43": "2bit",
+    b"\x43\x27\x41\x1a": "2bit",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+"""What a file begins with -> what it is."""
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _NEWLINES = b"\r\n"
 _COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
@@ -116,6 +128,7 @@ class FastaReader:
             start = file.peek(18)[:18]
             if not start:
                 raise InputError(f"{self.path}: empty: a FASTA file must hold at least one contig")
+            _check_format(self.path, start)
             text: _HashedFile | gzip.GzipFile = hashed
             if start.startswith(_GZIP_MAGIC):
                 _check_bgzf_end(self.path, start)
@@ -141,6 +154,14 @@ def _open(path: Path) -> io.BufferedReader:
     return path.open("rb")
 
 
+def _check_format(path: Path, start: bytes) -> None:
+    """Raises an `InputError` for what others read, and we do not."""
+    for magic, name in _OTHER_FORMATS.items():
+        if start.startswith(magic):
+            rule = "must be FASTA as plain UTF-8 text, gzip or bgzip: convert it"
+            raise InputError(f"{path}: is {name}: {rule}")
+
+
 def _check_bgzf_end(path: Path, start: bytes) -> None:
     """A bgzip file cut between two of its blocks is valid gzip: only its end mark tells."""
     is_bgzf = len(start) == 18 and start[3] & 4 and start[12:14] == b"BC"
@@ -154,17 +175,17 @@ def _check_bgzf_end(path: Path, start: bytes) -> None:
 
 def _read_blocks(path: Path, text: _HashedFile | gzip.GzipFile) -> Iterator[bytes]:
     """Blocks of decompressed text."""
-    num_bytes = 0
+    size = path.stat().st_size
     try:
+        is_first = True
         while block := text.read(BLOCK_BYTES):
-            num_bytes += len(block)
-            yield block
+            yield block.removeprefix(_BOM) if is_first else block
+            is_first = False
     except EOFError:
-        place = f"after {num_bytes:,} bytes of text"
-        raise InputError(f"{path}: truncated gzip: ends {place}, before its end mark") from None
+        place = f"its {size:,} bytes end before its end mark"
+        raise InputError(f"{path}: truncated gzip: {place}: get the file again") from None
     except _DAMAGED as error:
-        place = f"after {num_bytes:,} bytes of text"
-        raise InputError(f"{path}: damaged gzip {place}: {error}") from None
+        raise InputError(f"{path}: damaged gzip: {error}: get the file again") from None
 
 
 class _Parser:
@@ -178,6 +199,7 @@ class _Parser:
         self._header: bytes | None = None
         self._sequence = bytearray()
         self._at_line_start = True
+        self._ends_in_cr = False
 
     def feed(self, block: bytes) -> Iterator[Contig]:
         """The contigs that end in this block."""
@@ -193,8 +215,10 @@ class _Parser:
             if end < len(block):
                 if not self._at_line_start and self._name is None:
                     raise self._make_start_error(b" " + block[end:])
+                if self._ends_in_cr:
+                    raise self._make_cr_error()
                 if not self._at_line_start:
-                    raise self._make_letter_error(len(self._sequence), ">")
+                    raise self._make_letter_error(len(self._sequence), ">", self._line)
                 yield from self._end_contig()
                 self._header = b""
                 place += 1
@@ -212,13 +236,16 @@ class _Parser:
         assert self._header is not None
         end = block.find(b"\n", place)
         self._header += block[place : end if end >= 0 else len(block)]
+        if b"\r" in self._header[:-1]:
+            raise self._make_cr_error()
         if end < 0:
             return len(block)
         where = f"{self._path}: line {self._line}"
         try:
-            words = self._header.decode().split(maxsplit=1)
+            words = _split_header(self._header)
         except UnicodeDecodeError:
-            raise InputError(f"{where}: {self._header[:20]!r}: a header must be text") from None
+            rule = "the name of a contig must be UTF-8 text"
+            raise InputError(f"{where}: {self._header[:20]!r}: {rule}") from None
         if not words or self._header[:1].isspace():
             raise InputError(f"{where}: '>' without a name: a contig must have one")
         name = words[0]
@@ -240,11 +267,13 @@ class _Parser:
         nucleotides = text.translate(_TRANSLATION, _NEWLINES)
         bad = nucleotides.find(_INVALID)
         if bad >= 0:
-            letter = text.translate(None, _NEWLINES)[bad : bad + 1].decode("latin-1")
-            raise self._make_letter_error(len(self._sequence) + bad, letter)
+            letter = text.translate(None, _NEWLINES)[bad : bad + 1]
+            line = self._line + text.count(b"\n", 0, text.index(letter))
+            place = len(self._sequence) + bad
+            raise self._make_letter_error(place, letter.decode("latin-1"), line)
         self._sequence += nucleotides
         self._line += text.count(b"\n")
-        self._at_line_start = text.endswith(b"\n")
+        self._at_line_start, self._ends_in_cr = text.endswith(b"\n"), text.endswith(b"\r")
 
     def _end_contig(self) -> Iterator[Contig]:
         """The contig read so far, if there is one."""
@@ -269,16 +298,32 @@ class _Parser:
         """What is wrong with a text that comes before the first header."""
         shown = text.split(b"\n")[0][:20]
         rule = "FASTA must start with '>'"
-        if shown.startswith(b"@"):
+        first = text.split(b"\n")[0].strip().decode("latin-1")
+        if "\t" in first and first.isascii() and first.replace("\t", " ").isprintable():
+            rule = f"looks like a table, whose name must end in .tsv: {rule}"
+        elif shown.startswith(b"@"):
             rule = f"looks like FASTQ: {rule}"
         elif not (shown.isascii() and shown.decode().isprintable()):
             rule = f"looks binary: {rule}"
         return InputError(f"{self._path}: line {self._line}: {shown!r}: {rule}")
 
-    def _make_letter_error(self, index: int, letter: str) -> InputError:
+    def _make_cr_error(self) -> InputError:
+        """What is wrong with line ends of CR alone."""
+        rule = "a line must end in LF or CRLF: convert them"
+        return InputError(f"{self._path}: line {self._line}: line ends are CR alone: {rule}")
+
+    def _make_letter_error(self, index: int, letter: str, line: int) -> InputError:
         """What is wrong with the letter at a 0-based index of the contig."""
-        place = f"{self._path}: contig {self._name!r}: position {index + 1}"
+        place = f"{self._path}: contig {self._name!r}: position {index + 1} (line {line})"
         return InputError(f"{place}: {letter!r}: {_NUCLEOTIDE_RULE}")
+
+
+def _split_header(header: bytes) -> list[str]:
+    """The name of a contig, and what follows it; only the name must be UTF-8."""
+    try:
+        return header.decode().split(maxsplit=1)
+    except UnicodeDecodeError:
+        return [header.split(maxsplit=1)[0].decode()]
 
 
 def _parse(path: Path, blocks: Iterator[bytes]) -> Iterator[Contig]:

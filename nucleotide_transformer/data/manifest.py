@@ -165,7 +165,7 @@ def save_manifest(manifest: Manifest) -> None:
         "genomes": [dataclasses.asdict(genome) for genome in manifest.genomes],
     }
     with write_whole(manifest.folder / MANIFEST_FILE) as partial:
-        partial.write_text(_to_json(values), encoding="utf-8")
+        _write(partial, _to_json(values))
 
 
 def save_genome(
@@ -174,11 +174,11 @@ def save_genome(
     """Writes the description of one genome to its folder."""
     version = {"format_version": FORMAT_VERSION}
     values = {**version, "config": dict(config), "genome": dataclasses.asdict(genome)}
-    (folder / GENOME_FILE).write_text(_to_json(values), encoding="utf-8")
+    _write(folder / GENOME_FILE, _to_json(values))
     lines = [json.dumps(dataclasses.asdict(contig), ensure_ascii=False) for contig in contigs]
     text = ",\n".join(lines)
     text = f'{{"format_version": {FORMAT_VERSION}, "contigs": [\n{text}\n]}}\n'
-    (folder / CONTIGS_FILE).write_text(text, encoding="utf-8")
+    _write(folder / CONTIGS_FILE, text)
 
 
 def load_manifest(folder: Path | str) -> Manifest:
@@ -297,6 +297,14 @@ def _make_genome(values: Mapping[str, Any]) -> Genome:
             assert known, f"{field.name} = {value!r}"
     assert all(shard.split in SPLITS for shard in shards), "split"
     return genome
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file; an error of the disk names it, which that of `write` does not."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _to_json(values: Mapping[str, Any]) -> str:

@@ -113,12 +113,18 @@ def is_table(path: Path) -> bool:
 
 def _check_file(source: Source) -> None:
     if not source.file.exists():
-        raise MissingInputError(f"{source.place}: {source.file}: no such FASTA file")
+        state = "is a link that leads nowhere" if source.file.is_symlink() else "no such FASTA file"
+        raise MissingInputError(f"{source.place}: {source.file}: {state}")
     if not source.file.is_file():
-        raise InputError(f"{source.place}: {source.file}: must be a FASTA file, not a folder")
+        kind = "a folder" if source.file.is_dir() else "a device or a pipe"
+        raise InputError(f"{source.place}: {source.file}: must be a FASTA file, not {kind}")
 
 
 def _name_file(path: Path) -> Source:
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"inputs: {str(path)!a}: must have a name in UTF-8") from None
     species = re.sub(r"(\.(fa|fna|fasta|ffn|fas))?(\.(gz|bgz))?$", "", path.name)
     return Source(path, species, "", "")
 

@@ -130,7 +130,7 @@ def pretrain(config: PretrainConfig, *, show: bool = True) -> RunSummary:
         evaluator = make_evaluator(config, held_out, devices, layout)
         task = make_task(config, manifest, tokenizer, evaluator, devices)
         run = Run(make_plan(config, manifest), task, devices=devices, layout=layout, show=show)
-        run.progress.announce(describe_run(config, manifest, layout, counts))
+        run.progress.announce(describe_run(config, manifest, layout, counts, held_out))
         try:
             with run.progress:
                 result = run.train(stop)
@@ -277,7 +277,11 @@ def count_run_flops(config: PretrainConfig) -> int:
 
 
 def describe_run(
-    config: PretrainConfig, manifest: Manifest, layout: Layout, counts: Counts | None
+    config: PretrainConfig,
+    manifest: Manifest,
+    layout: Layout,
+    counts: Counts | None,
+    held_out: HeldOut,
 ) -> list[tuple[str, str]]:
     """The plan of a run: corpus, model, and what the tokens of an update become."""
     model = config.model
@@ -304,6 +308,7 @@ def describe_run(
             f" x {config.data.sequence_tokens} tokens"
             + (f", {blank} of the sequences blank" if blank else ""),
         ),
+        ("held out", describe_held_out(config, held_out)),
         (
             "baselines",
             f"of {counts.num_nucleotides:,} nucleotides"
@@ -312,3 +317,10 @@ def describe_run(
         ),
         ("folder", str(config.output)),
     ]
+
+
+def describe_held_out(config: PretrainConfig, held_out: HeldOut) -> str:
+    """How many sequences a run is evaluated on: a split may hold fewer than were asked for."""
+    found, asked = len(held_out.tokens), config.evaluation.num_sequences
+    fewer = f" of {asked:,} asked for: the split has no more without N" if found < asked else ""
+    return f"{found:,} sequences{fewer}"
