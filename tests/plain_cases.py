@@ -128,6 +128,8 @@ def build(folder):
         block_length=500,
         validation_contigs=("held", *(f"held{i}" for i in range(4))),
         test_contigs=("apart",),
+        short_contigs="pad",
+        max_unknown_tokens=1.0,
         workers=1,
     )
     build_corpus(config)
