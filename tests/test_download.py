@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from loopback_ftp import serve_ftp
 from loopback_server import LoopbackServer, serve
 
 pytest.importorskip("requests")
@@ -17,6 +18,7 @@ pytest.importorskip("requests")
 from nucleotide_transformer.data.assemblies import Assembly, save_assemblies
 from nucleotide_transformer.data.corpus import CorpusConfig, build_corpus
 from nucleotide_transformer.data.download import DownloadConfig, Downloaded, download
+from nucleotide_transformer.data.web import find_server
 from nucleotide_transformer.errors import InputError
 
 NAME = "ant.fa.gz"
@@ -199,3 +201,28 @@ def test_what_was_fetched_can_be_built(server: LoopbackServer, tmp_path: Path) -
     table = tmp_path / "genomes.tsv"
     manifest = build_corpus(CorpusConfig(inputs=(table,), output=tmp_path / "corpus", workers=1))
     assert [genome.species for genome in manifest.genomes] == [NAME, "moss.fa.gz"]
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_by_ftp_too(knows: bool, tmp_path: Path, server: LoopbackServer) -> None:
+    known = {} if knows else {"num_bytes": None, "checksum": ""}
+    with serve_ftp("/pub/a b.fa.gz", BODY, num_broken=2) as ftp:
+        address = ftp.address.replace(" ", "%20")
+        assembly = make_assembly(server, **known)._replace(address=address)  # type: ignore[arg-type]
+        assert run(tmp_path, assembly).fetched == (NAME,)
+        half = len(BODY) // 2
+        assert ftp.rests == [0, half, half + (len(BODY) - half) // 2]
+        assert (tmp_path / NAME).read_bytes() == BODY
+        gone = assembly._replace(file="gone.fa", address=f"{address}x")
+        assert run(tmp_path, gone).failed == {"gone.fa": "550 no such file"}
+
+
+def test_where_an_address_is_asked_for() -> None:
+    """S3 by its HTTPS interface; FTP of hosts that serve the same by HTTPS."""
+    for address, expected in (
+        ("s3://bucket/a/b.fa.gz", "https://bucket.s3.amazonaws.com/a/b.fa.gz"),
+        ("ftp://ftp.ncbi.nlm.nih.gov/a/b.fa.gz", "https://ftp.ncbi.nlm.nih.gov/a/b.fa.gz"),
+        ("ftp://ftp.example.org/a/b.fa.gz", "ftp://ftp.example.org/a/b.fa.gz"),
+        ("http://127.0.0.1:1/x", "http://127.0.0.1:1/x"),
+    ):
+        assert find_server(address) == expected

@@ -66,7 +66,8 @@ class SplitReader:
         self.species_names = tuple(dict.fromkeys(species))
         self._offsets = np.zeros(len(species) + 1, np.int64)
         np.cumsum([shard.num_records for _, shard in self._shards], out=self._offsets[1:])
-        first = [species.index(name) for name in self.species_names]
+        places = {name: place for place, name in reversed(list(enumerate(species)))}
+        first = [places[name] for name in self.species_names]
         self.species_offsets = self._offsets[[*first, -1]]
         self._readers: list[Any] = [None] * len(species)
         self._chunks: dict[int, list[list[Piece]]] = {}
