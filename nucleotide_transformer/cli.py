@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from nucleotide_transformer.errors import InputError, RunFailedError
 from nucleotide_transformer.options import parse
@@ -189,6 +190,22 @@ def _pretrain(args: list[str]) -> int:
     return 0
 
 
+def _evaluate(args: list[str]) -> int:
+    from nucleotide_transformer.pretraining.evaluate import EvaluateConfig, evaluate_model
+
+    config = parse(EvaluateConfig, args, "nt evaluate")
+
+    from nucleotide_transformer.pretraining.report import print_tables
+
+    result = evaluate_model(config, progress=True)
+    console = _console()
+    print_tables(console, result.evaluation, f"{config.split} of {config.corpus}")
+    for note in result.notes:
+        console.print(f"note: {escape(note)}")
+    console.print(f"wrote {escape(str(config.output))}")
+    return 0
+
+
 def _benchmark(args: list[str]) -> int:
     from nucleotide_transformer.benchmark.config import BenchmarkConfig
 
@@ -270,6 +287,7 @@ COMMANDS: dict[str, Command] = {
     "corpus info": Command("the genomes and splits of a corpus", _describe_corpus),
     "corpus baselines": Command("count what baselines are fitted to, once", _count_baselines),
     "pretrain": Command("pre-train a model on a corpus, or go on with a run", _pretrain),
+    "evaluate": Command("a model on a split of any corpus, beside the baselines", _evaluate),
     "export": Command("a run or released weights to a folder that others can load", _export),
     "embed": Command("embeddings of the sequences of a file", _embed),
     "fill-mask": Command("the likeliest tokens behind each <mask> of a sequence", _fill_mask),

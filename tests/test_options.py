@@ -22,6 +22,7 @@ from nucleotide_transformer.inference.embedding_files import EmbedConfig
 from nucleotide_transformer.inference.likelihoods import FillMaskConfig
 from nucleotide_transformer.options import Option, list_options, parse
 from nucleotide_transformer.pretrained import ExportConfig
+from nucleotide_transformer.pretraining.evaluate import EvaluateConfig
 
 REQUIRED = {
     CorpusConfig: "--inputs a.fa b.tsv",
@@ -30,6 +31,7 @@ REQUIRED = {
     ExportConfig: "--source 100M --folder out",
     EmbedConfig: "--model 100M --input a.fa --output a.npz",
     FillMaskConfig: "--model 100M --sequence ACGTAC<mask>",
+    EvaluateConfig: "--corpus here",
 }
 """Each config that a command reads, with the options that it can't do without."""
 
