@@ -23,7 +23,9 @@ ORDER = (
     {"errors", "files"},
     {"optimizer_config"},
     {"config"},
-    {"configfile", "options", "tokenizers"},
+    {"fields", "tokenizers"},
+    {"configfile"},
+    {"options"},
     {"data", "model"},
     {"weights"},
     {"pretrained"},
@@ -31,13 +33,14 @@ ORDER = (
     {"pretraining", "finetuning", "variants", "plots"},
     {"analysis"},
     {"benchmark", "packaging"},
+    {"commands"},
     {"cli"},
 )
 """A module imports what stands above it, and a folder of modules also its own parts."""
 
 WITHOUT_JAX = {
-    *("types", "errors", "files", "optimizer_config", "config", "configfile", "options"),
-    *("tokenizers", "data"),
+    *("types", "errors", "files", "optimizer_config", "config", "fields", "configfile"),
+    *("options", "tokenizers", "data"),
 }
 JAX = {"jax", "jaxlib", "haiku", "optax", "orbax", "chex", "flax"}
 COLLECTIVES = {

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from nucleotide_transformer.files import write_whole
@@ -107,7 +106,7 @@ def print_tables(console: Console, evaluation: Evaluation, place: str = "held-ou
 def make_table(comparison: Comparison, place: str = "held-out DNA") -> Table:
     """The model against its baselines, on the same masked tokens."""
     title = (
-        f"{comparison.num_masked:,} masked tokens of {escape(place)}"
+        f"{comparison.num_masked:,} masked tokens of {place}"
         f" (± standard error over {comparison.num_sequences:,} sequences)"
     )
     table = Table(title=title, title_justify="left")
@@ -142,7 +141,7 @@ def make_group_table(groups: dict[str, Comparison]) -> Table:
             for row in rows
         ]
         cells += [_show_difference(row) for row in rows[1:][-1:]]
-        table.add_row(escape(group) or NO_GROUP, f"{comparison.num_sequences:,}", *cells)
+        table.add_row(group or NO_GROUP, f"{comparison.num_sequences:,}", *cells)
     return table
 
 
