@@ -13,12 +13,10 @@ from typing import Any
 
 from nucleotide_transformer import __version__
 from nucleotide_transformer.commands import COMMANDS as COMMANDS
-from nucleotide_transformer.commands import INTERRUPTED, Command
+from nucleotide_transformer.commands import FAILED, INTERRUPTED, Command
 from nucleotide_transformer.errors import InputError, RunFailedError, UnwritableOutputError
 from nucleotide_transformer.options import parse
 
-FAILED = 1
-"""Exit code of a run that failed; Python's own after a traceback, too."""
 BAD_INPUT = 2
 """Exit code for input that breaks a rule."""
 READER_GONE = 141

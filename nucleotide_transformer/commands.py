@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from nucleotide_transformer.benchmark.config import BenchmarkConfig
     from nucleotide_transformer.config import PretrainConfig
     from nucleotide_transformer.data.corpus_config import CorpusConfig
+    from nucleotide_transformer.environment import EnvironmentConfig
     from nucleotide_transformer.inference.embedding_files import EmbedConfig
     from nucleotide_transformer.inference.likelihoods import FillMaskConfig
     from nucleotide_transformer.pretrained import ExportConfig
     from nucleotide_transformer.pretraining.counts import BaselinesConfig
     from nucleotide_transformer.pretraining.evaluate import EvaluateConfig
+    from nucleotide_transformer.verification import VerifyConfig
 
+FAILED = 1
+"""Exit code of a run that failed; Python's own after a traceback, too."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 LOG_WIDTH = 160
@@ -212,6 +216,37 @@ def benchmark(config: "BenchmarkConfig") -> int:
     return 0
 
 
+def describe_environment(config: "EnvironmentConfig") -> int:
+    """`nt env`."""
+    from nucleotide_transformer import environment
+
+    console = PlainConsole()
+    for name, text in environment.describe_environment(config):
+        console.print(f"{name:14} {text}")
+    for missing in environment.find_missing():
+        console.print(f"missing        {missing.what}: {missing.remedy}")
+    return 0
+
+
+def verify(config: "VerifyConfig") -> int:
+    """`nt verify`."""
+    from nucleotide_transformer.verification import verify_model
+
+    result = verify_model(config)
+    compute, console = result.model.compute, PlainConsole()
+    console.print(f"model       {config.model}")
+    console.print(
+        f"computed    on {result.device}, {compute.compute_dtype}, attention {compute.attention}"
+    )
+    console.print(f"reference   {result.origin}")
+    console.print(
+        f"difference  {result.largest:.2g} at most, of logits with a root mean square of"
+        f" {result.scale:.2g}; may be {result.tolerance:.2g}"
+    )
+    console.print("ok" if result.is_ok else "not ok")
+    return 0 if result.is_ok else FAILED
+
+
 def print_completion(config: CompletionConfig) -> int:
     """`nt completion`."""
     words = ["--tyro-print-completion", config.shell]
@@ -298,6 +333,16 @@ COMMANDS: dict[str, Command] = {
         "speed and memory of training and inference on this machine",
         benchmark,
         "benchmark.config.BenchmarkConfig",
+    ),
+    "env": Command(
+        "what JAX finds on this machine, what is missing and how to install it",
+        describe_environment,
+        "environment.EnvironmentConfig",
+    ),
+    "verify": Command(
+        "whether a model computes here what it should",
+        verify,
+        "verification.VerifyConfig",
     ),
     "completion": Command(
         "a script that completes commands and options in bash or zsh",

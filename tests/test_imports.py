@@ -29,10 +29,12 @@ ORDER = (
     {"data", "model"},
     {"weights"},
     {"pretrained"},
+    {"verification"},
     {"training", "inference"},
     {"pretraining", "finetuning", "variants", "plots"},
     {"analysis"},
     {"benchmark", "packaging"},
+    {"environment"},
     {"commands"},
     {"cli"},
 )

@@ -18,6 +18,7 @@ from nucleotide_transformer.config import (
 )
 from nucleotide_transformer.configfile import load_config
 from nucleotide_transformer.data.corpus_config import CorpusConfig
+from nucleotide_transformer.environment import EnvironmentConfig
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.fields import Field, list_fields
 from nucleotide_transformer.inference.embedding_files import EmbedConfig
@@ -25,6 +26,7 @@ from nucleotide_transformer.inference.likelihoods import FillMaskConfig
 from nucleotide_transformer.options import list_flags, name_option, parse
 from nucleotide_transformer.pretrained import ExportConfig
 from nucleotide_transformer.pretraining.evaluate import EvaluateConfig
+from nucleotide_transformer.verification import VerifyConfig
 
 REQUIRED = {
     CorpusConfig: "--inputs a.fa b.tsv",
@@ -34,6 +36,8 @@ REQUIRED = {
     EmbedConfig: "--model 100M --input a.fa --output a.npz",
     FillMaskConfig: "--model 100M --sequence ACGTAC<mask>",
     EvaluateConfig: "--corpus here",
+    EnvironmentConfig: "",
+    VerifyConfig: "",
 }
 """Each config that a command reads, with the options that it can't do without."""
 
