@@ -3,11 +3,8 @@
 What a command computes with is imported when it runs, so that help and errors are quick.
 """
 
-import contextlib
 import dataclasses
 import importlib
-import io
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union
@@ -250,27 +247,21 @@ def verify(config: "VerifyConfig") -> int:
 def print_completion(config: CompletionConfig) -> int:
     """`nt completion`."""
     words = ["--tyro-print-completion", config.shell]
-    script = io.StringIO()
-    with contextlib.redirect_stdout(script), contextlib.suppress(SystemExit):
-        tyro.cli(make_parser(), args=words, prog="nt", config=(tyro.conf.OmitSubcommandPrefixes,))
-    for line in script.getvalue().splitlines(keepends=True):
-        # Descriptions have the line breaks of our source; shells take each line for a candidate.
-        sys.stdout.write(line.replace(r"\n", " ") if line.startswith("COMPLETION_SPEC") else line)
-    return 0
+    tyro.cli(make_parser(), args=words, prog="nt", config=(tyro.conf.OmitSubcommandPrefixes,))
+    raise AssertionError("tyro exits")
 
 
 def make_parser() -> Any:
     """All commands as tyro has them: a union of their configs, groups of commands in dataclasses.
 
-    For completion alone. `--config` is in it, too.
+    For completion alone.
     """
-    from nucleotide_transformer.options import add_file
+    from nucleotide_transformer.option_help import show_class
 
     by_group: dict[str, list[Any]] = {"": []}
     for name, command in COMMANDS.items():
         group, _, inner = name.rpartition(" ")
-        kind = command.find_config()
-        kind = add_file(kind) if command.takes_file else kind
+        kind = show_class(command.find_config(), takes_file=command.takes_file)
         by_group.setdefault(group, []).append(Annotated[kind, tyro.conf.subcommand(inner)])
     choices = by_group.pop("")
     for group, members in by_group.items():

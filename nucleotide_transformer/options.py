@@ -10,24 +10,21 @@ rule.
 """
 
 import collections
-import dataclasses
 import difflib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar, cast
-
-import tyro
+from typing import Any, NamedTuple, TypeVar, cast
 
 from nucleotide_transformer.configfile import read_config
 from nucleotide_transformer.errors import InputError, RuleError, require
 from nucleotide_transformer.fields import Field, build, list_fields, read_word, strip_marker
+from nucleotide_transformer.option_help import print_help
 
 Config = TypeVar("Config")
 
 FILE = "--config"
 """Option of the commands whose config can be read from a file."""
-_FILE_HELP = "TOML file with fields of the config, which the other options override."
 
 
 class Given(NamedTuple):
@@ -106,28 +103,6 @@ def take_file(args: Sequence[str], prog: str) -> tuple[Path | None, list[str]]:
         rule = 'must be given once: a file has another below it by base = "FILE"'
         raise InputError(f"{prog}: {FILE}: {rule}")
     return (Path(found[0]) if found else None), others
-
-
-def print_help(
-    kind: Callable[..., Any], prog: str, default: Any = None, *, takes_file: bool = False
-) -> None:
-    """Prints what tyro draws, and exits."""
-    if takes_file:
-        shown, fields = add_file(cast(type, kind)), vars(default) if default else {}
-        given = {"default": shown(**fields)} if default else {}
-        tyro.cli(shown, args=["--help"], prog=prog, **given)
-    given = {} if default is None else {"default": default}
-    tyro.cli(kind, args=["--help"], prog=prog, **given)
-
-
-def add_file(kind: type) -> type:
-    """A config class with a field for `--config`, for the help."""
-    hint = Annotated[Path | None, tyro.conf.arg(help=_FILE_HELP, metavar="FILE")]
-    shown = dataclasses.make_dataclass(
-        kind.__name__, [("config", hint, None)], bases=(kind,), frozen=True, kw_only=True
-    )
-    shown.__doc__ = kind.__doc__
-    return shown
 
 
 def list_flags(field: Field) -> dict[str, bool | None]:

@@ -24,7 +24,7 @@ ORDER = (
     {"optimizer_config"},
     {"config"},
     {"fields", "tokenizers"},
-    {"configfile"},
+    {"configfile", "option_help"},
     {"options"},
     {"data", "model"},
     {"weights"},
@@ -42,7 +42,7 @@ ORDER = (
 
 WITHOUT_JAX = {
     *("types", "errors", "files", "optimizer_config", "config", "fields", "configfile"),
-    *("options", "tokenizers", "data"),
+    *("option_help", "options", "tokenizers", "data"),
 }
 JAX = {"jax", "jaxlib", "haiku", "optax", "orbax", "chex", "flax"}
 COLLECTIVES = {

@@ -1,10 +1,12 @@
 """Options of the command line: read as tyro documents them, and refused in one line."""
 
 import contextlib
+import dataclasses
 import io
+import itertools
 import re
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import tyro
@@ -23,6 +25,7 @@ from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.fields import Field, list_fields
 from nucleotide_transformer.inference.embedding_files import EmbedConfig
 from nucleotide_transformer.inference.likelihoods import FillMaskConfig
+from nucleotide_transformer.option_help import read_texts
 from nucleotide_transformer.options import list_flags, name_option, parse
 from nucleotide_transformer.pretrained import ExportConfig
 from nucleotide_transformer.pretraining.evaluate import EvaluateConfig
@@ -244,6 +247,41 @@ def test_help_has_the_config_file_and_its_values(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "--config FILE" in out
     assert "(default: 777)" in out
+
+
+@pytest.mark.parametrize("kind", REQUIRED, ids=lambda kind: kind.__name__)
+def test_help_has_each_text_and_a_default(kind, capsys, monkeypatch):
+    """Whatever the line breaks of our source are. (default: ) would say nothing."""
+    monkeypatch.setenv("COLUMNS", "100")  # one column of frames
+    with pytest.raises(SystemExit):
+        read(kind, "--help")
+    out = capsys.readouterr().out
+    assert "(default: )" not in out
+    out = re.sub(r"[\s│|]+", " ", out)
+    texts = [text for each in list_classes(kind) for text in read_texts(each).values()]
+    assert len(texts) >= len(list(list_fields(kind)))
+    assert [text for text in texts if text not in out or text != " ".join(text.split())] == []
+
+
+def test_help_is_wrapped_at_the_width_of_the_terminal_alone(capsys, monkeypatch):
+    """No line of a text ends before its next word would not fit any more."""
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        read(PretrainConfig, "--help")
+    lines = re.sub("[│|]", " ", capsys.readouterr().out).splitlines()
+    texts = [(a, b) for a, b in itertools.pairwise(lines) if is_text(a) and is_text(b)]
+    assert len(texts) > 50
+    for line, below in texts:
+        assert len(line.rstrip()) + 1 + len(below.split()[0]) > 78, line
+
+
+def is_text(line):
+    return line[:8].isspace() and not line.isspace()
+
+
+def list_classes(kind):
+    hints = [hint for hint in get_type_hints(kind).values() if dataclasses.is_dataclass(hint)]
+    return [kind, *(each for hint in hints for each in list_classes(hint))]
 
 
 @pytest.mark.parametrize(
