@@ -5,12 +5,15 @@ What a command computes with is imported when it runs, so that help and errors a
 
 import dataclasses
 import importlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union
 
 import tyro
 from rich.console import Console
+
+from nucleotide_transformer.errors import NotAFolderError, UnwritableOutputError
 
 if TYPE_CHECKING:
     from nucleotide_transformer.benchmark.config import BenchmarkConfig
@@ -88,6 +91,21 @@ class PlainConsole(Console):
         raise
 
 
+def check_place(output: Path) -> None:
+    """Checks that a file or folder can be made, before a model is loaded for it.
+
+    Raises:
+        NotAFolderError: if a file is in the way.
+        UnwritableOutputError: if the system lets nobody write there.
+    """
+    place = output.expanduser().absolute()
+    above = next(folder for folder in place.parents if folder.exists())
+    if not above.is_dir():
+        raise NotAFolderError(f"{output}: {above} is a file: must be a folder")
+    if not os.access(above, os.W_OK):
+        raise UnwritableOutputError(f"{output}: {above} can't be written to")
+
+
 def build_corpus(config: "CorpusConfig") -> int:
     """`nt corpus build`."""
     from nucleotide_transformer.data import corpus
@@ -152,6 +170,8 @@ def pretrain(config: "PretrainConfig") -> int:
 
 def evaluate(config: "EvaluateConfig") -> int:
     """`nt evaluate`."""
+    check_place(config.output)
+
     from nucleotide_transformer.pretraining.evaluate import evaluate_model
     from nucleotide_transformer.pretraining.report import print_tables
 
@@ -166,6 +186,8 @@ def evaluate(config: "EvaluateConfig") -> int:
 
 def export(config: "ExportConfig") -> int:
     """`nt export`."""
+    check_place(config.folder)
+
     from nucleotide_transformer.pretrained import export_model
 
     export_model(config.source, config.folder, layout=config.layout, overwrite=config.overwrite)

@@ -241,6 +241,7 @@ def test_from_fasta_to_a_trained_model(capfd, tmp_path):
 
     code, out, err = run(capfd, f"pretrain --data.corpus {corpus} --output {output} {RUN}")
     assert code == 0, err
+    assert re.search(r"^held out +2 sequences x 32 tokens$", out, re.MULTILINE)
     for word in ("this model", "frequency", "markov", "curves.png", "checkpoints"):
         assert word in out
     assert (output / "curves.png").exists()
@@ -284,9 +285,11 @@ def test_an_interrupted_run_says_how_to_go_on(capfd, small_corpus, tmp_path, mon
         return update(self, stop, newest)
 
     monkeypatch.setattr(Run, "_update", update_and_interrupt)
-    command = f"pretrain --data.corpus {small_corpus} --output {tmp_path / 'run'} {RUN}"
+    many = "--evaluation.num-sequences 100000000"
+    command = f"pretrain --data.corpus {small_corpus} --output {tmp_path / 'run'} {RUN} {many}"
     code, out, _ = run(capfd, command)
     assert code == 130
+    assert re.search(r"^held out +\d+ sequences x 32 tokens, all that there are of 1", out, re.M)
     assert "stopped after update 1; the same command resumes there" in out
     monkeypatch.undo()
     code, out, _ = run(capfd, command)

@@ -162,9 +162,6 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise NotAFolderError(f"{path}: is a folder: give the name of a file")
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path}: exists already: give another name, or --overwrite")
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    if not above.is_dir():
-        raise NotAFolderError(f"{path}: {above} is a file: must be a folder")
 
 
 def choose_species(manifest: Manifest, species: tuple[str, ...]) -> Manifest:
