@@ -18,6 +18,7 @@ from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.data.dataset import make_evaluation_set
 from nucleotide_transformer.data.manifest import load_manifest
 from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.packaging.card import compare
 from nucleotide_transformer.packaging.records import read_evaluation
 from nucleotide_transformer.pretrained import load_pretrained
 from nucleotide_transformer.pretraining import evaluate
@@ -168,6 +169,7 @@ def test_an_unseen_corpus_takes_the_counts_of_another_one(run, job, unseen):
 
     comparisons = read_evaluation(job.output, step=4)
     assert list(comparisons) == ["no group", "all"]
+    assert "markov_mixture, bits" in compare(comparisons)  # a table of the card
     with pytest.raises(InputError, match="step = 4: the packaged checkpoint has 5"):
         read_evaluation(job.output, step=5)
 
