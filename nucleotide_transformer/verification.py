@@ -23,9 +23,8 @@ from nucleotide_transformer.model import exact_products, make_forward
 from nucleotide_transformer.model.platform import describe, find_default_device
 from nucleotide_transformer.pretrained import Model, load_pretrained
 from nucleotide_transformer.types import Float, Int
-from nucleotide_transformer.weights.hub import PACKAGED
-from nucleotide_transformer.weights.packaged import REFERENCE
-from nucleotide_transformer.weights.sources import find_folder
+from nucleotide_transformer.weights import packaged
+from nucleotide_transformer.weights.hub import PACKAGED, RELEASED
 
 PLAIN = ComputeConfig(attention="einsum", stack="loop", remat="none")
 """Float32, and no form that is tuned for a platform."""
@@ -94,9 +93,10 @@ def verify_model(config: VerifyConfig) -> Verification:
     Raises:
         MissingInputError, InputError: as `load_pretrained`; and for a damaged file of logits.
     """
-    folder = find_folder(config.model)
-    model = load_pretrained(folder, compute=config.compute)
-    file = folder / REFERENCE
+    model = load_pretrained(config.model, compute=config.compute)
+    comes_with_us = config.model in RELEASED and RELEASED[config.model].repository is None
+    folder = packaged.FOLDER / config.model if comes_with_us else Path(config.model).expanduser()
+    file = folder / packaged.REFERENCE
     if file.is_file():
         reference, origin = load_reference(file, model), f"{file}, computed in float32 on a CPU"
     else:
@@ -174,7 +174,7 @@ def save_reference(folder: Path) -> None:
     """Writes the file of logits of a model into its folder, from what loading the folder gives."""
     model = load_pretrained(folder)
     places = find_known(make_tokens(model), model, at_most=_PLACES)
-    np.savez_compressed(folder / REFERENCE, **make_reference(model, places)._asdict())
+    np.savez_compressed(folder / packaged.REFERENCE, **make_reference(model, places)._asdict())
 
 
 def load_reference(file: Path, model: Model) -> Reference:
