@@ -27,6 +27,7 @@ KEY_DIM = 64
 CUDA_13_DRIVER = 580
 """First driver for CUDA 13; older ones need CUDA 12."""
 _TPU_FILES = ("/dev/accel0", "/dev/vfio/0")
+_SAY_WHY = "JAX_PLATFORMS=cuda python -c 'import jax; jax.devices()' says why"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,11 +143,22 @@ def find_missing() -> list[Missing]:
 def _find_accelerators() -> Iterator[Missing]:
     """Plugins of JAX for what the machine has."""
     cards = query_gpus()
-    if cards and not (has_plugin("jax-cuda13-plugin") or has_plugin("jax-cuda12-plugin")):
+    has_plugins = has_plugin("jax-cuda13-plugin") or has_plugin("jax-cuda12-plugin")
+    if cards and not has_plugins:
         extra = "cuda" if find_driver(cards) >= CUDA_13_DRIVER else "cuda12"
         yield Missing(f"JAX for {cards[0].partition(',')[0]}", install(extra))
+    elif cards and find_platform() == "cpu":
+        yield Missing(f"JAX does not use {cards[0].partition(',')[0]}", _SAY_WHY)
     if any(Path(file).exists() for file in _TPU_FILES) and not has_plugin("libtpu"):
         yield Missing("JAX for TPUs", install("tpu"))
+
+
+def find_platform() -> str | None:
+    """What JAX computes on, if it can."""
+    try:
+        return jax.default_backend()
+    except RuntimeError:
+        return None
 
 
 def has_plugin(package: str) -> bool:

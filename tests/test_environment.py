@@ -100,6 +100,8 @@ def test_a_card_without_its_plugin(monkeypatch, driver, plugin, line):
     cards = [f"NVIDIA H200, {driver}, 143771 MiB, 700.00 W"]
     monkeypatch.setattr(environment, "query_gpus", lambda: cards)
     monkeypatch.setattr(environment, "has_plugin", lambda name: name == plugin)
+    monkeypatch.setattr(environment, "find_platform", lambda: "gpu")
+    assert "JAX does not use NVIDIA H200" not in dict(find_missing())
     assert dict(find_missing()).get("JAX for NVIDIA H200") == line
 
 
@@ -107,3 +109,11 @@ def test_plugins_are_looked_up_by_their_package():
     assert environment.has_plugin("jaxlib")
     assert not environment.has_plugin("no-such-plugin")
     assert importlib.metadata.version("jaxlib")
+
+
+def test_a_card_that_jax_does_not_use(monkeypatch):
+    monkeypatch.setattr(environment, "query_gpus", lambda: ["NVIDIA H200, 580.65.06, 1 MiB, 1 W"])
+    monkeypatch.setattr(environment, "has_plugin", lambda name: name == "jax-cuda13-plugin")
+    monkeypatch.setattr(environment, "find_platform", lambda: "cpu")
+    remedy = dict(find_missing())["JAX does not use NVIDIA H200"]
+    assert remedy == "JAX_PLATFORMS=cuda python -c 'import jax; jax.devices()' says why"
