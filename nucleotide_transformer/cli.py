@@ -130,7 +130,7 @@ def _describe_unknown(words: list[str]) -> str:
 def _describe_commands(names: list[str]) -> str:
     width = max(map(len, names))
     rows = [f"  nt {name:{width}}  {COMMANDS[name].summary}" for name in names]
-    head = "The Nucleotide Transformer: pre-training and what one does with a trained model.\n\n"
+    head = "The Nucleotide Transformer: pre-train it, evaluate it, use it.\n\n"
     tail = (
         "\n\n`nt COMMAND --help` lists the options of a command, `nt --version` says which version"
         " this is.\n"

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import itertools
 import re
@@ -18,7 +19,7 @@ from nucleotide_transformer.config import (
     OptimizerConfig,
     PretrainConfig,
 )
-from nucleotide_transformer.configfile import load_config
+from nucleotide_transformer.configfile import config_from_dict, load_config
 from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.environment import EnvironmentConfig
 from nucleotide_transformer.errors import InputError
@@ -158,6 +159,7 @@ def test_a_refusal_names_the_option_as_typed_its_value_and_the_rule(words, messa
     ("kind", "words", "message"),
     [
         (EmbedConfig, "--model m", "--input, --output: must be given"),
+        (BenchmarkConfig, "--seed -1", "--seed = -1: must lie in [0, 2**32)"),
         (BenchmarkConfig, "--sequence-tokens 8 x", "--sequence-tokens = 'x': must be an integer"),
         (BenchmarkConfig, "--sequence-tokens 8 1", "--sequence-tokens = (8, 1): at least 2 each"),
         (BenchmarkConfig, "--tasks train eat", "--tasks = 'eat': must be one of train, embed, log"),
@@ -317,3 +319,27 @@ def test_files_and_options_empty_a_field_alike(tmp_path):
     default = PretrainConfig(num_devices=3, init_from="100M")
     words = "--num-devices none --init-from None"
     assert read(PretrainConfig, words, default=default) == load_config(file) == PretrainConfig()
+
+
+STRANGE = ("", "-1", "nan", "1e400", str(10**30), "a\nb", "[red]", "none")
+
+
+@pytest.mark.parametrize("kind", REQUIRED, ids=lambda kind: kind.__name__)
+def test_no_value_of_any_option_is_more_than_one_line(kind):
+    """Read, or refused as bad input; a traceback would be a bug."""
+    refused = []
+    for option, text in itertools.product(list_fields(kind), STRANGE):
+        value = [text] if option.is_tuple else text
+        words = [*REQUIRED[kind].split(), *(f"{flag}={text}" for flag in list_flags(option))]
+        *outer, name = option.path.split(".")
+        fields = functools.reduce(lambda inner, each: {each: inner}, outer[::-1], {name: value})
+        for read_it in (
+            lambda words=words: parse(kind, words, "nt it"),
+            lambda fields=fields: config_from_dict(kind, fields, "a.toml"),
+        ):
+            try:
+                read_it()
+            except InputError as error:
+                refused.append(str(error))
+    assert len(refused) > 4
+    assert [message for message in refused if "\n" in message] == []
