@@ -5,7 +5,6 @@ import pickle
 import re
 import resource
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,10 +70,10 @@ def test_a_shard_of_another_genome_is_refused(manifest: Manifest) -> None:
 
 
 class SlowShard:
-    """A shard on a disk that takes its time; knows how many reads were under way at once."""
+    """A shard whose reads wait for one another; knows how many were under way at once."""
 
-    under_way = most = 0
-    lock = threading.Lock()
+    wanted = under_way = most = 0
+    lock, all_there = threading.Lock(), threading.Event()
 
     def __init__(self, shard: Any) -> None:
         self.shard = shard
@@ -83,10 +82,17 @@ class SlowShard:
         with self.lock:
             SlowShard.under_way += 1
             SlowShard.most = max(SlowShard.most, SlowShard.under_way)
-        time.sleep(0.001 * len(positions))
+            if SlowShard.under_way == SlowShard.wanted:
+                self.all_there.set()
+        self.all_there.wait(10)
         with self.lock:
             SlowShard.under_way -= 1
         return self.shard.read(positions)
+
+    @classmethod
+    def expect(cls, wanted: int) -> None:
+        cls.wanted, cls.most = wanted, 0
+        cls.all_there.clear()
 
 
 @pytest.mark.parametrize("num_readers", [1, 2, 7])
@@ -98,13 +104,13 @@ def test_as_many_records_are_read_at_a_time_as_is_asked_for(
     records = expected.read(indices)
     open_shard = reader_module._open_shard
     monkeypatch.setattr(reader_module, "_open_shard", lambda *args: SlowShard(open_shard(*args)))
-    SlowShard.most = 0
+    SlowShard.expect(num_readers)
     reader = open_split(manifest, "train", num_readers=num_readers)
     assert reader.read(indices) == records
     assert SlowShard.most == num_readers
     assert reader.read([]) == []
     again = pickle.loads(pickle.dumps(reader))
-    SlowShard.most = 0
+    SlowShard.expect(num_readers)
     assert again.read(indices) == records
     assert SlowShard.most == num_readers
 

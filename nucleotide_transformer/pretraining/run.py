@@ -130,7 +130,7 @@ def pretrain(config: PretrainConfig, *, show: bool = True) -> RunSummary:
         evaluator = make_evaluator(config, held_out, devices, layout)
         task = make_task(config, manifest, tokenizer, evaluator, devices)
         run = Run(make_plan(config, manifest), task, devices=devices, layout=layout, show=show)
-        run.progress.announce(describe_run(config, manifest, layout, counts, held_out))
+        run.progress.announce(describe_run(config, manifest, layout, held_out, counts))
         try:
             with run.progress:
                 result = run.train(stop)
@@ -280,8 +280,8 @@ def describe_run(
     config: PretrainConfig,
     manifest: Manifest,
     layout: Layout,
-    counts: Counts | None,
     held_out: HeldOut,
+    counts: Counts | None,
 ) -> list[tuple[str, str]]:
     """The plan of a run: corpus, model, and what the tokens of an update become."""
     model = config.model
@@ -289,6 +289,7 @@ def describe_run(
     processes = f" in {layout.num_processes} processes" if layout.num_processes > 1 else ""
     slots = layout.num_devices * layout.accumulation * layout.per_device
     blank = slots - config.sequences_per_update
+    num_held_out, wanted = len(held_out.tokens), config.evaluation.num_sequences
     return [
         (
             "corpus",
@@ -308,7 +309,11 @@ def describe_run(
             f" x {config.data.sequence_tokens} tokens"
             + (f", {blank} of the sequences blank" if blank else ""),
         ),
-        ("held out", describe_held_out(config, held_out)),
+        (
+            "held out",
+            f"{num_held_out:,} sequences x {config.held_out_tokens} tokens"
+            + (f", all that there are of {wanted:,}" if num_held_out < wanted else ""),
+        ),
         (
             "baselines",
             f"of {counts.num_nucleotides:,} nucleotides"
@@ -317,10 +322,3 @@ def describe_run(
         ),
         ("folder", str(config.output)),
     ]
-
-
-def describe_held_out(config: PretrainConfig, held_out: HeldOut) -> str:
-    """How many sequences a run is evaluated on: a split may hold fewer than were asked for."""
-    found, asked = len(held_out.tokens), config.evaluation.num_sequences
-    fewer = f" of {asked:,} asked for: the split has no more without N" if found < asked else ""
-    return f"{found:,} sequences{fewer}"

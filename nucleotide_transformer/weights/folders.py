@@ -28,7 +28,10 @@ _BELOW = "jax_model"
 _WRITTEN = re.compile(
     "|".join(
         [re.escape(name) for name in (*huggingface.WEIGHT_FILES, *cards.TOKENIZER_FILES)]
-        + [re.escape(name) for name in (huggingface.CONFIG, cards.CARD, packaged.SUMS)]
+        + [
+            re.escape(name)
+            for name in (huggingface.CONFIG, cards.CARD, packaged.SUMS, packaged.REFERENCE)
+        ]
         + [re.escape(name) for name in (released_jax.HYPERPARAMS, released_jax.CHECKPOINT)]
         + [r"model-\d+-of-\d+\.safetensors"]
     )
