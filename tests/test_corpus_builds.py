@@ -102,7 +102,7 @@ def test_build_goes_on_after_bad_input(config: CorpusConfig) -> None:
     [
         (b"", "empty"),
         (b"MKTL", "start with '>'"),
-        (b">one\nACGTMKTL", "position 8: 'L'"),
+        (b">one\nACGTMKTL", "position 8 (line 2): 'L'"),
         (gzip.compress(b">one\n" + b"GATTACA" * 99, mtime=0)[:-9], "truncated gzip"),
         (bytes(range(256)).replace(b">", b"") * 4, "start with '>'"),
         (b">one\nA\n>one\nC\n", "line 3: second contig named 'one'"),
