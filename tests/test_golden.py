@@ -14,8 +14,7 @@ from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.model.layers import make_rotary_angles, rotate
 from nucleotide_transformer.pretrained import Model, get_pretrained_model, load_pretrained
 from nucleotide_transformer.weights.folders import load_folder, save_folder
-from nucleotide_transformer.weights.huggingface_names import tensor_places
-from nucleotide_transformer.weights.safetensors_file import read_header, read_tensor
+from nucleotide_transformer.weights.huggingface import open_tensors, tensor_places
 
 CASES = ("jax_v1_small", "jax_v2_small", "hf_v1_small", "hf_v2_small")
 TOLERANCE = 1e-4
@@ -120,10 +119,10 @@ def test_exported_again_the_tensors_are_bitwise_those_of_the_file(
     save_folder(tmp_path / "jax", params, config, layout="jax", origin=case)
     params, config = load_folder(tmp_path / "jax", ComputeConfig())
     save_folder(tmp_path / "hf", params, config, layout="huggingface", origin=case)
-    there, here = (read_header(place / "model.safetensors") for place in (folder, tmp_path / "hf"))
+    there, here = (open_tensors(place / "model.safetensors") for place in (folder, tmp_path / "hf"))
     assert here.keys() == tensor_places(config).keys()
-    for name, entry in here.items():
-        assert read_tensor(entry).tobytes() == read_tensor(there[name]).tobytes(), name
+    for name, tensor in here.items():
+        assert tensor.read().tobytes() == there[name].read().tobytes(), name
     assert (tmp_path / "hf" / "vocab.txt").read_bytes() == (folder / "vocab.txt").read_bytes()
 
 

@@ -45,7 +45,7 @@ COLLECTIVES = {
     *("all_to_all", "ppermute", "pshuffle", "pbroadcast", "axis_index", "axis_size"),
 }
 PLAIN_ERRORS = {"ValueError", "FileNotFoundError", "FileExistsError", "NotADirectoryError"}
-RAISES_PLAIN_ERRORS = {"weights.unpickle", "weights.safetensors_file"}
+RAISES_PLAIN_ERRORS = {"weights.pickled_arrays"}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 

@@ -121,13 +121,16 @@ def write_tokenizer_files(folder: Path, config: ModelConfig) -> None:
 def check_vocabulary(file: Path, config: ModelConfig) -> None:
     """Raises an `InputError` if a `vocab.txt` lists other tokens than the model has."""
     expected = KmerTokenizer(vocabulary=config.vocabulary, k=config.k).tokens
+    size, most = file.stat().st_size, (config.k + 2) * len(expected) + 1_024
+    if size > most:
+        raise InputError(f"{file}: {size} bytes: the vocabulary of this model has at most {most}")
     found = tuple(file.read_text(encoding="utf-8", errors="replace").split("\n"))
     found = found[: len(found) - (found[-1] == "")]
     if found in (expected, (*expected, *_LATE_SPECIALS)):
         return
     for line, (token, right) in enumerate(zip(found, expected, strict=False), 1):
         if token != right:
-            raise InputError(f"{file}: line {line}: {token!r} should be {right!r}")
+            raise InputError(f"{file}: line {line}: {token!r:.60} should be {right!r}")
     raise InputError(f"{file}: {len(found)} tokens: the model has {len(expected)}")
 
 
