@@ -35,8 +35,13 @@ from nucleotide_transformer.weights.folders import (
     load_folder,
     save_folder,
 )
-from nucleotide_transformer.weights.hub import PACKAGED, describe_origin
-from nucleotide_transformer.weights.sources import find_folder
+from nucleotide_transformer.weights.hub import (
+    PACKAGED,
+    check_config,
+    describe_origin,
+    find_named,
+)
+from nucleotide_transformer.weights.sources import expand_user, find_folder
 
 __all__ = ["Model", "export_model", "get_pretrained_model", "load_pretrained"]
 
@@ -121,7 +126,7 @@ class Model:
             InputError: for an architecture that the layout has no words for.
         """
         save_folder(
-            Path(folder).expanduser(),
+            expand_user(folder),
             self.params,
             self.config,
             layout=layout,
@@ -146,12 +151,14 @@ def load_pretrained(
     copy the folder, and give its path.
 
     Args:
-        source: a local folder (of either layout, or a run of `nt pretrain` or one of its
-            checkpoints), the name of a released model or of the packaged one, or a repository of
-            the Hugging Face hub.
+        source: the name of a released model or of the packaged one, a local folder (of either
+            layout, or a run of `nt pretrain` or one of its checkpoints), or a repository of the
+            Hugging Face hub. A folder that is called like a released model is given as a `Path`,
+            or with `./` before its name.
         layout: which one to read where both are there; the JAX one by default.
         compute: precision; parameters are cast to its `param_dtype`.
-        revision: of a repository; its main branch by default.
+        revision: of a repository; by default the one that is pinned in the table of released
+            models, or else its main branch.
         cache: folder of the hub's cache; huggingface_hub's own by default.
 
     Raises:
@@ -161,20 +168,23 @@ def load_pretrained(
             for more than arrays, a packaged file that is not as it was, or tensors that don't fit
             the model: one line lists them all.
     """
-    place = None if cache is None else Path(cache).expanduser()
+    place = None if cache is None else expand_user(cache)
     folder = find_folder(source, layout, revision=revision, cache=place)
     if layout is None and find_layout(folder) is None and (run := _load_run(folder, compute)):
         params, config = run
     else:
         params, config = load_folder(folder, compute, layout)
-    origin, license = describe_origin(str(source))
-    local = Path(source).expanduser().is_dir()
+    released = find_named(source)
+    if released is not None and released.repository is not None:
+        found = find_layout(folder, layout)
+        check_config(folder, config, released, jax=found is not None and found[0] == "jax")
+    origin, license = describe_origin(source)
     return Model(
         params=params,
         config=config,
         compute=compute,
         tokenizer=KmerTokenizer(vocabulary=config.vocabulary, k=config.k),
-        origin=folder.resolve().name if local else origin,
+        origin=origin if released or not expand_user(source).is_dir() else folder.resolve().name,
         license=license,
     )
 
@@ -229,7 +239,7 @@ def export_model(
         OutputExistsError: if the folder is not empty; before anything is loaded.
         MissingInputError, NotAFolderError, InputError: see `load_pretrained`.
     """
-    check_target(Path(folder).expanduser(), overwrite)
+    check_target(expand_user(folder), overwrite)
     model = load_pretrained(source, compute=compute)
     model.save_pretrained(folder, layout, overwrite=overwrite)
     return model

@@ -226,12 +226,11 @@ def _make_settings(model: Model, config: EmbedConfig, totals: SequenceTotals) ->
 
 
 def _digest_params(params: Params) -> str:
-    """Hexadecimal digest of the names, the shapes and the first row of every parameter."""
+    """Hexadecimal digest of the names, the shapes and the bytes of every parameter."""
     digest = hashlib.blake2b(digest_size=16)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        first = np.asarray(leaf[0] if leaf.ndim > 1 else leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
-        digest.update(first.tobytes())
+        digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
     return digest.hexdigest()
 
 
