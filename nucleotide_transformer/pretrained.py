@@ -121,8 +121,8 @@ class Model:
             overwrite: replace an export that is there already.
 
         Raises:
-            OutputExistsError: if the folder is not empty.
-            NotAFolderError, PermissionError: if it can't be written.
+            OutputExistsError: if the folder is not empty, or its card was edited.
+            NotAFolderError, PermissionError: if it is a link or a file, or can't be written.
             InputError: for an architecture that the layout has no words for.
         """
         save_folder(

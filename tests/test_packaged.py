@@ -190,12 +190,12 @@ def test_nothing_is_packaged(folder, monkeypatch, capfd, tmp_path):
     assert err.count("\n") == 1
 
 
-def test_a_folder_of_that_name_comes_first(folder, monkeypatch, tmp_path):
-    """As for every name: what lies in the working directory is meant."""
+def test_a_folder_of_that_name_does_not_shadow_it(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / PACKAGED).mkdir()
+    assert load_pretrained().config == V2
     with pytest.raises(MissingInputError, match="should hold"):
-        load_pretrained()
+        load_pretrained(f"./{PACKAGED}")
 
 
 def test_the_table_has_one_packaged_model_that_benchmarks_know_by_its_size():

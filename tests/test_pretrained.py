@@ -118,62 +118,6 @@ def test_a_run_of_ours_loads_with_its_checkpoint(tmp_path: Path) -> None:
     assert_same_params(load_pretrained(tmp_path / "exported").params, state.params)
 
 
-def test_an_export_is_a_complete_folder(model: Model, tmp_path: Path) -> None:
-    tokenizer_files = {"vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "README.md"}
-    weights = {
-        "huggingface": {"config.json", "model.safetensors"},
-        "jax": {"hyperparams.json", "pytree_ckpt.joblib"},
-    }
-    for layout, files in weights.items():
-        export_model(tmp_path / "model", tmp_path / layout, layout=layout)  # type: ignore[arg-type]
-        names = {path.name for path in (tmp_path / layout).iterdir()}
-        assert names == tokenizer_files | files
-        card = (tmp_path / layout / "README.md").read_text()
-        assert "CC BY-NC-SA 4.0" in card
-        assert str(tmp_path) not in card
-        assert_same_params(load_pretrained(tmp_path / layout).params, model.params)
-    assert (tmp_path / "huggingface" / "vocab.txt").stat().st_size == 302  # as the released one
-
-
-def test_nothing_is_overwritten_unasked(model: Model, tmp_path: Path) -> None:
-    model.save_pretrained(tmp_path / "e")
-    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "e").iterdir()}
-    with pytest.raises(FileExistsError, match="is not empty"):
-        model.save_pretrained(tmp_path / "e")
-    with pytest.raises(FileExistsError, match="is not empty"):
-        export_model(tmp_path / "no such model", tmp_path / "e")  # before anything is loaded
-    assert before == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "e").iterdir()}
-    model.save_pretrained(tmp_path / "e", "jax", overwrite=True)
-    assert not (tmp_path / "e" / "model.safetensors").exists()
-    (tmp_path / "e" / "notes.txt").touch()
-    with pytest.raises(FileExistsError, match=r"holds notes\.txt, which no export wrote"):
-        model.save_pretrained(tmp_path / "e", overwrite=True)
-    assert (tmp_path / "e" / "hyperparams.json").exists()
-
-
-def test_an_export_that_fails_leaves_nothing(
-    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise OSError("disk full")
-
-    model.save_pretrained(tmp_path / "old")
-    before = sorted(tmp_path.rglob("*"))
-    monkeypatch.setattr("nucleotide_transformer.weights.cards.write_card", fail)
-    for folder, overwrite in ((tmp_path / "new" / "er", False), (tmp_path / "old", True)):
-        with pytest.raises(OSError, match="disk full"):
-            model.save_pretrained(folder, overwrite=overwrite)
-    assert sorted(set(tmp_path.rglob("*")) - {tmp_path / "new"}) == before
-
-
-def test_folders_that_can_not_be_written(model: Model, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match="is a file; an export is a folder"):
-        model.save_pretrained(tmp_path / "file")
-    with pytest.raises(NotADirectoryError, match=r"file/below: can't be written: [^\n]*$"):
-        model.save_pretrained(tmp_path / "file" / "below")
-
-
 def test_two_models_of_different_precision_do_not_change_each_other(model: Model) -> None:
     half = dataclasses.replace(model, compute=ComputeConfig(compute_dtype="bfloat16"))
     tokens = model.tokenizer.encode_batch(["ATTCCGATTCCG"])

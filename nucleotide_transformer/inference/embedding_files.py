@@ -35,6 +35,7 @@ from nucleotide_transformer.errors import (
     OutputExistsError,
     UnwritableOutputError,
 )
+from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.inference.batching import BatchConfig, resolve_windows
 from nucleotide_transformer.inference.embedding import Embedding, Pooling, embed, resolve_layers
 from nucleotide_transformer.inference.embedding_tables import (
@@ -145,12 +146,8 @@ def embed_file(
         advance = functools.partial(bar.advance, bar.task_ids[0])
         for record, embedding in _embed_records(model, config, records, advance):
             parts.add(record, embedding)
-    partial = output.with_name(f".{output.name}.partial")
-    try:
+    with write_whole(output) as partial:
         write_output(partial, parts.paths, settings)
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
     shutil.rmtree(parts.folder)
     return output
 
@@ -258,9 +255,8 @@ class _Parts:
         """Writes the settings of a new run, or compares them with those of the run found."""
         path = self.folder / "settings.json"
         if not path.exists():
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-            partial.replace(path)
+            with write_whole(path) as partial:
+                partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
             return
         try:
             found = dict(json.loads(path.read_text(encoding="utf-8")))

@@ -1,5 +1,6 @@
 """What an export has besides the weights: vocabulary, tokenizer files and a model card."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -176,5 +177,17 @@ def describe_layout(config: ModelConfig, layout: str) -> str:
 
 
 def write_card(folder: Path, text: str) -> None:
-    """Writes a model card."""
-    (folder / CARD).write_text(text, encoding="utf-8")
+    """Writes a model card, and at its end the digest by which an edit is noticed."""
+    text = text.rstrip("\n")
+    (folder / CARD).write_text(f"{text}\n{_seal(text)}\n", encoding="utf-8")
+
+
+def is_untouched(card: Path) -> bool:
+    """Whether a model card is as `write_card` wrote it."""
+    text, _, seal = card.read_text(encoding="utf-8", errors="replace").rpartition("\n<!-- ")
+    return f"<!-- {seal}".rstrip("\n") == _seal(text)
+
+
+def _seal(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"<!-- as it was written: {digest} -->"

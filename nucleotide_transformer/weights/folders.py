@@ -1,9 +1,9 @@
 """A folder with a model: which layout it holds, loading it, and writing one whole or not at all."""
 
 import contextlib
-import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,6 +18,7 @@ from nucleotide_transformer.errors import (
     OutputExistsError,
     require,
 )
+from nucleotide_transformer.files import PARTIAL_PREFIX, sync, write_whole
 from nucleotide_transformer.model.token_tables import fold_tables
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights import cards, huggingface, packaged, released_jax
@@ -30,10 +31,12 @@ _WRITTEN = re.compile(
         [re.escape(name) for name in (*huggingface.WEIGHT_FILES, *cards.TOKENIZER_FILES)]
         + [re.escape(name) for name in (huggingface.CONFIG, cards.CARD, packaged.SUMS)]
         + [re.escape(name) for name in (released_jax.HYPERPARAMS, released_jax.CHECKPOINT)]
-        + [r"model-\d+-of-\d+\.safetensors"]
+        + [r"model-\d+-of-\d+\.safetensors", re.escape(PARTIAL_PREFIX) + ".*"]
     )
 )
-"""Names of files that an export writes."""
+"""Names of files that an export writes, and of what one that was killed leaves."""
+_CONFIGS = (huggingface.CONFIG, released_jax.HYPERPARAMS)
+"""Files without which a folder is no model."""
 
 PATTERNS: dict[Layout, tuple[str, ...]] = {
     "jax": tuple(
@@ -119,8 +122,8 @@ def save_folder(
             never replaced.
 
     Raises:
-        OutputExistsError: if the folder is not empty.
-        NotAFolderError, PermissionError: if it can't be written.
+        OutputExistsError: if the folder is not empty, or its card was edited.
+        NotAFolderError, PermissionError: if it is a link or a file, or can't be written.
         InputError: for an unknown layout, or an architecture that it has no words for.
     """
     require(layout in get_args(Layout), "layout", layout, f"must be one of {get_args(Layout)}")
@@ -146,38 +149,79 @@ def write_files(
 
 @contextlib.contextmanager
 def open_draft(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """Gives an empty folder beside the target, and puts it in its place when all went well.
+    """Gives an empty folder to write to, and puts it, or its files, in place when all went well.
+
+    By then they are on disk. A folder that is there stays the same folder, with its owner and its
+    mode, also where it is the working directory or a mount point: its old files go, the config
+    first, and the new ones come, the config last.
 
     Raises:
         OutputExistsError, NotAFolderError, PermissionError: see `save_folder`.
     """
     folder = folder.absolute()
     check_target(folder, overwrite)
-    draft, old = (
-        folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("new", "old")
-    )
+    with _named_refusal(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        with write_whole(folder) as draft:
+            with _named_refusal(folder):
+                draft.mkdir()
+            yield draft
+        return
+    with _named_refusal(folder):
+        draft = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=folder))
     try:
-        draft.mkdir(parents=True)
+        yield draft
+        for file in draft.iterdir():
+            sync(file)
+        _replace_files(folder, draft)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _named_refusal(folder: Path) -> Iterator[None]:
+    """Names the folder where the system refuses to make one."""
+    try:
+        yield
     except (FileExistsError, NotADirectoryError) as error:
         raise NotAFolderError(f"{folder}: can't be written: {error.strerror}") from error
     except OSError as error:
         raise type(error)(f"{folder}: can't be written: {error.strerror}") from error
+
+
+def _replace_files(folder: Path, draft: Path) -> None:
+    """Puts the files of a draft into its folder, in place of all there, which an error brings back.
+
+    A folder without its config is no model: it goes first and comes last.
+    """
+    old = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=folder))
     try:
-        yield draft
-        if folder.is_dir():
-            folder.rename(old)
-        draft.rename(folder)
-    except BaseException:
-        if old.is_dir() and not folder.exists():
-            old.rename(folder)
-        raise
+        for path in sorted(folder.iterdir(), key=lambda path: path.name not in _CONFIGS):
+            if path not in (draft, old):
+                path.replace(old / path.name)
+        try:
+            _move_files(draft, folder)
+        except BaseException:
+            for path in folder.iterdir():
+                if path not in (draft, old):
+                    path.unlink()
+            _move_files(old, folder)
+            raise
+        sync(folder)
     finally:
-        for leftover in (draft, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _move_files(source: Path, target: Path) -> None:
+    for path in sorted(source.iterdir(), key=lambda path: path.name in _CONFIGS):
+        path.replace(target / path.name)
 
 
 def check_target(folder: Path, overwrite: bool) -> None:
     """Raises if an export may not be written there: see `save_folder`."""
+    if folder.is_symlink():
+        raise NotAFolderError(f"{folder}: is a link: give the folder that it points to")
     if folder.exists() and not folder.is_dir():
         raise NotAFolderError(f"{folder}: is a file; an export is a folder")
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
@@ -187,3 +231,7 @@ def check_target(folder: Path, overwrite: bool) -> None:
     if foreign:
         rule = "which no export wrote: give another folder"
         raise OutputExistsError(f"{folder}: holds {foreign[0]}, {rule}")
+    card = folder / cards.CARD
+    if card.exists() and not cards.is_untouched(card):
+        rule = "was edited since it was exported: move it away, or give another folder"
+        raise OutputExistsError(f"{card}: {rule}")

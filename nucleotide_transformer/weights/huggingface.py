@@ -6,6 +6,7 @@ the rotary embedding, and a table of positions beside it; these are skipped, and
 """
 
 import importlib
+import os
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -193,8 +194,6 @@ def save_huggingface(
     Raises:
         InputError: for an architecture that this layout has no words for.
     """
-    from safetensors.numpy import save_file
-
     content = make_huggingface_config(config)
     places = tensor_places(config)
     dtypes = {str(leaf.dtype) for leaves in params.values() for leaf in leaves.values()}
@@ -205,12 +204,26 @@ def save_huggingface(
     for i, names in enumerate(shards, 1):
         name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
         shard = {tensor: _take_tensor(params, places[tensor]) for tensor in names}
-        save_file(shard, folder / (SAFETENSORS if len(shards) == 1 else name), {"format": "pt"})
+        _write_safetensors(folder / (SAFETENSORS if len(shards) == 1 else name), shard)
         weight_map |= dict.fromkeys(names, name)
         total += sum(array.nbytes for array in shard.values())
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         write_json(folder / SAFETENSORS_INDEX, index)
+
+
+def _write_safetensors(file: Path, tensors: dict[str, Shaped[np.ndarray, "..."]]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file(tensors, file, {"format": "pt"})
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(file)) from error
 
 
 def _take_tensor(params: Params, place: "Place") -> Shaped[np.ndarray, "..."]:
