@@ -23,6 +23,7 @@ from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.model import Outputs, exact_products, make_forward
 from nucleotide_transformer.model.encoder import check_layers, check_length
 from nucleotide_transformer.model.platform import find_default_device, resolve_compute
+from nucleotide_transformer.model.stacking import AnyParams, arrange_params
 from nucleotide_transformer.model.token_tables import fold_tables
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Int, Params
@@ -100,7 +101,29 @@ class Model:
         check_layers(self.config, **chosen)
         ids = check_tokens(tokens, self.config)
         with exact_products(self.compute):
-            return self._apply(self.params, ids, **chosen, logits=logits)
+            return self._apply(self.arrange(), ids, **chosen, logits=logits)
+
+    def arrange(self, sharding: jax.sharding.Sharding | None = None) -> AnyParams:
+        """The parameters in the form that computes fastest, made once and kept.
+
+        With `compute.stack` = "scan" it is a second copy of the blocks; "loop" needs none, and
+        compiles longer.
+
+        Args:
+            sharding: devices to put them on; the copy for the latest is kept, too.
+        """
+        kept = self._arranged
+        if None not in kept:
+            kept[None] = arrange_params(self.params, self.compute.stack)
+        if sharding not in kept:
+            first = kept[None]
+            kept.clear()
+            kept |= {None: first, sharding: jax.device_put(first, sharding)}
+        return kept[sharding]
+
+    @functools.cached_property
+    def _arranged(self) -> dict[jax.sharding.Sharding | None, AnyParams]:
+        return {}
 
     @functools.cached_property
     def _apply(self) -> Callable[..., Outputs]:

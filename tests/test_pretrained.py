@@ -7,19 +7,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from small_models import V2, assert_same_params, save_model
 
 from nucleotide_transformer import pretrained
 from nucleotide_transformer.config import ComputeConfig, PretrainConfig
 from nucleotide_transformer.configfile import config_to_dict
+from nucleotide_transformer.inference.embedding import embed_array
+from nucleotide_transformer.inference.likelihoods import fill_mask
 from nucleotide_transformer.model import init_params
 from nucleotide_transformer.pretrained import (
     Model,
     export_model,
+    get_pretrained_model,
     load_pretrained,
 )
 from nucleotide_transformer.tokenizers import KmerTokenizer
@@ -142,3 +148,43 @@ def test_loading_does_not_import_what_trains(tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": str(root)},
     )
     assert (run.stdout, run.stderr) == ("[]\n", "")
+
+
+DEEP = dataclasses.replace(V2, num_layers=6, embed_dim=64, ffn_dim=128)
+"""Its blocks have far more numbers than what is computed for a few tokens."""
+
+
+def count_temporary(function: Any, *arguments: Any) -> int:
+    """Bytes that a compiled program needs beside its arguments and results."""
+    return jax.jit(function).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_a_call_makes_no_copy_of_the_parameters(tmp_path: Path) -> None:
+    """Half of their bytes is room for a block or two and the activations, not for a copy."""
+    params = save_model(tmp_path / "m", DEEP, "jax")
+    most = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) // 2
+    model, tokens = load_pretrained(tmp_path / "m"), jnp.full((1, 3), 9)
+    program = model._apply.lower(model.arrange(), tokens, layers=(), attention=(), logits=True)
+    assert program.compile().memory_analysis().temp_size_in_bytes < most
+    parameters, forward_fn, _, _ = get_pretrained_model("codon_nt", folder=tmp_path / "m")
+    apply = hk.transform(forward_fn).apply
+    assert count_temporary(apply, parameters, jax.random.key(0), tokens) < most
+
+
+def test_parameters_are_arranged_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    arrange = pretrained.arrange_params
+
+    def count(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return arrange(*arguments)
+
+    monkeypatch.setattr(pretrained, "arrange_params", count)
+    for _ in range(2):
+        embed_array(model, ["ACGTAC", "TTT"])
+        fill_mask(model, "ACG<mask>")
+        model(model.tokenizer.encode_batch(["ACGTAC"]))
+    assert len(calls) == 1
+    placed = model.arrange(NamedSharding(Mesh(np.array(jax.devices()[:2]), ("d",)), P()))
+    again = model.arrange(NamedSharding(Mesh(np.array(jax.devices()[:2]), ("d",)), P()))
+    assert jax.tree.all(jax.tree.map(lambda one, two: one is two, placed, again))

@@ -24,7 +24,7 @@ from nucleotide_transformer.config import (
 from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.model import exact_products
 from nucleotide_transformer.model.encoder import check_length
-from nucleotide_transformer.model.stacking import AnyParams, arrange_params
+from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer, Nucleotides
 from nucleotide_transformer.types import Array, Int
@@ -175,8 +175,7 @@ class _Runner:
         self._task, self._pad = task, model.config.pad_token_id
         self._compute = model.compute
         self._mesh = Mesh(np.array(devices), ("device",))
-        params = arrange_params(model.params, model.compute.stack)
-        self._params = jax.device_put(params, NamedSharding(self._mesh, P()))
+        self._params = model.arrange(NamedSharding(self._mesh, P()))
 
     def round_length(self, num_tokens: int) -> int:
         """The length of the batch for a row."""

@@ -134,7 +134,8 @@ def _make_forward_fn(
     maps: tuple[tuple[int, int], ...],
 ) -> Callable[..., dict[str, Array]]:
     """The function that is given to `hk.transform`."""
-    forward = make_forward(config, compute)
+    # A scan over the blocks would stack the parameters at every call: they come by their names.
+    forward = make_forward(config, dataclasses.replace(compute, stack="loop"))
 
     def forward_fn(tokens: Int[Array, "B T"], attention_mask: None = None) -> dict[str, Array]:
         if attention_mask is not None:
