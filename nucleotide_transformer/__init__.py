@@ -7,6 +7,8 @@ not import jax.
 import importlib
 from typing import TYPE_CHECKING
 
+from nucleotide_transformer.namesake import warn_of_namesake
+
 if TYPE_CHECKING:
     from nucleotide_transformer.config import ComputeConfig as ComputeConfig
     from nucleotide_transformer.config import ModelConfig as ModelConfig
@@ -84,3 +86,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME})
+
+
+warn_of_namesake()

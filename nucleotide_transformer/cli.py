@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 
 from nucleotide_transformer.errors import InputError, RunFailedError
+from nucleotide_transformer.namesake import warn_of_namesake
 from nucleotide_transformer.options import parse
 
 FAILED = 1
@@ -40,6 +41,7 @@ def main(args: Sequence[str] | None = None) -> int:
     One line on standard error, and no traceback, for what a user can mend (code 2), and for a run
     that failed without a fault of ours or that the operating system ended (1). All else is raised.
     """
+    warn_of_namesake()  # whose __init__ may have taken the place of ours, which warns
     words = list(sys.argv[1:] if args is None else args)
     for number in (2, 1):
         command = COMMANDS.get(" ".join(words[:number]))

@@ -143,10 +143,10 @@ def test_jax_to_huggingface_and_back_is_bitwise_the_same(
         ("jax_v2_small", "100M_multi_species_v2", (1, 3), ((1, 1), (2, 4))),
     ],
 )
-def test_the_published_interface_gives_the_published_values(
+def test_the_published_interface_gives_the_documented_values(
     case: str, name: str, layers: Any, maps: Any, shared: Path
 ) -> None:
-    """As in the published documentation. Heads are counted from 1 here, and from 0 in the file."""
+    """Heads are counted from 1, as documented; in the file from 0, each as what it is."""
     import haiku as hk
 
     folder = shared / "golden" / case
@@ -177,3 +177,31 @@ def test_the_published_interface_gives_the_published_values(
         assert np.abs(found - right).max() < TOLERANCE, ours
     assert (config.num_layers, config.attention_heads, config.embed_dim) == (3, 4, 64)
     assert tokenizer.fixed_length == 40
+
+
+@pytest.mark.parametrize(
+    ("case", "asked"),
+    [("jax_v1_small", (3, 0)), ("jax_v2_small", (1, -1)), ("jax_v2_small", (2, 2))],
+)
+def test_the_head_that_the_published_code_gives_has_the_number_that_is_written(
+    case: str, asked: tuple[int, int], shared: Path
+) -> None:
+    """The published code, asked for (l, n), gives [:, n + 1] of the maps: (l, n + 2) here."""
+    import haiku as hk
+
+    folder = shared / "golden" / case
+    expected = np.load(folder / "expected.npz")
+    layer, number = asked
+    name = f"attention_layer_{layer}_head_{number + 1}"
+    family = {"jax_v1_small": "500M_human_ref", "jax_v2_small": "100M_multi_species_v2"}[case]
+    maps = ((layer, number + 2),)
+    published = get_pretrained_model(family, attention_maps_to_save=maps, folder=folder)
+    tokens = jnp.asarray(expected["tokens"], dtype=jnp.int32)
+    with jax.default_matmul_precision("highest"):
+        outs = hk.transform(published[1]).apply(published[0], None, tokens)
+    keep = expected["tokens"] != PAD
+    (found,) = (array for key, array in outs.items() if key.startswith("attention"))
+    difference = select_real(name, np.asarray(found), keep) - select_real(
+        name, expected[name], keep
+    )
+    assert np.abs(difference).max() < TOLERANCE

@@ -20,7 +20,7 @@ PACKAGE = "nucleotide_transformer"
 
 ORDER = (
     {"types"},
-    {"errors", "files"},
+    {"errors", "files", "namesake"},
     {"optimizer_config"},
     {"config"},
     {"configfile", "options", "tokenizers"},
@@ -36,8 +36,8 @@ ORDER = (
 """A module imports what stands above it, and a folder of modules also its own parts."""
 
 WITHOUT_JAX = {
-    *("types", "errors", "files", "optimizer_config", "config", "configfile", "options"),
-    *("tokenizers", "data"),
+    *("types", "errors", "files", "namesake", "optimizer_config", "config", "configfile"),
+    *("options", "tokenizers", "data"),
 }
 JAX = {"jax", "jaxlib", "haiku", "optax", "orbax", "chex", "flax"}
 COLLECTIVES = {

@@ -7,5 +7,5 @@
 - `cards`: vocabulary, tokenizer files and model card of an export.
 - `folders`: which layout a folder holds; loading it, saving it.
 - `hub`, `sources`: the released models, and how they are fetched.
-- `compat`, `fixed_tokenizer`: the interface of the published package.
+- `compat`: the interface of the published package.
 """
