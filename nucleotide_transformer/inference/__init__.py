@@ -8,11 +8,13 @@ from nucleotide_transformer.inference.inspection import attention_maps, hidden_s
 from nucleotide_transformer.inference.intervals import Interval, label_windows, read_annotation
 from nucleotide_transformer.inference.likelihoods import (
     FillMaskConfig,
+    Likelihoods,
     TokenProbability,
     fill_mask,
     log_likelihoods,
     logits,
     pseudo_log_likelihoods,
+    score_sequences,
     token_log_likelihoods,
 )
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES, nucleotide_probabilities
@@ -26,6 +28,7 @@ __all__ = [
     "EmbeddingTable",
     "FillMaskConfig",
     "Interval",
+    "Likelihoods",
     "Pooling",
     "SequenceRecord",
     "TokenProbability",
@@ -43,5 +46,6 @@ __all__ = [
     "read_annotation",
     "read_embeddings",
     "read_sequences",
+    "score_sequences",
     "token_log_likelihoods",
 ]

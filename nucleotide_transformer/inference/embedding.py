@@ -52,7 +52,8 @@ def embed(
     Pooling:
 
     - "mean" and "max" go over the tokens of known nucleotides: k-mers and A, C, G, T. `<cls>`,
-      padding, N and `<mask>` don't count. Without any such token the result is NaN.
+      padding, N and `<mask>` don't count. Without any such token the result is NaN. Windows
+      without one are not computed.
     - "cls" is the embedding of `<cls>`.
     - "tokens" gives every token a row: those of `model.tokenizer.encode(sequence)`, `<cls>` first.
 
@@ -102,6 +103,11 @@ def embed_array(
     stream = embed(model, sequences, pooling=pooling, layers=(layer,), batching=batching)
     rows = [embedding[layer] for embedding in stream]
     return np.stack(rows) if rows else np.zeros((0, model.config.embed_dim), np.float32)
+
+
+def make_unknown(config: ModelConfig, layers: Sequence[int]) -> Embedding:
+    """The pooled embedding of a sequence without known nucleotides: NaN."""
+    return {layer: np.full(config.embed_dim, np.nan, np.float32) for layer in layers}
 
 
 def resolve_layers(config: ModelConfig, layers: Sequence[int]) -> tuple[int, ...]:
@@ -172,8 +178,6 @@ class _Plan(NamedTuple):
             own = [part[window.own_slice()] for part, window in pairs]
             cls = self._average([part[0] for part in parts])
             return np.concatenate([cls[None], *own])
-        if self.num_known == 0:
-            return np.full_like(parts[0], np.nan)
         if self.pooling == "max":
             return np.asarray(np.max(np.stack(parts), axis=0))
         total = np.sum(np.stack(parts), axis=0, dtype=np.float64)
@@ -197,18 +201,25 @@ def _embed(
 
     def make_rows() -> Iterator[Row]:
         for tokens in encode_sequences(model.tokenizer, sequences):
-            windows = place_windows(tokens.size, *size)
-            num_known = int(is_known(tokens, model.config).sum())
-            plans.append(_Plan(windows, num_known, task.pooling))
+            windows, known = place_windows(tokens.size, *size), is_known(tokens, model.config)
+            if task.pooling in ("mean", "max"):
+                windows = [each for each in windows if known[each.own_start : each.own_stop].any()]
+            plans.append(_Plan(windows, int(known.sum()), task.pooling))
             for window in windows:
                 own = window.own_slice()
                 yield Row(window.cut(tokens), (own.start, own.stop))
 
     results = run_rows(model, task, make_rows(), batching)
-    for first in results:
+    ahead: list[Embedding] = []
+    while True:
+        if not plans:  # the next result comes with its plan, and with those that need none
+            ahead += itertools.islice(results, 1)
+        if not plans:
+            return
         plan, parts = plans.popleft(), []
-        num_windows = len(plan.windows)
-        for part in itertools.chain([first], itertools.islice(results, num_windows - 1)):
-            parts.append(part)
-            report(1 / num_windows)
-        yield plan.merge(parts)
+        for _ in plan.windows:
+            parts.append(ahead.pop() if ahead else next(results))
+            report(1 / len(plan.windows))
+        if not parts:
+            report(1)
+        yield plan.merge(parts) if parts else make_unknown(model.config, task.layers)
