@@ -32,6 +32,8 @@ from nucleotide_transformer.weights.compat import get_pretrained_model as get_pr
 from nucleotide_transformer.weights.folders import (
     Layout,
     check_target,
+    expand_user,
+    find_folder,
     find_layout,
     load_folder,
     save_folder,
@@ -42,7 +44,6 @@ from nucleotide_transformer.weights.hub import (
     describe_origin,
     find_named,
 )
-from nucleotide_transformer.weights.sources import expand_user, find_folder
 
 __all__ = ["Model", "export_model", "get_pretrained_model", "load_pretrained"]
 

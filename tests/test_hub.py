@@ -14,8 +14,8 @@ from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.model import count_parameters
 from nucleotide_transformer.pretrained import get_pretrained_model, load_pretrained
 from nucleotide_transformer.weights import hub
+from nucleotide_transformer.weights.folders import find_folder
 from nucleotide_transformer.weights.hub import RELEASED, find_released
-from nucleotide_transformer.weights.sources import find_folder
 
 REPOSITORY = "InstaDeepAI/nucleotide-transformer-v2-50m-3mer-multi-species"
 

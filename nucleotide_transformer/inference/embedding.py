@@ -1,4 +1,4 @@
-"""Embeddings of sequences of any length, one after the other, in bounded memory."""
+"""Embeddings of sequences of any length, in bounded memory; hidden states and attention of one."""
 
 import collections
 import dataclasses
@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,14 +17,17 @@ from nucleotide_transformer.config import (
 )
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.inference.batching import (
+    SIZES_ON_CPU,
     BatchConfig,
     Row,
+    Window,
     encode_sequences,
+    encode_whole,
+    place_windows,
     resolve_windows,
     run_rows,
 )
-from nucleotide_transformer.inference.windows import Window, place_windows
-from nucleotide_transformer.model import make_forward
+from nucleotide_transformer.model import Outputs, make_forward
 from nucleotide_transformer.model.encoder import check_layers
 from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
@@ -57,7 +61,7 @@ def embed(
     - "cls" is the embedding of `<cls>`.
     - "tokens" gives every token a row: those of `model.tokenizer.encode(sequence)`, `<cls>` first.
 
-    A sequence longer than a window is cut (see `windows.py`). Its tokens have the embeddings of
+    A sequence longer than a window is cut (see `batching.py`). Its tokens have the embeddings of
     the windows they belong to, and mean and max go over these; its `<cls>` is the mean of those of
     the windows, weighted by how many tokens belong to each.
 
@@ -223,3 +227,65 @@ def _embed(
         if not parts:
             report(1)
         yield plan.merge(parts) if parts else make_unknown(model.config, task.layers)
+
+
+def hidden_states(
+    model: Model, sequence: Nucleotides, *, layers: Sequence[int] = ()
+) -> dict[int, Float[np.ndarray, "T D"]]:
+    """The embedding of every token, `<cls>` first, by layer.
+
+    Args:
+        model: what `load_pretrained` returns.
+        sequence: nucleotides that fit the model's positions; special tokens may stand in it.
+        layers: 0 (the input of the first block) to num_layers (after the final norm); all
+            by default.
+
+    Raises:
+        InputError: for a layer that does not exist, an illegal character or too many tokens.
+    """
+    check_layers(model.config, layers)
+    layers = tuple(layers) or tuple(range(model.config.num_layers + 1))
+    tokens = encode_whole(model, sequence)
+    embeddings = _run_one(model, tokens, layers=layers).embeddings
+    return {layer: np.asarray(x)[0, : tokens.size] for layer, x in sorted(embeddings.items())}
+
+
+def attention_maps(
+    model: Model, sequence: Nucleotides, *, layers: Sequence[int] = (), heads: Sequence[int] = ()
+) -> dict[int, Float[np.ndarray, "H T T"]]:
+    """The attention weights of the heads asked for, by layer; rows attend to columns, sum to 1.
+
+    Args:
+        model: what `load_pretrained` returns.
+        sequence: nucleotides that fit the model's positions; special tokens may stand in it.
+        layers: 1 to num_layers; all by default.
+        heads: 0 to num_heads - 1, in the order of the result; all by default.
+
+    Raises:
+        InputError: for a layer or head that does not exist, an illegal character or too many
+            tokens.
+    """
+    check_layers(model.config, attention=layers)
+    layers = tuple(layers) or tuple(range(1, model.config.num_layers + 1))
+    for head in heads:
+        rule = f"the model's are numbered 0 to {model.config.num_heads - 1}"
+        require(0 <= head < model.config.num_heads, "head", head, rule)
+    tokens = encode_whole(model, sequence)
+    maps = _run_one(model, tokens, attention=layers).attention
+    size = tokens.size
+    kept = list(heads) or list(range(model.config.num_heads))
+    return {layer: np.asarray(x)[0, kept, :size, :size] for layer, x in sorted(maps.items())}
+
+
+def _run_one(
+    model: Model,
+    tokens: Int[np.ndarray, " T"],
+    *,
+    layers: tuple[int, ...] = (),
+    attention: tuple[int, ...] = (),
+) -> Outputs:
+    """What was asked for of one sequence, in a batch of one that may be padded at the end."""
+    length = SIZES_ON_CPU.round_length(tokens.size, model.config.position_limit)
+    padded = np.full((1, length), model.config.pad_token_id)
+    padded[0, : tokens.size] = tokens
+    return jax.device_get(model(padded, layers, attention, logits=False))

@@ -21,13 +21,13 @@ from nucleotide_transformer.inference.batching import (
     Row,
     WindowSize,
     encode_sequences,
+    encode_whole,
+    place_windows,
     resolve_windows,
     run_rows,
 )
 from nucleotide_transformer.inference.embedding import is_known
-from nucleotide_transformer.inference.windows import place_windows
 from nucleotide_transformer.model import make_forward
-from nucleotide_transformer.model.encoder import check_length
 from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer, Nucleotides
@@ -250,13 +250,6 @@ def mask_and_score(
     hidden = (places == positions[:, None, :]).any(axis=-1)
     inputs = jnp.where(hidden, config.mask_token_id, tokens)
     return make_forward(config, compute).apply(params, inputs, positions).logits
-
-
-def encode_whole(model: Model, sequence: Nucleotides) -> Int[np.ndarray, " T"]:
-    """Tokens of a sequence that must go through the model in one piece."""
-    (tokens,) = encode_sequences(model.tokenizer, [sequence])
-    check_length(tokens.size, model.config, "sequence")
-    return tokens
 
 
 def log_probability(

@@ -42,11 +42,11 @@ from nucleotide_transformer.inference.batching import (
     Row,
     WindowSize,
     encode_sequences,
+    place_windows,
     resolve_windows,
     run_rows,
 )
 from nucleotide_transformer.inference.likelihoods import LogitsTask, hide_in_turn, mask_and_score
-from nucleotide_transformer.inference.windows import place_windows
 from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer, Nucleotides

@@ -4,6 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
+import huggingface_hub
+
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.tokenizers import KmerTokenizer
@@ -47,20 +49,6 @@ _JAX = """\
 `hyperparams.json` and `pytree_ckpt.joblib` are laid out as in the `jax_model` folders of the
 released models. A joblib file can run code when it is read: read it with the package above, which
 does not let it, or from a source that you trust.
-"""
-
-_HEAD = """\
----
-{license}library_name: {library}
-pipeline_tag: fill-mask
-tags:
-- DNA
-- biology
-- genomics
----
-
-# {title}
-
 """
 
 _CARD = """\
@@ -155,8 +143,13 @@ def make_card(config: ModelConfig, *, layout: str, origin: str, license: str | N
 def make_head(title: str, layout: str, license: str | None) -> str:
     """What a card begins with: the hub's fields, and the title."""
     library = {"huggingface": "transformers", "jax": "nucleotide-transformer"}[layout]
-    line = f"license: {license}\n" if license else ""
-    return _HEAD.format(license=line, library=library, title=title)
+    data = huggingface_hub.ModelCardData(
+        license=license,
+        library_name=library,
+        pipeline_tag="fill-mask",
+        tags=["DNA", "biology", "genomics"],
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n"
 
 
 def describe_architecture(config: ModelConfig) -> str:

@@ -37,9 +37,13 @@ from nucleotide_transformer.model import make_forward
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Float, Int, Params
 from nucleotide_transformer.weights.configs import make_hyperparams
-from nucleotide_transformer.weights.folders import find_layout, load_folder
+from nucleotide_transformer.weights.folders import (
+    find_by_name,
+    find_folder,
+    find_layout,
+    load_folder,
+)
 from nucleotide_transformer.weights.hub import ReleasedModel, check_config, find_released
-from nucleotide_transformer.weights.sources import find_by_name, find_folder
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
