@@ -24,7 +24,7 @@ SPECIES = {"Ursus minor": (0.1, 0.4, 0.4, 0.1), "Lupus | major": (0.4, 0.1, 0.1,
 COLUMNS = ("file", "species", "assembly", "group", "nucleotides", "licence", "sha256")
 FILES = {
     *("config.json", "model.safetensors", "vocab.txt", "tokenizer_config.json"),
-    *("special_tokens_map.json", "README.md", "SHA256SUMS"),
+    *("special_tokens_map.json", "README.md", "SHA256SUMS", "modeling_nucleotide_transformer.py"),
 }
 
 

@@ -20,7 +20,7 @@ def model(tmp_path: Path) -> Model:
 def test_an_export_is_a_complete_folder(model: Model, tmp_path: Path) -> None:
     tokenizer_files = {"vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "README.md"}
     weights = {
-        "huggingface": {"config.json", "model.safetensors"},
+        "huggingface": {"config.json", "model.safetensors", "modeling_nucleotide_transformer.py"},
         "jax": {"hyperparams.json", "pytree_ckpt.joblib"},
     }
     for layout, its_files in weights.items():

@@ -7,6 +7,7 @@ from small_models import V2, random_params
 
 from nucleotide_transformer.inference import (
     BatchConfig,
+    attention_maps,
     embed,
     likelihoods,
     log_likelihoods,
@@ -101,6 +102,14 @@ def test_one_frame_is_the_distribution_at_the_tokens_own(masked, model):
     default = nucleotide_probabilities(model, text.encode(), masked=masked, batching=ONE)
     np.testing.assert_array_equal(every, default)
     assert np.abs(every - found).max() > 0.01
+
+
+def test_attention_maps_have_a_limit(model, monkeypatch):
+    """Of 22 layers and 16 heads of 2,048 tokens they would take 5.9 GB."""
+    monkeypatch.setattr(embedding_module, "MAX_MAP_BYTES", 4 * 4 * 3**2)
+    assert list(attention_maps(model, "ACGACG", layers=(1,))) == [1]
+    with pytest.raises(ValueError, match=r"^layers = 2: 3 tokens have .* ask for fewer layers$"):
+        attention_maps(model, "ACGACG")
 
 
 @pytest.mark.parametrize("frames", [0, 4])

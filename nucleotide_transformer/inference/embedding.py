@@ -34,6 +34,8 @@ from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import Nucleotides
 from nucleotide_transformer.types import Array, Bool, Float, Int
 
+MAX_MAP_BYTES = 1 << 32
+"""Attention maps of one sequence, before heads are chosen."""
 Pooling = Literal["mean", "cls", "max", "tokens"]
 Embedding = dict[int, Float[np.ndarray, "..."]]
 """By layer: float32 [D], or [T, D] for pooling "tokens"."""
@@ -259,11 +261,12 @@ def attention_maps(
         model: what `load_pretrained` returns.
         sequence: nucleotides that fit the model's positions; special tokens may stand in it.
         layers: 1 to num_layers; all by default.
-        heads: 0 to num_heads - 1, in the order of the result; all by default.
+        heads: 0 to num_heads - 1, in the order of the result; all by default. (Those of
+            `get_pretrained_model` count from 1, as the published documentation has it.)
 
     Raises:
-        InputError: for a layer or head that does not exist, an illegal character or too many
-            tokens.
+        InputError: for a layer or head that does not exist, an illegal character, too many tokens,
+            or maps of more than 4 GiB: ask for some of the layers.
     """
     check_layers(model.config, attention=layers)
     layers = tuple(layers) or tuple(range(1, model.config.num_layers + 1))
@@ -271,6 +274,9 @@ def attention_maps(
         rule = f"the model's are numbered 0 to {model.config.num_heads - 1}"
         require(0 <= head < model.config.num_heads, "head", head, rule)
     tokens = encode_whole(model, sequence)
+    num_bytes = 4 * len(layers) * model.config.num_heads * tokens.size**2
+    rule = f"{tokens.size} tokens have {num_bytes / 1e9:.1f} GB of maps: ask for fewer layers"
+    require(num_bytes <= MAX_MAP_BYTES, "layers", len(layers), rule)
     maps = _run_one(model, tokens, attention=layers).attention
     size = tokens.size
     kept = list(heads) or list(range(model.config.num_heads))

@@ -9,7 +9,7 @@ import huggingface_hub
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.tokenizers import KmerTokenizer
-from nucleotide_transformer.weights.configs import HUGGINGFACE_CODE, is_plain_esm
+from nucleotide_transformer.weights.configs import TORCH_MODULE, is_plain_esm
 from nucleotide_transformer.weights.hub import PACKAGED, PACKAGED_LICENSE, RELEASED_LICENSE
 
 VOCABULARY = "vocab.txt"
@@ -33,9 +33,8 @@ never had; transformers says that it makes one up.
 
 _GATED = f"""\
 The feed-forward networks of this architecture are gated (SwiGLU) and have no biases. The
-`EsmForMaskedLM` of transformers has no such thing: it needs the code of the released models, which
-`auto_map` in `config.json` names and which transformers fetches from `{HUGGINGFACE_CODE}` if it is
-allowed to run code from there:
+`EsmForMaskedLM` of transformers has no such thing. `{TORCH_MODULE}.py` in this folder has, a
+PyTorch module under Apache-2.0, which transformers (4.46 or later) runs if it is allowed to:
 
 ```python
 from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -88,12 +87,21 @@ _TERMS = {
 """What a card says of the licence of its weights."""
 
 
+def write_torch_module(folder: Path, config: ModelConfig) -> None:
+    """Writes the PyTorch module that transformers needs, if it has none of its own."""
+    if not is_plain_esm(config):
+        source = Path(__file__).with_name(f"{TORCH_MODULE}.py").read_text(encoding="utf-8")
+        (folder / f"{TORCH_MODULE}.py").write_text(source, encoding="utf-8")
+
+
 def write_tokenizer_files(folder: Path, config: ModelConfig) -> None:
     """Writes what transformers' `EsmTokenizer` reads, as the released models have it."""
     tokens = KmerTokenizer(vocabulary=config.vocabulary, k=config.k).tokens
     (folder / VOCABULARY).write_text("\n".join(tokens), encoding="ascii")
+    own = {"AutoTokenizer": [f"{TORCH_MODULE}.NucleotideTransformerTokenizer", None]}
     contents = {
         "tokenizer_config.json": {
+            **({} if is_plain_esm(config) else {"auto_map": own}),
             "clean_up_tokenization_spaces": True,
             "eos_token": None,
             "model_max_length": config.max_positions,

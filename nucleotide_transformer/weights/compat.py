@@ -2,7 +2,8 @@
 
 The code of the published README and of the notebooks `nucleotide_transformer`, `agro_nt` and
 `codon_nt` was tried: it runs as it is, and logits and embeddings at real tokens are the published
-ones. SegmentNT and the other models of the published package are not covered. What differs:
+ones. SegmentNT, the other models of the published package, and what it has beside this function
+(`nucleotide_transformer.model`, the classes of `tokenizers`) are not covered. What differs:
 
 - Attention heads. A request (l, n) gives head n of layer l, counted from 1, as the published
   documentation says. The published code gives the second next: its (l, n) is (l, n + 2) here, and

@@ -17,8 +17,8 @@ JAX_EPSILON = 1e-5
 """Layer-norm epsilon of the released JAX code, which its files do not mention."""
 HUGGINGFACE_EPSILON = 1e-12
 """What transformers assumes where a file does not say it."""
-HUGGINGFACE_CODE = "InstaDeepAI/nucleotide-transformer-v2-500m-multi-species"
-"""Repository with the code that transformers needs for the second generation of models."""
+TORCH_MODULE = "modeling_nucleotide_transformer"
+"""Module, copied into an export, that transformers needs for the second generation of models."""
 
 MAX_JSON_BYTES = 1 << 24
 """Of a config or an index: those of the largest released model have 100 kB."""
@@ -184,9 +184,10 @@ def make_huggingface_config(config: ModelConfig) -> dict[str, Any]:
     }
     if not is_plain_esm(config):
         content["add_bias_fnn"] = config.ffn_bias
+        content["ffn_gated"] = config.ffn_gated
         content["auto_map"] = {
-            "AutoConfig": f"{HUGGINGFACE_CODE}--esm_config.EsmConfig",
-            "AutoModelForMaskedLM": f"{HUGGINGFACE_CODE}--modeling_esm.EsmForMaskedLM",
+            "AutoConfig": f"{TORCH_MODULE}.NucleotideTransformerConfig",
+            "AutoModelForMaskedLM": f"{TORCH_MODULE}.NucleotideTransformerForMaskedLM",
         }
     return dict(sorted(content.items()))
 

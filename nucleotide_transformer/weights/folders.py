@@ -22,7 +22,7 @@ from nucleotide_transformer.errors import (
 from nucleotide_transformer.files import PARTIAL_PREFIX, sync, write_whole
 from nucleotide_transformer.model.token_tables import fold_tables
 from nucleotide_transformer.types import Params
-from nucleotide_transformer.weights import cards, huggingface, packaged, released_jax
+from nucleotide_transformer.weights import cards, configs, huggingface, packaged, released_jax
 from nucleotide_transformer.weights.hub import (
     check_files,
     download,
@@ -37,6 +37,7 @@ _WRITTEN = re.compile(
     "|".join(
         [re.escape(name) for name in (*huggingface.WEIGHT_FILES, *cards.TOKENIZER_FILES)]
         + [re.escape(name) for name in (huggingface.CONFIG, cards.CARD, packaged.SUMS)]
+        + [re.escape(f"{configs.TORCH_MODULE}.py")]
         + [re.escape(name) for name in (released_jax.HYPERPARAMS, released_jax.CHECKPOINT)]
         + [r"model-\d+-of-\d+\.safetensors", re.escape(PARTIAL_PREFIX) + ".*"]
     )
@@ -152,6 +153,8 @@ def write_files(
     params, config = fold_tables(params, config)
     save[layout](folder, params, config)
     cards.write_tokenizer_files(folder, config)
+    if layout == "huggingface":
+        cards.write_torch_module(folder, config)
     cards.write_card(folder, card)
 
 

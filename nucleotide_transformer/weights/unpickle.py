@@ -268,7 +268,7 @@ class _Machine(pickle._Unpickler):
     def _set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(target) is not dict or not isinstance(key, str | int | float | bytes | None):
+            if type(target) is not dict or type(key) is not str:
                 raise self.refuse(f"an item {_describe(key)} for {_describe(target)}")
             target[key] = value
 
