@@ -10,6 +10,7 @@ first trial is the step as it is by default; the others say what they change. Ta
 """
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -35,8 +36,27 @@ class Trial(NamedTuple):
     """Further flags of XLA."""
     memory: str = ".92"
     """Share of the device's memory that JAX takes at the start."""
+    change: str = ""
+    """A change to the code itself, one of CHANGES."""
 
 
+def leave_out_the_mask() -> None:
+    """The attention of cuDNN without lengths; right only where no sequence has padding, as here."""
+    from nucleotide_transformer.model import attention
+
+    attention.attend_by_cudnn = functools.partial(attention.attend_by_cudnn, masked=False)
+
+
+def project_apart() -> None:
+    """Queries, keys and values by a product each."""
+    from nucleotide_transformer.model import layers
+
+    layers.multiply_jointly = lambda x, weights, biases: [
+        layers.multiply(x, w, b) for w, b in zip(weights, biases, strict=True)
+    ]
+
+
+CHANGES = {"no-mask": leave_out_the_mask, "apart": project_apart}
 LOOP = "--compute.stack loop --compute.remat none"
 TRIALS = (
     Trial("default (scan, dots)"),
@@ -46,6 +66,8 @@ TRIALS = (
     Trial("scan, two layers a turn", flags=UNROLL),
     Trial("scan, two layers a turn, dynamic-slice fusion", flags=f"{UNROLL} {FUSION}"),
     Trial("blocks recomputed", "--compute.remat block"),
+    Trial("cuDNN without its padding mask", change="no-mask"),
+    Trial("queries, keys and values apart", change="apart"),
     Trial("attention by einsum", "--compute.attention einsum"),
     Trial("without command buffers", flags=NO_COMMANDS),
     Trial("JAX's default share of the memory", memory=".75"),
@@ -69,7 +91,7 @@ def run_trial(trial: Trial, command: str, output: Path) -> dict[str, object]:
     flags = f"{os.environ.get('XLA_FLAGS', '')} {trial.flags}".strip()
     paths = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     environment = os.environ | {"XLA_FLAGS": flags, MEMORY: trial.memory, "PYTHONPATH": paths}
-    program = [sys.executable, "-m", "nucleotide_transformer.cli", "benchmark"]
+    program = [sys.executable, __file__, f"--inside={trial.change}", "benchmark"]
     before = set(output.glob("*.json"))
     run = subprocess.run(
         [*program, *command.split(), "--output", str(output)],
@@ -115,8 +137,19 @@ def format_table(rows: list[dict[str, object]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def run_inside(change: str, words: list[str]) -> int:
+    """Runs `nt` in this process, after a change to the code."""
+    from nucleotide_transformer.cli import main as run_nt
+
+    if change:
+        CHANGES[change]()
+    return run_nt(words)
+
+
 def main() -> int:
     """Runs the trials; returns 1 if any of them failed."""
+    if sys.argv[1:2] and sys.argv[1].startswith("--inside="):
+        return run_inside(sys.argv[1].removeprefix("--inside="), sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["100M", "500M"])
     parser.add_argument("--sequences", nargs="+", type=int, help="of a micro-batch")

@@ -272,6 +272,7 @@ def describe_run(
 ) -> list[tuple[str, str]]:
     """The plan of a run: corpus, model, and what the tokens of an update become."""
     model = config.model
+    devices = "device" if layout.num_devices == 1 else "devices"
     processes = f" in {layout.num_processes} processes" if layout.num_processes > 1 else ""
     slots = layout.num_devices * layout.accumulation * layout.per_device
     blank = slots - config.sequences_per_update
@@ -289,7 +290,7 @@ def describe_run(
         ),
         (
             "update",
-            f"{config.tokens_per_update:,} tokens = {layout.num_devices} devices{processes}"
+            f"{config.tokens_per_update:,} tokens = {layout.num_devices} {devices}{processes}"
             f" x {layout.accumulation} accumulated x {layout.per_device} sequences"
             f" x {config.data.sequence_tokens} tokens"
             + (f", {blank} of the sequences blank" if blank else ""),

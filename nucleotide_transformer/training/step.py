@@ -148,6 +148,7 @@ def trace_in(context: Context, function: Callable[..., Any]) -> Callable[..., An
 
 def add_up(function: Callable[[Any], Tree], batch: Any) -> Tree:
     """The sum of a function over the micro-batches [A, ...]; of one, without a pass of adding."""
+    function = jax.jit(function, inline=True)  # traced once for its shapes and the scan
     first = jax.tree.map(lambda leaf: leaf[0], batch)
     if jax.tree.leaves(batch)[0].shape[0] == 1:
         return function(first)
