@@ -198,6 +198,14 @@ def test_files_that_are_not_those_that_were_pinned(
         load_pretrained(REPOSITORY, cache=tmp_path)
 
 
+def test_a_field_that_is_not_computed_with_may_differ(
+    offline: None, release: Any, tmp_path: Path
+) -> None:
+    release(config=dataclasses.replace(V2, masking_ratio=0.3))
+    make_cache(tmp_path)
+    assert load_pretrained("codon_nt", cache=tmp_path).config == V2
+
+
 @pytest.mark.parametrize("change", [{"num_layers": 3}, {"token_dropout": True}])
 def test_a_config_that_is_not_that_of_the_table(
     change: Any, offline: None, release: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -120,9 +120,11 @@ class FakeTensor(NamedTuple):
     def dtype(self) -> np.dtype:
         return self.array.dtype
 
-    @property
-    def nbytes(self) -> int:
-        return self.array.nbytes
+    def numel(self) -> int:
+        return self.array.size
+
+    def element_size(self) -> int:
+        return self.array.itemsize
 
     def detach(self) -> "FakeTensor":
         return self

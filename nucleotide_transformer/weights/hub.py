@@ -215,14 +215,16 @@ def check_config(folder: Path, config: ModelConfig, released: ReleasedModel, *, 
         folder: for the message.
         config: what its files say.
         released: of the table.
-        jax: whether these are the JAX files, which the table is made from: all fields are
-            compared. Of others it is those that shape the parameters, and the positions.
+        jax: whether these are the JAX files, which the table is made from: all fields that are
+            computed with are compared. Of others it is those that shape the parameters, and the
+            positions.
 
     Raises:
         InputError: for the first field that differs.
     """
-    names = [field.name for field in dataclasses.fields(ModelConfig)] if jax else _SHAPING
-    for name in names:
+    names = [field.name for field in dataclasses.fields(ModelConfig)] if jax else list(_SHAPING)
+    unused = () if config.token_dropout else ("masking_ratio", "masking_probability")
+    for name in sorted(set(names) - set(unused), key=names.index):
         found, expected = getattr(config, name), getattr(released.config, name)
         rule = f"{released.repository} has {expected!r}: other files than those that were released"
         require(found == expected, f"{folder}: {name}", found, rule)

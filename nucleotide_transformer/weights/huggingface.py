@@ -151,7 +151,8 @@ def _open_pytorch(file: Path) -> dict[str, Source]:
         raise InputError(f"{file}: refused or damaged: {' '.join(reason)[:300]}") from error
     if not isinstance(tensors, Mapping) or not all(map(torch.is_tensor, tensors.values())):
         raise InputError(f"{file}: should hold tensors by name, and nothing else")
-    total, size = sum(tensor.nbytes for tensor in tensors.values()), file.stat().st_size
+    sizes = (tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    total, size = sum(sizes), file.stat().st_size
     if total > 2 * size:  # two tensors may share what is stored, such as both token tables
         raise InputError(
             f"{file}: its tensors have {total} bytes, more than twice the file's {size}"
@@ -159,9 +160,10 @@ def _open_pytorch(file: Path) -> dict[str, Source]:
 
     def read(name: str, tensor: Any) -> Shaped[np.ndarray, "..."]:
         try:
+            plain = tensor.detach()
             if tensor.dtype == torch.bfloat16:
-                return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-            return tensor.detach().numpy()
+                return plain.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+            return plain.numpy()
         except (TypeError, RuntimeError) as error:
             kind = f"{tensor.dtype}, {tensor.layout}"
             raise InputError(f"{file}: {show_name(name)}: type {kind} can't be read") from error

@@ -124,3 +124,57 @@ def test_hostile_pytorch_weights_do_not_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^[^\n]*pytorch_model\.bin: refused or damaged: [^\n]*$"):
         load_pretrained(tmp_path / "m")
     assert not marker.exists()
+
+
+def save_state(folder: Path, change: Any, **options: Any) -> Model:
+    """Saves a model as PyTorch weights, each tensor changed."""
+    model = make_model(V1)
+    model.save_pretrained(folder)
+    state = transformers.EsmForMaskedLM.from_pretrained(folder).state_dict()
+    (folder / "model.safetensors").unlink()
+    changed = {name: change(tensor) for name, tensor in state.items()}
+    torch.save(changed, folder / "pytorch_model.bin", **options)
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parameters_and_other_strides_are_read(dtype: Any, tmp_path: Path) -> None:
+    """As `torch.save(dict(model.named_parameters()))` gives them, and released files have them."""
+
+    def change(tensor: Any) -> Any:
+        turned = tensor.t().contiguous().t() if tensor.ndim == 2 else tensor
+        return torch.nn.Parameter(turned.to(dtype))
+
+    model = save_state(tmp_path / "m", change)
+    found = load_pretrained(tmp_path / "m").params
+    if dtype == torch.float32:
+        assert_same_params(found, model.params)
+    table = "esm_transformer/~/embed"
+    wanted = np.asarray(model.params[table]["embeddings"])
+    np.testing.assert_allclose(found[table]["embeddings"], wanted, rtol=2**-8)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "rule"),
+    [
+        (
+            lambda x: x.to_sparse(),
+            {},
+            r"[^\n]*: type torch\.float32, torch\.sparse_coo can't be read",
+        ),
+        (
+            lambda x: x.to(torch.float8_e4m3fn),
+            {},
+            r"[^\n]*: type torch\.float8_e4m3fn, [^\n]* read",
+        ),
+        (
+            lambda x: x,
+            {"_use_new_zipfile_serialization": False},
+            r"no zip archive: half-written, or ",
+        ),
+    ],
+)
+def test_tensors_that_can_not_be_read(change: Any, options: Any, rule: str, tmp_path: Path) -> None:
+    save_state(tmp_path / "m", change, **options)
+    with pytest.raises(ValueError, match=rf"^[^\n]*pytorch_model\.bin: {rule}[^\n]*$"):
+        load_pretrained(tmp_path / "m")
