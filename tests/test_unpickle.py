@@ -4,10 +4,12 @@ import bz2
 import collections
 import contextlib
 import copyreg
+import gc
 import gzip
 import lzma
 import pickle
 import struct
+import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -151,6 +153,21 @@ def test_plain_pickles_of_arrays_and_containers(protocol: int, tmp_path: Path) -
     assert {key: found[key] for key in plain} == plain
     np.testing.assert_array_equal(found["m/n"]["w"], tree["m/n"]["w"])
     assert found["m/n"]["s"] == 3
+
+
+def test_nothing_holds_on_to_the_arrays(tmp_path: Path) -> None:
+    """The caller drops each array when it is on the device: memory never has all of them twice."""
+    file = tmp_path / "tree.joblib"
+    joblib.dump({"m/n": {"w": np.ones((300, 300))}}, file)
+    gc.disable()
+    try:
+        tree = load_joblib(file)
+        array = weakref.ref(tree["m/n"]["w"])
+        assert array() is not None
+        del tree
+        assert array() is None
+    finally:
+        gc.enable()
 
 
 def test_a_half_written_file_says_how_much_is_missing(tmp_path: Path) -> None:

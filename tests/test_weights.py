@@ -187,6 +187,19 @@ def test_joblib_and_safetensors_read_what_is_written(tmp_path: Path) -> None:
         np.testing.assert_array_equal(tensors[name], right.T if place.is_transposed else right)
 
 
+def test_no_file_stays_in_memory_after_a_tensor_was_read(tmp_path: Path) -> None:
+    """A mapped file counts as memory as far as it was read."""
+    save_model(tmp_path / "m", V2, "huggingface")
+    file = tmp_path / "m" / "model.safetensors"
+    tensors = open_tensors(file)
+    arrays = [tensor.read() for tensor in tensors.values()]
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("the system does not say what is mapped")
+    assert len(arrays) > 30
+    assert str(file) not in maps.read_text()
+
+
 def test_safetensors_written_by_the_library(tmp_path: Path) -> None:
     library = pytest.importorskip("safetensors.numpy")
     params = save_model(tmp_path / "m", V2, "huggingface")

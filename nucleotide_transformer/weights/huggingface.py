@@ -118,18 +118,21 @@ def _open_safetensors(file: Path) -> dict[str, Source]:
     from safetensors import SafetensorError, safe_open  # only here: other layouts do without
 
     try:
-        tensors = safe_open(file, framework="numpy")
-        shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        with safe_open(file, framework="numpy") as tensors:
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+            shapes = {name: tuple(each.get_shape()) for name, each in slices.items()}
+            kinds = {name: str(each.get_dtype()) for name, each in slices.items()}
     except (SafetensorError, OSError) as error:
         reason = show_name(" ".join(str(error).split()))
         raise InputError(f"{file}: half-written or damaged ({reason}): fetch it again") from error
 
     def read(name: str) -> Shaped[np.ndarray, "..."]:
-        try:
-            return tensors.get_tensor(name)
+        try:  # opened anew: what is read of a mapped file stays in memory until it is closed
+            with safe_open(file, framework="numpy") as tensors:
+                return tensors.get_tensor(name)
         except (SafetensorError, TypeError, KeyError, AttributeError) as error:
-            kind = tensors.get_slice(name).get_dtype()
-            raise InputError(f"{file}: {show_name(name)}: type {kind} can't be read") from error
+            place = f"{file}: {show_name(name)}"
+            raise InputError(f"{place}: type {kinds[name]} can't be read") from error
 
     return {name: Source(shape, partial(read, name)) for name, shape in shapes.items()}
 

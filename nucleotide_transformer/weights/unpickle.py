@@ -167,6 +167,7 @@ class _Machine(pickle._Unpickler):
     """Python's machine with a closed list of opcodes, names and calls."""
 
     stack: list[Any]
+    memo: dict[int, Any]
     append: Callable[[Any], None]
     read: Callable[[int], bytes]
     readline: Callable[[], bytes]
@@ -180,7 +181,15 @@ class _Machine(pickle._Unpickler):
         """Returns what the file holds."""
         self.dispatch = cast(Any, _Opcodes(self))  # type: ignore[misc]
         try:
-            return _unbox_tree(self.load())
+            return self.load()
+        finally:  # the machine and its opcodes refer to each other: without its memory
+            self.memo.clear()
+            del self.dispatch
+
+    def load(self) -> Any:
+        """As in `pickle`, with our errors, and with arrays in place of their descriptions."""
+        try:
+            return _unbox_tree(super().load())
         except InputError:
             raise
         except _MALFORMED as error:
