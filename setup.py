@@ -16,7 +16,6 @@ assert VERSION, "nucleotide_transformer/__init__.py holds the version"
 # Every lower bound is one that the tests ran with: constraints-minimum.txt holds the same numbers.
 REQUIREMENTS = [
     "array_record>=0.8.1",
-    "dacite>=1.8.1",
     "dm-haiku>=0.0.16",
     "grain>=0.2.16",
     "huggingface_hub>=1.3",
@@ -87,5 +86,5 @@ setup(
     },
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["nt = nucleotide_transformer.cli:main"]},
+    entry_points={"console_scripts": ["nt = nucleotide_transformer.cli:run_and_exit"]},
 )

@@ -27,8 +27,12 @@ if TYPE_CHECKING:
     from nucleotide_transformer.model import init_params as init_params
     from nucleotide_transformer.model import make_forward as make_forward
     from nucleotide_transformer.pretrained import load_pretrained as load_pretrained
+    from nucleotide_transformer.pretraining.evaluate import EvaluateConfig as EvaluateConfig
+    from nucleotide_transformer.pretraining.evaluate import evaluate_model as evaluate_model
     from nucleotide_transformer.pretraining.run import pretrain as pretrain
     from nucleotide_transformer.tokenizers import KmerTokenizer as KmerTokenizer
+    from nucleotide_transformer.verification import VerifyConfig as VerifyConfig
+    from nucleotide_transformer.verification import verify_model as verify_model
     from nucleotide_transformer.weights.compat import get_pretrained_model as get_pretrained_model
 
 __version__ = "0.1.0"
@@ -36,12 +40,15 @@ __version__ = "0.1.0"
 _HOME = {
     "ComputeConfig": "config",
     "CorpusConfig": "data.corpus_config",
+    "EvaluateConfig": "pretraining.evaluate",
     "InputError": "errors",
     "KmerTokenizer": "tokenizers",
     "ModelConfig": "config",
     "PretrainConfig": "config",
+    "VerifyConfig": "verification",
     "build_corpus": "data.corpus",
     "embed": "inference.embedding",
+    "evaluate_model": "pretraining.evaluate",
     "fill_mask": "inference.likelihoods",
     "get_pretrained_model": "weights.compat",
     "init_params": "model",
@@ -52,18 +59,22 @@ _HOME = {
     "make_forward": "model",
     "nucleotide_probabilities": "inference.nucleotides",
     "pretrain": "pretraining.run",
+    "verify_model": "verification",
 }
 
 __all__ = [
     "ComputeConfig",
     "CorpusConfig",
+    "EvaluateConfig",
     "InputError",
     "KmerTokenizer",
     "ModelConfig",
     "PretrainConfig",
+    "VerifyConfig",
     "__version__",
     "build_corpus",
     "embed",
+    "evaluate_model",
     "fill_mask",
     "get_pretrained_model",
     "init_params",
@@ -74,6 +85,7 @@ __all__ = [
     "make_forward",
     "nucleotide_probabilities",
     "pretrain",
+    "verify_model",
 ]
 
 

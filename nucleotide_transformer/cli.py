@@ -1,38 +1,29 @@
-"""The command line `nt`. Each command is a config dataclass and a function of it."""
+"""The command line `nt`: finds the command, and turns errors into one line and an exit code."""
 
 import difflib
 import io
 import logging
+import os
+import select
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import tyro
-from rich.console import Console
-
-from nucleotide_transformer.errors import InputError, RunFailedError
+from nucleotide_transformer import __version__
+from nucleotide_transformer.commands import COMMANDS as COMMANDS
+from nucleotide_transformer.commands import FAILED, INTERRUPTED, Command
+from nucleotide_transformer.errors import InputError, RunFailedError, UnwritableOutputError
 from nucleotide_transformer.namesake import warn_of_namesake
 from nucleotide_transformer.options import parse
 
-FAILED = 1
-"""Exit code of a run that failed; Python's own after a traceback, too."""
 BAD_INPUT = 2
 """Exit code for input that breaks a rule."""
-LOG_WIDTH = 160
-"""Columns of a table where the output is no terminal."""
-LEFT_OUT_IF_NARROW = ("assembly", "group", "contigs", "unknown")
-"""Columns of a corpus that a narrow terminal has no room for."""
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-
-
-class Command(NamedTuple):
-    """One command; its module is imported when the command runs, so that help is quick."""
-
-    summary: str
-    run: Callable[[list[str]], int]
+READER_GONE = 141
+"""Exit code where what reads our output has closed it, as `head` does; as shells have it."""
+HELP = ("-h", "--help")
+VERSION = "--version"
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -43,36 +34,64 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     warn_of_namesake()  # whose __init__ may have taken the place of ours, which warns
     words = list(sys.argv[1:] if args is None else args)
-    for number in (2, 1):
-        command = COMMANDS.get(" ".join(words[:number]))
-        if command:
-            return _run_command(command, words[number:])
-    asked = not words or words[0] in ("-h", "--help")
-    if asked:
-        sys.stdout.write(_describe_commands())
-        return 0 if words else BAD_INPUT
-    return _fail(_describe_unknown(words), BAD_INPUT)
-
-
-def _run_command(command: Command, args: list[str]) -> int:
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax remarks on what is as it should be
     try:
-        return command.run(args)
+        try:
+            return _dispatch(words)
+        finally:
+            sys.stdout.flush()  # here, where an error of it is told
+    except (UnwritableOutputError, RunFailedError) as error:
+        return _fail(str(error), FAILED)
     except InputError as error:
         return _fail(str(error), BAD_INPUT)
-    except RunFailedError as error:
-        return _fail(str(error), FAILED)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _is_reader_gone():
+            _drop_output()
+            return READER_GONE
         return _fail(_describe_os_error(error), FAILED)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
 
 
+def _dispatch(words: list[str]) -> int:
+    """Runs the command that the first words name, or says what there is."""
+    for number in (2, 1):
+        name = " ".join(words[:number])
+        if name in COMMANDS:
+            return _run(name, COMMANDS[name], words[number:])
+    if words[:1] == [VERSION]:
+        sys.stdout.write(f"nucleotide-transformer-jax {__version__}\n")
+        return 0
+    group = _list_group(words[0]) if words else []
+    asks = not words or words[-1] in HELP
+    if (asks and len(words) <= 1) or (asks and group):
+        sys.stdout.write(_describe_commands(group or list(COMMANDS)))
+        return 0 if words else BAD_INPUT
+    raise InputError(_describe_unknown(words))
+
+
+def _run(name: str, command: Command, args: list[str]) -> int:
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax remarks on what is as it should be
+    kind = command.find_config()
+    return command.run(parse(kind, args, f"nt {name}", takes_file=command.takes_file))
+
+
 def _fail(message: str, code: int) -> int:
     one_line = " ".join(message.split())
     sys.stderr.write(f"error: {one_line}\n")
     return code
+
+
+def _is_reader_gone() -> bool:
+    """Whether our output goes to a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _drop_output() -> None:
+    """Leaves nothing for Python to write at its end, where it would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _describe_os_error(error: OSError) -> str:
@@ -90,193 +109,35 @@ def _describe_os_error(error: OSError) -> str:
     return f"{reason}{place}"
 
 
+def _list_group(word: str) -> list[str]:
+    """The commands that begin with a word: `corpus build` and others with `corpus`."""
+    return [name for name in COMMANDS if name.startswith(f"{word} ")]
+
+
 def _describe_unknown(words: list[str]) -> str:
     """Says that there is no such command, and which one may be meant."""
-    group = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
-    is_incomplete = bool(group) and (len(words) == 1 or words[1].startswith("-"))
+    group = _list_group(words[0])
+    if group and (len(words) == 1 or words[1].startswith("-")):
+        return f"{words[0]}: which command? there are {', '.join(group)}"
     in_full = " ".join(words[:2])
-    asked = in_full if group and not is_incomplete else words[0]
     near = [
         name
         for typed in (in_full, words[0])
-        for name in difflib.get_close_matches(typed, COMMANDS, n=1)
-        if not is_incomplete
+        for name in difflib.get_close_matches(typed, [*COMMANDS, *HELP, VERSION], n=1)
     ]
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(group or COMMANDS)}"
-    return f"{asked}: no such command; {hint}"
+    return f"{in_full if group else words[0]}: no such command; {hint}"
 
 
-def _describe_commands() -> str:
-    width = max(map(len, COMMANDS))
-    rows = [f"  nt {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    head = "The Nucleotide Transformer: pre-training and what one does with a trained model.\n\n"
-    return head + "\n".join(rows) + "\n\n`nt COMMAND --help` lists the options of a command.\n"
-
-
-def _build_corpus(args: list[str]) -> int:
-    from nucleotide_transformer.configfile import read_config
-    from nucleotide_transformer.data.corpus import CorpusConfig, build_corpus
-
-    path, rest = _take_option(args, "--config")
-    default = read_config(CorpusConfig, Path(path)) if path else None
-    config = parse(CorpusConfig, rest, "nt corpus build [--config FILE.toml]", default)
-    build_corpus(config, progress=True)
-    return _print_corpus(config.output)
-
-
-def _describe_corpus(args: list[str]) -> int:
-    def info(folder: tyro.conf.Positional[Path], /) -> Path:
-        """Lists the genomes of a corpus and the size of its splits.
-
-        Args:
-            folder: folder that `nt corpus build` made.
-        """
-        return folder
-
-    return _print_corpus(parse(info, args, "nt corpus info"))
-
-
-def _count_baselines(args: list[str]) -> int:
-    from nucleotide_transformer.pretraining.counts import BaselinesConfig, count_corpus
-
-    kind = tyro.conf.PositionalRequiredArgs[BaselinesConfig]
-    config = parse(kind, args, "nt corpus baselines")
-    path, is_new = count_corpus(config, progress=True)
-    state = "wrote" if is_new else "counted before, and still right:"
-    _console().print(f"{state} {path} ({path.stat().st_size / 1e6:.1f} MB)")
-    return 0
-
-
-def _print_corpus(folder: Path) -> int:
-    from rich.box import HEAVY_HEAD, SIMPLE
-    from rich.table import Table
-
-    from nucleotide_transformer.data.manifest import describe, load_manifest
-
-    rows = describe(load_manifest(folder))
-    console = _console()
-    narrow = console.width < LOG_WIDTH
-    columns = [name for name in rows[0] if not (narrow and name in LEFT_OUT_IF_NARROW)]
-    table = Table(title=str(folder), title_justify="left", box=SIMPLE if narrow else HEAVY_HEAD)
-    for name in columns:
-        is_number = not isinstance(rows[0][name], str)
-        table.add_column(name, justify="right" if is_number else "left", no_wrap=is_number)
-    for row in rows:
-        values = (row[name] for name in columns)
-        table.add_row(*(v if isinstance(v, str) else f"{v:,}" for v in values))
-    console.print(table)
-    for split in ("train", "validation", "test"):
-        if rows[-1][split] == 0:
-            console.print(f"note: the {split} split has no record")
-    return 0
-
-
-def _pretrain(args: list[str]) -> int:
-    from nucleotide_transformer.config import PretrainConfig
-    from nucleotide_transformer.configfile import load_config
-
-    path, rest = _take_option(args, "--config")
-    default = load_config(Path(path)) if path else PretrainConfig()
-    prog = "nt pretrain [--config FILE.toml]"
-    config = parse(PretrainConfig, rest, prog, default)
-
-    from nucleotide_transformer.pretraining.report import print_summary
-    from nucleotide_transformer.pretraining.run import pretrain
-
-    summary = pretrain(config)
-    if summary.evaluation is None:
-        _console().print(f"stopped after update {summary.step:,}; the same command resumes there")
-        return INTERRUPTED
-    print_summary(_console(), config.output, summary.evaluation)
-    return 0
-
-
-def _benchmark(args: list[str]) -> int:
-    from nucleotide_transformer.benchmark.config import BenchmarkConfig
-
-    config = parse(BenchmarkConfig, args, "nt benchmark")
-
-    from nucleotide_transformer.benchmark.run import run_benchmark
-    from nucleotide_transformer.benchmark.tables import print_report
-
-    print_report(run_benchmark(config, progress=True), _console())
-    return 0
-
-
-def _export(args: list[str]) -> int:
-    from nucleotide_transformer.pretrained import ExportConfig, export_model
-
-    config = parse(ExportConfig, args, "nt export")
-    export_model(config.source, config.folder, layout=config.layout, overwrite=config.overwrite)
-    _console().print(f"wrote {config.folder} in the {config.layout} layout")
-    return 0
-
-
-def _embed(args: list[str]) -> int:
-    from nucleotide_transformer.inference.embedding_files import (
-        EmbedConfig,
-        check_files,
-        embed_file,
+def _describe_commands(names: list[str]) -> str:
+    width = max(map(len, names))
+    rows = [f"  nt {name:{width}}  {COMMANDS[name].summary}" for name in names]
+    head = "The Nucleotide Transformer: pre-train it, evaluate it, use it.\n\n"
+    tail = (
+        "\n\n`nt COMMAND --help` lists the options of a command, `nt --version` says which version"
+        " this is.\n"
     )
-
-    config = parse(EmbedConfig, args, "nt embed")
-    totals = check_files(config)  # before the model: a typo should not cost a download
-
-    from nucleotide_transformer.pretrained import load_pretrained
-    from nucleotide_transformer.training.devices import find_devices
-
-    find_devices(None)
-    model = load_pretrained(config.model, compute=config.compute)
-    _console().print(f"wrote {embed_file(model, config, totals=totals, progress=True)}")
-    return 0
-
-
-def _fill_mask(args: list[str]) -> int:
-    from nucleotide_transformer.inference.likelihoods import FillMaskConfig, fill_mask
-
-    config = parse(FillMaskConfig, args, "nt fill-mask")
-
-    from nucleotide_transformer.pretrained import load_pretrained
-    from nucleotide_transformer.training.devices import find_devices
-
-    find_devices(None)
-    model = load_pretrained(config.model, compute=config.compute)
-    for number, tokens in enumerate(fill_mask(model, config.sequence, top_k=config.top_k), start=1):
-        _console().print(f"<mask> {number}")
-        for token, probability in tokens:
-            _console().print(f"  {token:10} {probability:.4f}")
-    return 0
-
-
-def _take_option(args: list[str], name: str) -> tuple[str | None, list[str]]:
-    """Takes `name VALUE` or `name=VALUE` out of the arguments."""
-    for index, word in enumerate(args):
-        if word.startswith(name + "="):
-            return word.removeprefix(name + "="), args[:index] + args[index + 1 :]
-        if word == name:
-            if index + 1 == len(args):
-                raise InputError(f"{name}: needs a value")
-            return args[index + 1], args[:index] + args[index + 2 :]
-    return None, args
-
-
-def _console() -> Console:
-    console = Console(soft_wrap=True, highlight=False)
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
-    return console
-
-
-COMMANDS: dict[str, Command] = {
-    "corpus build": Command("FASTA files to a corpus of shuffled-access chunks", _build_corpus),
-    "corpus info": Command("the genomes and splits of a corpus", _describe_corpus),
-    "corpus baselines": Command("count what baselines are fitted to, once", _count_baselines),
-    "pretrain": Command("pre-train a model on a corpus, or go on with a run", _pretrain),
-    "export": Command("a run or released weights to a folder that others can load", _export),
-    "embed": Command("embeddings of the sequences of a file", _embed),
-    "fill-mask": Command("the likeliest tokens behind each <mask> of a sequence", _fill_mask),
-    "benchmark": Command("speed and memory of training and inference on this machine", _benchmark),
-}
+    return head + "\n".join(rows) + tail
 
 
 def run_and_exit() -> Any:

@@ -296,6 +296,8 @@ class PretrainConfig:
         rule = f"must be a multiple of data.sequence_tokens = {self.data.sequence_tokens}"
         divides = self.tokens_per_update % self.data.sequence_tokens == 0
         require(divides, "tokens_per_update", self.tokens_per_update, rule)
+        rule = "must be fewer than 2**31 updates"
+        require(self.total_steps < 2**31, "total_tokens", self.total_tokens, rule)
         rule = f"the learned positions end at model.max_positions = {self.model.max_positions}"
         limit = self.model.position_limit
         fits = limit is None or self.data.sequence_tokens <= limit

@@ -3,14 +3,13 @@
 import dataclasses
 import difflib
 import tomllib
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
-
-import dacite
+from typing import Any, TypeVar, get_type_hints
 
 from nucleotide_transformer.config import PretrainConfig
 from nucleotide_transformer.errors import InputError, MissingInputError, RuleError
+from nucleotide_transformer.fields import Field, build, list_fields, read_value
 
 Config = TypeVar("Config")
 
@@ -22,7 +21,8 @@ BASE = "base"
 def load_config(path: Path) -> PretrainConfig:
     """Reads the config of a pre-training run; fields that the file leaves out keep their default.
 
-    With `base = "other.toml"` the fields of that file come first.
+    With `base = "other.toml"` the fields of that file come first. "none" empties a field that may
+    be None.
 
     Raises:
         MissingInputError, InputError: one line with the file, the field, its value and the rule.
@@ -85,77 +85,47 @@ def config_from_dict(kind: type[Config], fields: dict[str, Any], source: str) ->
         InputError: for an unknown field, a wrong type or a value that breaks a rule; the field is
             named with the configs that it is in, as in `model.num_layers`.
     """
-    check_fields(kind, fields, source)
-    return _build(kind, fields, source, "")
-
-
-def _build(kind: type[Config], fields: dict[str, Any], source: str, prefix: str) -> Config:
-    """Builds the inner configs first, so that an error in one knows where it is."""
-    types = get_type_hints(kind)
-    values = {
-        name: _build(types[name], value, source, f"{prefix}{name}.")
-        if dataclasses.is_dataclass(types[name])
-        else value
-        for name, value in fields.items()
-    }
-    rules = dacite.Config(type_hooks=_TYPE_HOOKS)
+    values = check_fields(kind, fields, source)
+    required = [field.path for field in list_fields(kind) if field.is_required]
+    missing = [path for path in required if path not in values]
+    if missing:
+        raise InputError(f"{source}: {', '.join(missing)}: must be given")
     try:
-        return dacite.from_dict(kind, values, rules)
-    except RuleError as error:
-        raise InputError(f"{source}: {prefix}{error}") from None
-    except dacite.DaciteFieldError as error:
-        error.field_path = f"{prefix}{error.field_path}"
-        raise InputError(f"{source}: {error}") from None
+        return build(kind, values)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
 
 
-def check_fields(kind: type, fields: dict[str, Any], source: str, prefix: str = "") -> None:
-    """Raises an `InputError` for the first field that `kind` lacks, or whose choice it lacks."""
+def check_fields(kind: type, fields: dict[str, Any], source: str) -> dict[str, Any]:
+    """The values of fields by their paths, in the types that `kind` has.
+
+    Raises:
+        InputError: for the first field that `kind` lacks, or whose value is of another type.
+    """
+    known = {field.path: field for field in list_fields(kind)}
+    try:
+        return dict(_read_values(kind, fields, known, ""))
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+
+
+def _read_values(
+    kind: type, fields: dict[str, Any], known: dict[str, Field], prefix: str
+) -> Iterator[tuple[str, Any]]:
+    """Path and value of each field, table by table."""
     types = get_type_hints(kind)
     for name, value in fields.items():
-        where = f"{source}: {prefix}{name}"
+        path = f"{prefix}{name}"
         if name not in types:
             near = difflib.get_close_matches(name, types, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(types)}"
-            raise InputError(f"{where} = {value!r}: unknown field; {hint}")
-        if dataclasses.is_dataclass(types[name]):
-            if not isinstance(value, dict):
-                raise InputError(f"{where} = {value!r}: must be a table of fields")
-            check_fields(types[name], value, source, f"{prefix}{name}.")
-        elif get_origin(types[name]) is Literal and value not in get_args(types[name]):
-            choices = ", ".join(map(str, get_args(types[name])))
-            raise InputError(f"{where} = {value!r}: must be one of {choices}")
-        elif isinstance(value, bool) and types[name] is not bool:  # Python's True is an int
-            raise InputError(f"{where} = {value!r}: must not be true or false")
-
-
-def to_float(value: object) -> object:
-    """Integers are floats too; anything else is left for the type check."""
-    return float(value) if type(value) is int else value
-
-
-def to_path(value: object) -> object:
-    """Texts are paths too; anything else is left for the type check."""
-    return Path(value) if isinstance(value, str) else value
-
-
-def to_texts(value: object) -> object:
-    """Lists are tuples too; anything else is left for the type check."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-def to_paths(value: object) -> object:
-    """A list of texts as paths; anything else is left for the type check."""
-    return tuple(map(to_path, value)) if isinstance(value, list) else value
-
-
-_TYPE_HOOKS: dict[Any, Callable[[Any], Any]] = {
-    float: to_float,
-    Path: to_path,
-    tuple[str, ...]: to_texts,
-    tuple[Path, ...]: to_paths,
-}
+            raise RuleError(path, value, f"unknown field; {hint}")
+        if not dataclasses.is_dataclass(types[name]):
+            yield path, read_value(known[path], path, value)
+        elif isinstance(value, dict):
+            yield from _read_values(types[name], value, known, f"{path}.")
+        else:
+            raise RuleError(path, value, "must be a table of fields")
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 A command's options are the fields of its config dataclass: `model.num_layers` is
 `--model.num-layers 22`, or with `=`; `ffn_bias` is `--ffn-bias` or `--no-ffn-bias`; a tuple takes
-any number of words; `None` is a word where the field may be None. The last of two wins.
+any number of words; `none` is a word where the field may be None. The last of two wins.
 
 tyro draws the help from the same dataclass. It does not read the options: its errors are drawn,
 too, in a frame that depends on the terminal, where ours must be one line with field, value and
@@ -10,63 +10,21 @@ rule.
 """
 
 import collections
-import dataclasses
 import difflib
-import inspect
 import re
-import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    NamedTuple,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, NamedTuple, TypeVar, cast
 
-import tyro
-
+from nucleotide_transformer.configfile import read_config
 from nucleotide_transformer.errors import InputError, RuleError, require
+from nucleotide_transformer.fields import Field, build, list_fields, read_word, strip_marker
+from nucleotide_transformer.option_help import print_help
 
 Config = TypeVar("Config")
 
-_RULES = {int: "must be an integer", float: "must be a number"}
-_TEXTS = (str, Path)
-
-
-class Option(NamedTuple):
-    """A value of a config that the command line can give."""
-
-    path: str
-    """Its field, with those of the configs that it is in: `model.num_layers`."""
-    kind: Any
-    """The type of the value, or of each value of a tuple; a `Literal` has choices."""
-    is_tuple: bool
-    may_be_none: bool
-    is_positional: bool
-    """Told by its place, without a name."""
-    is_required: bool
-
-    @property
-    def flags(self) -> dict[str, bool | None]:
-        """How it is written -> the value that this says by itself, if it does."""
-        name = self.path.replace("_", "-")
-        if self.is_positional:
-            return {}
-        if self.kind is not bool:
-            return {f"--{name}": None}
-        outer, dot, inner = name.rpartition(".")
-        return {f"--{name}": True, f"--{outer}{dot}no-{inner}": False}
-
-    @property
-    def name(self) -> str:
-        """How messages call it where it was not given."""
-        return next(iter(self.flags), self.path)
+FILE = "--config"
+"""Option of the commands whose config can be read from a file."""
 
 
 class Given(NamedTuple):
@@ -78,7 +36,12 @@ class Given(NamedTuple):
 
 
 def parse(
-    kind: Callable[..., Config], args: Sequence[str], prog: str, default: Config | None = None
+    kind: Callable[..., Config],
+    args: Sequence[str],
+    prog: str,
+    default: Config | None = None,
+    *,
+    takes_file: bool = False,
 ) -> Config:
     """Reads the options of a command.
 
@@ -86,78 +49,86 @@ def parse(
         kind: a config dataclass, or a function whose parameters are the options. In
             `tyro.conf.PositionalRequiredArgs[kind]` what has no default is given without a name.
         args: the words after the command.
-        prog: what to call the command in its help and, up to the first " [", in messages.
+        prog: what to call the command in its help and in messages.
         default: the config that the options change; that of `kind` by default.
+        takes_file: whether `--config FILE` reads that config.
 
     Raises:
-        InputError: one line, for an unknown option, a wrong type, or a broken rule.
+        InputError: one line, for an unknown option, a wrong type, or a broken rule; or as the file
+            is read.
         SystemExit: after `--help`.
     """
+    file = None
+    if takes_file:
+        file, args = take_file(args, prog)
+        default = default if file is None else read_config(cast(type[Config], kind), file)
     if not {"-h", "--help"}.isdisjoint(args):
-        given: Any = {} if default is None else {"default": default}
-        tyro.cli(kind, args=["--help"], prog=prog, **given)
-    command = prog.partition(" [")[0]
-    options = list(list_options(kind))
-    kind = _strip_marker(kind)
+        print_help(kind, prog, default, takes_file=takes_file)
+    fields = list(list_fields(kind))
+    kind = strip_marker(kind)
     words: dict[str, Given] = {}
     try:
-        words = read_words(options, args)
-        required = [option for option in options if option.is_required and default is None]
-        missing = [option.name for option in required if option.path not in words]
+        words = read_words(fields, args)
+        required = [field for field in fields if field.is_required and default is None]
+        missing = [name_option(field) for field in required if field.path not in words]
         if missing:
             raise InputError(f"{', '.join(missing)}: must be given")
         return build(kind, {path: given.value for path, given in words.items()}, default)
     except RuleError as error:
         typed = words[error.field].typed if error.field in words else error.field
-        raise InputError(f"{command}: {RuleError(typed, error.value, error.rule)}") from None
+        raise InputError(f"{prog}: {RuleError(typed, error.value, error.rule)}") from None
     except InputError as error:
-        raise InputError(f"{command}: {error}") from None
+        raise InputError(f"{prog}: {error}") from None
 
 
-def list_options(kind: Callable[..., Any], prefix: str = "") -> Iterator[Option]:
-    """The options of a config, those of the configs in it included, in the order of its fields."""
-    required_are_positional = get_origin(kind) is Annotated
-    kind = _strip_marker(kind)
-    hints = get_type_hints(kind, include_extras=True)
-    for name, parameter in inspect.signature(kind).parameters.items():
-        path, hint = f"{prefix}{name}", hints[name]
-        if dataclasses.is_dataclass(hint):
-            yield from list_options(hint, f"{path}.")  # type: ignore[arg-type]
-            continue
-        is_positional = get_origin(hint) is Annotated
-        hint = get_args(hint)[0] if is_positional else hint
-        inner, may_be_none = _strip_none(hint)
-        is_tuple = get_origin(inner) is tuple
-        item = get_args(inner)[0] if is_tuple else inner
-        known = item in (bool, *_RULES, *_TEXTS) or get_origin(item) is Literal
-        assert known, f"{path}: the command line can't give {hint}"
-        is_required = parameter.default is inspect.Parameter.empty
-        is_positional |= is_required and required_are_positional
-        yield Option(path, item, is_tuple, may_be_none, is_positional, is_required)
+def take_file(args: Sequence[str], prog: str) -> tuple[Path | None, list[str]]:
+    """Takes `--config FILE` or `--config=FILE` out of the arguments.
+
+    Raises:
+        InputError: if the file is not named, or two are.
+    """
+    found, others = [], []
+    words = collections.deque(args)
+    while words:
+        word = words.popleft()
+        if word == FILE:
+            found.append(words.popleft() if words else "")
+        elif word.startswith(f"{FILE}="):
+            found.append(word.removeprefix(f"{FILE}="))
+        else:
+            others.append(word)
+    if "" in found:
+        raise InputError(f"{prog}: {FILE}: needs a value")
+    if len(found) > 1:
+        rule = 'must be given once: a file has another below it by base = "FILE"'
+        raise InputError(f"{prog}: {FILE}: {rule}")
+    return (Path(found[0]) if found else None), others
 
 
-def _strip_marker(kind: Callable[..., Config]) -> Callable[..., Config]:
-    """A config class without tyro's marker that what it requires is given without a name."""
-    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+def list_flags(field: Field) -> dict[str, bool | None]:
+    """How an option is written -> the value that this says by itself, if it does."""
+    name = field.path.replace("_", "-")
+    if field.is_positional:
+        return {}
+    if field.kind is not bool:
+        return {f"--{name}": None}
+    outer, dot, inner = name.rpartition(".")
+    return {f"--{name}": True, f"--{outer}{dot}no-{inner}": False}
 
 
-def _strip_none(hint: Any) -> tuple[Any, bool]:
-    """`X | None` is X, and whether it was."""
-    if get_origin(hint) not in (Union, types.UnionType):
-        return hint, False
-    inner = [part for part in get_args(hint) if part is not types.NoneType]
-    assert len(inner) == 1, f"the command line can't give {hint}"
-    return inner[0], True
+def name_option(field: Field) -> str:
+    """How messages call an option that was not given."""
+    return next(iter(list_flags(field)), field.path)
 
 
-def read_words(options: Sequence[Option], args: Sequence[str]) -> dict[str, Given]:
+def read_words(fields: Sequence[Field], args: Sequence[str]) -> dict[str, Given]:
     """Reads the words of a command line: path of the field -> what was given.
 
     Raises:
         InputError: for an unknown option, one without its value, or a value of another type.
     """
-    by_flag = {flag: (option, says) for option in options for flag, says in option.flags.items()}
-    unnamed = [option for option in options if option.is_positional]
+    by_flag = {flag: (field, says) for field in fields for flag, says in list_flags(field).items()}
+    unnamed = [field for field in fields if field.is_positional]
     given: dict[str, Given] = {}
     words = collections.deque(args)
     while words:
@@ -165,23 +136,23 @@ def read_words(options: Sequence[Option], args: Sequence[str]) -> dict[str, Give
         if not _is_name(word):
             if not unnamed:
                 raise InputError(f"{word!r}: belongs to no option")
-            option = unnamed.pop(0)
-            given[option.path] = Given(option.name, _convert(option, option.name, word))
+            field = unnamed.pop(0)
+            given[field.path] = Given(field.path, read_word(field, field.path, word))
             continue
         typed, equals, text = word.partition("=")
-        option, says = _find(typed, by_flag)
+        field, says = _find(typed, by_flag)
         if says is not None:
-            rule = f"takes no value: write {' or '.join(option.flags)}"
+            rule = f"takes no value: write {' or '.join(list_flags(field))}"
             require(not equals, typed, text, rule)
-            given[option.path] = Given(typed, says)
+            given[field.path] = Given(typed, says)
             continue
         texts = [text] if equals else []
-        while words and not _is_name(words[0]) and (option.is_tuple or not texts):
+        while words and not _is_name(words[0]) and (field.is_tuple or not texts):
             texts.append(words.popleft())
-        if not texts and not option.is_tuple:
+        if not texts and not field.is_tuple:
             raise InputError(f"{typed}: needs a value")
-        values = tuple(_convert(option, typed, text) for text in texts)
-        given[option.path] = Given(typed, values if option.is_tuple else values[0])
+        values = tuple(read_word(field, typed, text) for text in texts)
+        given[field.path] = Given(typed, values if field.is_tuple else values[0])
     return given
 
 
@@ -190,7 +161,7 @@ def _is_name(word: str) -> bool:
     return re.match(r"-(?!\.?\d)", word) is not None
 
 
-def _find(typed: str, by_flag: dict[str, tuple[Option, bool | None]]) -> tuple[Option, bool | None]:
+def _find(typed: str, by_flag: dict[str, tuple[Field, bool | None]]) -> tuple[Field, bool | None]:
     """The option that is called so, with hyphens or underscores."""
     flag = typed.replace("_", "-")
     if flag not in by_flag:
@@ -198,50 +169,3 @@ def _find(typed: str, by_flag: dict[str, tuple[Option, bool | None]]) -> tuple[O
         hint = f"did you mean {near[0]}?" if near else "--help lists them"
         raise InputError(f"{typed}: unknown option; {hint}")
     return by_flag[flag]
-
-
-def _convert(option: Option, typed: str, word: str) -> Any:
-    """A word as a value of the option's type."""
-    if option.may_be_none and word.lower() == "none":
-        return None
-    if get_origin(option.kind) is Literal:
-        choices = get_args(option.kind)
-        require(word in choices, typed, word, f"must be one of {', '.join(choices)}")
-        return word
-    try:
-        return option.kind(word)
-    except ValueError:
-        raise RuleError(typed, word, _RULES[option.kind]) from None
-
-
-def build(
-    kind: Callable[..., Config],
-    values: dict[str, Any],
-    default: Config | None = None,
-    prefix: str = "",
-) -> Config:
-    """Builds a config from path -> value; the fields left out are those of `default`.
-
-    Raises:
-        RuleError: for a value that breaks a rule, with the whole path of its field.
-        InputError: as `kind` raises it.
-    """
-    hints = get_type_hints(kind)
-    fields: dict[str, Any] = {}
-    unnamed = []
-    for name, parameter in inspect.signature(kind).parameters.items():
-        path = f"{prefix}{name}"
-        if dataclasses.is_dataclass(hints[name]):
-            inner = parameter.default if default is None else getattr(default, name)
-            if any(given.startswith(f"{path}.") for given in values):
-                fields[name] = build(hints[name], values, inner, f"{path}.")
-        elif path in values and parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
-            unnamed.append(values[path])
-        elif path in values:
-            fields[name] = values[path]
-    try:
-        if default is None:
-            return kind(*unnamed, **fields)
-        return dataclasses.replace(default, **fields)  # type: ignore[type-var]
-    except RuleError as error:
-        raise RuleError(f"{prefix}{error.field}", error.value, error.rule) from None

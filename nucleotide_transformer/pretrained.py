@@ -229,7 +229,7 @@ def _load_run(folder: Path, compute: ComputeConfig) -> tuple[Params, ModelConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """What `nt export` does."""
+    """A run or released weights, converted into a folder that others can load."""
 
     source: str = PACKAGED
     """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the

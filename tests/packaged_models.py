@@ -14,9 +14,10 @@ from small_models import V2, random_params
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.data.sources import SHIPPED_GENOMES
 from nucleotide_transformer.types import Params
+from nucleotide_transformer.verification import save_reference
 from nucleotide_transformer.weights.folders import open_draft, write_files
 from nucleotide_transformer.weights.hub import PACKAGED
-from nucleotide_transformer.weights.packaged import write_sums
+from nucleotide_transformer.weights.packaged import REFERENCE, write_sums
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "nucleotide_transformer"
@@ -24,8 +25,11 @@ SPECIES = {"Ursus minor": (0.1, 0.4, 0.4, 0.1), "Lupus | major": (0.4, 0.1, 0.1,
 COLUMNS = ("file", "species", "assembly", "group", "nucleotides", "licence", "sha256")
 FILES = {
     *("config.json", "model.safetensors", "vocab.txt", "tokenizer_config.json"),
-    *("special_tokens_map.json", "README.md", "SHA256SUMS", "modeling_nucleotide_transformer.py"),
+    *("special_tokens_map.json", "README.md", "SHA256SUMS", "reference.npz"),
+    "modeling_nucleotide_transformer.py",
 }
+_REFERENCES: dict[tuple[ModelConfig, str], bytes] = {}
+"""Files of logits: they take a second, and the models are always the same."""
 
 
 def package_model(parent: Path, config: ModelConfig = V2, dtype: str = "float16") -> Params:
@@ -34,6 +38,10 @@ def package_model(parent: Path, config: ModelConfig = V2, dtype: str = "float16"
     parent.mkdir(parents=True, exist_ok=True)
     with open_draft(parent / PACKAGED, overwrite=True) as draft:
         write_files(draft, params, config, layout="huggingface", card="A random model.\n")
+        if (config, dtype) not in _REFERENCES:
+            save_reference(draft)
+            _REFERENCES[config, dtype] = (draft / REFERENCE).read_bytes()
+        (draft / REFERENCE).write_bytes(_REFERENCES[config, dtype])
         write_sums(draft)
     return params
 

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from printed_tables import read_table
 
-from nucleotide_transformer import cli
+from nucleotide_transformer import __version__, cli
+from nucleotide_transformer.data.corpus import build_corpus
+from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.errors import (
     InputError,
     MissingInputError,
@@ -46,6 +48,18 @@ def test_help_lists_every_command(capfd):
     assert all(f"nt {name}" in out for name in cli.COMMANDS)
 
 
+@pytest.mark.parametrize("words", ["corpus --help", "corpus -h"])
+def test_help_of_a_group_lists_its_commands(capfd, words):
+    code, out, err = run(capfd, words)
+    assert (code, err) == (0, "")
+    listed = re.findall(r"^  nt ([a-z -]+?)  ", out, re.MULTILINE)
+    assert listed == [name for name in cli.COMMANDS if name.startswith("corpus ")]
+
+
+def test_the_version(capfd):
+    assert run(capfd, "--version") == (0, f"nucleotide-transformer-jax {__version__}\n", "")
+
+
 @pytest.mark.parametrize("command", sorted(cli.COMMANDS))
 def test_every_option_is_documented(capfd, command):
     with pytest.raises(SystemExit) as stop:
@@ -54,7 +68,7 @@ def test_every_option_is_documented(capfd, command):
     out = capfd.readouterr().out
     # Its text stands beside an option or below it; what lacks one is followed by the next option.
     lines = [line.strip("│ ") for line in out.splitlines()]
-    starts = [i for i, line in enumerate(lines) if re.match(r"--\w|PATH\b", line)]
+    starts = [i for i, line in enumerate(lines) if re.match(r"--\w|PATH\b|\{bash", line)]
     texts = [re.split(r"\s{2,}", lines[i], maxsplit=1)[1:] or lines[i + 1 : i + 2] for i in starts]
     assert len(starts) > 0
     for start, text in zip(starts, texts, strict=True):
@@ -68,7 +82,9 @@ def test_every_option_is_documented(capfd, command):
         ("pretrain --config none.toml", "none.toml: no such config file"),
         ("pretrain --config", "--config: needs a value"),
         ("pretrian", "pretrian: no such command; did you mean pretrain?"),
-        ("corpus", "corpus: no such command; there are corpus build, corpus info"),
+        ("corpus", "corpus: which command? there are corpus build, corpus info"),
+        ("corpus --frob", "corpus: which command? there are corpus build, corpus info"),
+        ("--versio", "--versio: no such command; did you mean --version?"),
         ("corpus bild", "corpus bild: no such command; did you mean corpus build?"),
         ("pretrain --sed 3", "--sed: unknown option; did you mean --seed?"),
         ("pretrain --seed x", "--seed = 'x': must be an integer"),
@@ -94,10 +110,11 @@ def test_bad_input_is_one_line_and_exit_code_2(capfd, tmp_path, args, message):
 def replace_command(monkeypatch, error):
     """Makes `nt corpus info` raise an error."""
 
-    def fail(args: list[str]) -> int:
+    def fail(config: object) -> int:
         raise error
 
-    monkeypatch.setitem(cli.COMMANDS, "corpus info", cli.Command("fails", fail))
+    changed = cli.COMMANDS["corpus info"]._replace(run=fail)
+    monkeypatch.setitem(cli.COMMANDS, "corpus info", changed)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +125,7 @@ def replace_command(monkeypatch, error):
         (MissingInputError("a.fa: no such file"), 2, "error: a.fa: no such file"),
         (OutputExistsError("x: is not empty"), 2, "error: x: is not empty"),
         (NotAFolderError("x: is a file"), 2, "error: x: is a file"),
-        (UnwritableOutputError("x: no room"), 2, "error: x: no room"),
+        (UnwritableOutputError("x: no room"), 1, "error: x: no room"),
         (RunFailedError("out of luck"), 1, "error: out of luck"),
         (PermissionError(13, "Permission denied", "x/y"), 1, "error: x/y: Permission denied"),
         (OSError(18, "Cross-device link", "x", None, "y"), 1, "error: x -> y: Cross-device link"),
@@ -120,7 +137,7 @@ def replace_command(monkeypatch, error):
 )
 def test_exit_codes(capfd, monkeypatch, error, code, line):
     replace_command(monkeypatch, error)
-    assert run(capfd, "corpus info") == (code, "", f"{line}\n")
+    assert run(capfd, "corpus info x") == (code, "", f"{line}\n")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +148,7 @@ def test_what_no_user_can_mend_is_raised(capfd, monkeypatch, kind):
     error = kind("RESOURCE_EXHAUSTED: out of memory")
     replace_command(monkeypatch, error)
     with pytest.raises(kind) as caught:
-        run(capfd, "corpus info")
+        run(capfd, "corpus info x")
     assert caught.value is error
     assert not capfd.readouterr().err
 
@@ -139,12 +156,12 @@ def test_what_no_user_can_mend_is_raised(capfd, monkeypatch, kind):
 def test_a_bug_ends_the_process_with_its_traceback():
     program = (
         "from nucleotide_transformer import cli\n"
-        "def run(args):\n"
+        "def run(config):\n"
         "    raise RuntimeError('a bug of ours')\n"
-        "cli.COMMANDS['embed'] = cli.Command('', run)\n"
+        "cli.COMMANDS['corpus info'] = cli.COMMANDS['corpus info']._replace(run=run)\n"
         "cli.run_and_exit()\n"
     )
-    command = [sys.executable, "-c", program, "embed"]
+    command = [sys.executable, "-c", program, "corpus", "info", "x"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")
@@ -224,6 +241,7 @@ def test_from_fasta_to_a_trained_model(capfd, tmp_path):
 
     code, out, err = run(capfd, f"pretrain --data.corpus {corpus} --output {output} {RUN}")
     assert code == 0, err
+    assert re.search(r"^held out +2 sequences x 32 tokens$", out, re.MULTILINE)
     for word in ("this model", "frequency", "markov", "curves.png", "checkpoints"):
         assert word in out
     assert (output / "curves.png").exists()
@@ -244,6 +262,19 @@ def test_from_fasta_to_a_trained_model(capfd, tmp_path):
     assert list(written["groups"]) == [""]
 
 
+def test_names_with_brackets_are_printed_as_they_are(capfd, tmp_path):
+    """rich would take them for markup: for an error, or for a colour."""
+    species, group = "E. coli [/k12] [red]", "[bold]:smile:"
+    (tmp_path / "a.fa").write_text(">c\n" + "ACGTTGCA" * 1_000 + "\n")
+    row = f"a.fa\t{species}\tv[1]\t{group}"
+    (tmp_path / "g.tsv").write_text(f"file\tspecies\tassembly\tgroup\n{row}\n")
+    folder = tmp_path / "corpus[blue]"
+    build_corpus(CorpusConfig(inputs=(tmp_path / "g.tsv",), output=folder, workers=1))
+    code, out, err = run(capfd, f"corpus info {folder}")
+    assert (code, err) == (0, "")
+    assert all(text in out for text in (str(folder), species, "v[1]", group))
+
+
 def test_an_interrupted_run_says_how_to_go_on(capfd, small_corpus, tmp_path, monkeypatch):
     from nucleotide_transformer.training.loop import Run
 
@@ -254,9 +285,11 @@ def test_an_interrupted_run_says_how_to_go_on(capfd, small_corpus, tmp_path, mon
         return update(self, stop, newest)
 
     monkeypatch.setattr(Run, "_update", update_and_interrupt)
-    command = f"pretrain --data.corpus {small_corpus} --output {tmp_path / 'run'} {RUN}"
+    many = "--evaluation.num-sequences 100000000"
+    command = f"pretrain --data.corpus {small_corpus} --output {tmp_path / 'run'} {RUN} {many}"
     code, out, _ = run(capfd, command)
     assert code == 130
+    assert re.search(r"^held out +\d+ sequences x 32 tokens, all that there are of 1", out, re.M)
     assert "stopped after update 1; the same command resumes there" in out
     monkeypatch.undo()
     code, out, _ = run(capfd, command)

@@ -1,6 +1,7 @@
 """`nt export`, `nt embed` and `nt fill-mask` on a small saved model, with every option that they
 pass on set to something else than its default."""
 
+import os
 import re
 
 import jax
@@ -186,6 +187,11 @@ def damage_table(path):
             "broken.fa: contig 'chr1': position 5: '!'",
         ),
         ("embed --input {damaged} --output {tmp}/x.npz", "damaged.parquet: damaged Parquet file: "),
+        ("export --folder {fasta}", "reads.fa: is a file; an export is a folder"),
+        ("export --folder {tmp}", "{tmp}: is not empty: give another folder, or overwrite it"),
+        ("export --folder {tmp} --overwrite", "{tmp}: holds broken.fa, which no export wrote"),
+        ("export --folder {fasta}/new", "reads.fa/new: {tmp}/reads.fa is a file: must be a folder"),
+        ("export --folder {tmp}/new --layout x", "--layout = 'x': must be one of huggingface, jax"),
         ("fill-mask --sequence ACGT", "--sequence = 'ACGT': must hold at least one <mask>"),
         ("fill-mask --sequence ACJT<mask>", "position 2: character 'J' must be a nucleotide"),
         ("fill-mask --sequence <mask> --top-k 0", "--top-k = 0: must be above 0"),
@@ -199,8 +205,19 @@ def test_bad_input_is_told_before_a_model_is_loaded(capfd, fasta, tmp_path, word
     names = ("taken.npz", "broken.fa", "damaged.parquet")
     files = {name.partition(".")[0]: tmp_path / name for name in names}
     words = words.format(tmp=tmp_path, fasta=fasta, **files)
-    code, out, err = run(capfd, f"{words} --model 100M_multi_species_v2")
+    option = "--source" if words.startswith("export") else "--model"
+    code, out, err = run(capfd, f"{words} {option} 100M_multi_species_v2")
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
-    assert message in err
+    assert message.format(tmp=tmp_path) in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_place_that_nobody_can_write_to_is_told_before_a_model_is_loaded(
+    capfd, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))
+    for words in (f"export --folder {tmp_path}/x", f"evaluate --corpus c --output {tmp_path}/x"):
+        message = f"error: {tmp_path}/x: {tmp_path} can't be written to\n"
+        assert run(capfd, words) == (1, "", message)

@@ -23,21 +23,26 @@ ORDER = (
     {"errors", "files", "namesake"},
     {"optimizer_config"},
     {"config"},
-    {"configfile", "options", "tokenizers"},
+    {"fields", "tokenizers"},
+    {"configfile", "option_help"},
+    {"options"},
     {"data", "model"},
     {"weights"},
     {"pretrained"},
+    {"verification"},
     {"training", "inference"},
     {"pretraining", "finetuning", "variants", "plots"},
     {"analysis"},
     {"benchmark", "packaging"},
+    {"environment"},
+    {"commands"},
     {"cli"},
 )
 """A module imports what stands above it, and a folder of modules also its own parts."""
 
 WITHOUT_JAX = {
-    *("types", "errors", "files", "namesake", "optimizer_config", "config", "configfile"),
-    *("options", "tokenizers", "data"),
+    *("types", "errors", "files", "namesake", "optimizer_config", "config", "fields"),
+    *("configfile", "option_help", "options", "tokenizers", "data"),
 }
 JAX = {"jax", "jaxlib", "haiku", "optax", "orbax", "chex", "flax"}
 COLLECTIVES = {

@@ -126,7 +126,7 @@ def test_a_missing_file(name, folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text[:-12], r"line 6: '[0-9a-f]{64}': must be 64 hexadecimal digits"),
+        (lambda text: text[:-12], r"line 7: '[0-9a-f]{64}': must be 64 hexadecimal digits"),
         (lambda text: text.upper(), "line 1: '.*': must be 64 hexadecimal digits"),
         (lambda text: text.replace("  ", "  ../"), "line 1: '.*': must be 64 hexadecimal digits"),
         (lambda text: "".join(text.splitlines(True)[:1]), "no line for model.safetensors"),

@@ -25,6 +25,7 @@ from nucleotide_transformer.packaging.rounding import make_probe
 from nucleotide_transformer.pretrained import load_pretrained
 from nucleotide_transformer.pretraining.run import pretrain
 from nucleotide_transformer.tokenizers import KmerTokenizer
+from nucleotide_transformer.verification import VerifyConfig, verify_model
 from nucleotide_transformer.weights import packaged, runs
 from nucleotide_transformer.weights.huggingface import tensor_places
 
@@ -142,6 +143,9 @@ def test_what_is_packaged_is_the_model_of_the_run(made, job):
     assert package.num_bytes == sum(path.stat().st_size for path in job.folder.iterdir())
     assert package.genomes_checked
     packaged.check_sums(job.folder)
+    verified = verify_model(VerifyConfig(model=str(job.folder)))
+    assert verified.origin == f"{job.folder / 'reference.npz'}, computed in float32 on a CPU"
+    assert verified.is_ok
     model, exact = load_pretrained(job.folder), load_pretrained(made[1].output)
     assert model.config == dataclasses.replace(exact.config, max_positions=64, init="he_uniform")
     tokens = model.tokenizer.encode_batch(["ACGTTGACCA" * 5, "TT<mask>GAC"])

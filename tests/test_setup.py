@@ -60,3 +60,9 @@ def test_package_imports_only_what_setup_asks_for() -> None:
     owners = packages_distributions()
     needed = {canonicalize_name(owner) for name in outside for owner in owners[name]}
     assert needed - set(lower_bounds()) == set()
+
+
+def test_the_command_starts_where_its_output_is_made_safe() -> None:
+    """`main` alone leaves a terminal without our letters to fail."""
+    text = (ROOT / "setup.py").read_text(encoding="utf-8")
+    assert '"nt = nucleotide_transformer.cli:run_and_exit"' in text

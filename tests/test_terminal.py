@@ -1,8 +1,13 @@
 """The real command in terminals of several kinds: errors are the same line as in a pipe."""
 
-import pytest
-from real_command import run_in_pipe, run_in_terminal
+import os
+import subprocess
+from pathlib import Path
 
+import pytest
+from real_command import COMMAND, make_environment, run_in_pipe, run_in_terminal
+
+from nucleotide_transformer import cli
 from nucleotide_transformer.data.corpus import build_corpus
 from nucleotide_transformer.data.corpus_config import CorpusConfig
 
@@ -59,3 +64,50 @@ def test_a_name_that_the_terminal_has_no_letters_for_is_still_printed(tmp_path):
     ):
         assert done.code == 0, done.err
         assert r"m\xfccke" in done.out
+
+
+@pytest.mark.parametrize("words", ["--help", "corpus build --help", "corpus info {corpus}"])
+def test_a_reader_that_leaves_is_no_error(small_corpus, words):
+    """As `| head` does, even before the first line."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [*COMMAND, *words.format(corpus=small_corpus).split()]
+    done = subprocess.run(
+        command, stdout=theirs, stderr=subprocess.PIPE, env=make_environment(), check=False
+    )
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+def test_a_full_disk_at_the_end_of_a_pipe_is_one_line():
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*COMMAND, "--help"], stdout=full, stderr=subprocess.PIPE, env=make_environment()
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"error: No space left on device (in cli.py, ")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_bash_completes_commands_options_and_choices(tmp_path, capfd):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["completion", "bash"])
+    assert not stop.value.code
+    (tmp_path / "nt.bash").write_text(capfd.readouterr().out)
+    expected = {
+        "cor": "corpus",
+        "corpus b": "baselines build",
+        "corpus build --val": "--validation-contigs --validation-fraction",
+        "pretrain --conf": "--config",
+        "pretrain --model.position ro": "rotary",
+    }
+    lines = [f"source {tmp_path / 'nt.bash'}"]
+    for words in expected:
+        last = len(words.split())
+        lines.append(f"COMP_WORDS=(nt {words}); COMP_CWORD={last}; _tyro_nt")
+        lines.append('echo $(printf "%s\\n" "${COMPREPLY[@]}" | sort)')
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(lines)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == list(expected.values()), done.stderr

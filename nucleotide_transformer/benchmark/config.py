@@ -70,6 +70,7 @@ class BenchmarkConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "accumulation", "rounds", "round_steps", "profile_rows")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "must lie in [0, 2**32)")
         require(self.warmup_steps >= 1, "warmup_steps", self.warmup_steps, "must be 1 or above")
         for field in ("tasks", "models", "sequence_tokens"):
             require(len(getattr(self, field)) > 0, field, (), "must name at least one")

@@ -30,6 +30,7 @@ from nucleotide_transformer.packaging.rounding import (
     measure_roundings,
 )
 from nucleotide_transformer.pretrained import Model, load_pretrained
+from nucleotide_transformer.verification import save_reference
 from nucleotide_transformer.weights import packaged
 from nucleotide_transformer.weights.folders import open_draft, write_files
 from nucleotide_transformer.weights.hub import PACKAGED, PACKAGED_LICENSE
@@ -126,6 +127,7 @@ def package_run(config: PackageConfig) -> Package:
     )
     with open_draft(config.folder, overwrite=True) as draft:
         write_files(draft, stored.params, stored.config, layout="huggingface", card=card)
+        save_reference(draft)
         packaged.write_sums(draft)
         num_bytes = _measure(draft, config.folder)
     return Package(config.folder, record.step, num_bytes, roundings, checked)

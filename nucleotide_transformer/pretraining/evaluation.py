@@ -118,9 +118,20 @@ class Evaluator:
             values["standard_error"] = errors.cross_entropy
         return values
 
-    def score(self, params: Any) -> Scores:
-        """Runs the model over all held-out sequences."""
-        outputs = jax.device_get([self._step(params, batch) for batch in self._batches])
+    def score(self, params: Any, *, report: Callable[[], None] | None = None) -> Scores:
+        """Runs the model over all held-out sequences.
+
+        Args:
+            params: of the model.
+            report: is called after each batch; without it the devices are not waited for.
+        """
+        outputs = []
+        for batch in self._batches:
+            outputs.append(self._step(params, batch))
+            if report:
+                jax.block_until_ready(outputs[-1])
+                report()
+        outputs = jax.device_get(outputs)
         nats, num_correct = (np.stack(parts, axis=1) for parts in zip(*outputs, strict=True))
         return Scores(
             nats=self._sort(nats).astype(np.float64),

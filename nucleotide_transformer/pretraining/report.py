@@ -3,7 +3,11 @@
     {"format_version": 1, "step": updates applied, "split": "validation",
      "all": T, "groups": {group of species: T, ...}}
 
-where T, of all held-out sequences or of those of a group, is
+`nt evaluate` writes the same, with `step` null unless the model is a run, and between `split` and
+`all` what was evaluated: `model`, `corpus` (its digest), `species` (none named: all), `baselines`
+(digest of the corpus that they are fitted to, or null), `sequence_tokens`, `masking_ratio`.
+
+T, of all sequences or of those of a group, is
 
     {"num_sequences": ..., "num_masked": tokens, "num_nucleotides": that these spell,
      "predictors": {"this model": P, "frequency": P, "markov_mixture": P}}
@@ -20,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from nucleotide_transformer.files import write_whole
@@ -54,18 +57,27 @@ def write_results(folder: Path, step: int, evaluation: Evaluation | None) -> Non
     references = {name: row.metrics._asdict() for name, row in rows.items() if name != MODEL}
     plot_curves(folder, PANELS, labels=LABELS, references=references)
     if evaluation:
-        head = {"format_version": FORMAT_VERSION, "step": step, "split": "validation"}
-        text = json.dumps(head | describe_evaluation(evaluation), indent=1, ensure_ascii=False)
-        with write_whole(folder / EVALUATION_FILE) as partial:
-            partial.write_text(text + "\n", encoding="utf-8")
+        head = {"step": step, "split": "validation"}
+        write_evaluation(folder / EVALUATION_FILE, head, evaluation)
+
+
+def write_evaluation(path: Path, head: dict[str, Any], evaluation: Evaluation) -> None:
+    """Writes an `evaluation.json`, whole or not at all.
+
+    Args:
+        path: of the file.
+        head: what it is of: `step` and `split`, and more where it is known.
+        evaluation: the comparisons.
+    """
+    content = {"format_version": FORMAT_VERSION} | head | describe_evaluation(evaluation)
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    with write_whole(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def print_summary(console: Console, folder: Path, evaluation: Evaluation) -> None:
     """Prints the final tables, and where everything is."""
-    console.print(make_table(evaluation.overall))
-    if len(evaluation.groups) > 1:
-        console.print()
-        console.print(make_group_table(evaluation.groups))
+    print_tables(console, evaluation)
     places = {
         "checkpoints": folder / "checkpoints",
         "metrics": folder / "metrics.jsonl",
@@ -77,10 +89,24 @@ def print_summary(console: Console, folder: Path, evaluation: Evaluation) -> Non
         console.print(f"{name:12} {place}")
 
 
-def make_table(comparison: Comparison) -> Table:
-    """The model against its baselines, on the same masked tokens of held-out DNA."""
+def print_tables(console: Console, evaluation: Evaluation, place: str = "held-out DNA") -> None:
+    """Prints the table of all sequences, and that of the groups if there are several.
+
+    Args:
+        console: where to.
+        evaluation: what to print.
+        place: what the masked tokens are of.
+    """
+    console.print(make_table(evaluation.overall, place))
+    if len(evaluation.groups) > 1:
+        console.print()
+        console.print(make_group_table(evaluation.groups))
+
+
+def make_table(comparison: Comparison, place: str = "held-out DNA") -> Table:
+    """The model against its baselines, on the same masked tokens."""
     title = (
-        f"{comparison.num_masked:,} masked tokens of held-out DNA"
+        f"{comparison.num_masked:,} masked tokens of {place}"
         f" (± standard error over {comparison.num_sequences:,} sequences)"
     )
     table = Table(title=title, title_justify="left")
@@ -115,7 +141,7 @@ def make_group_table(groups: dict[str, Comparison]) -> Table:
             for row in rows
         ]
         cells += [_show_difference(row) for row in rows[1:][-1:]]
-        table.add_row(escape(group) or NO_GROUP, f"{comparison.num_sequences:,}", *cells)
+        table.add_row(group or NO_GROUP, f"{comparison.num_sequences:,}", *cells)
     return table
 
 

@@ -126,7 +126,7 @@ def pretrain(config: PretrainConfig, *, show: bool = True) -> RunSummary:
         evaluator = make_evaluator(config, held_out, devices, layout)
         task = make_task(config, manifest, tokenizer, evaluator, devices)
         run = Run(make_plan(config, manifest), task, devices=devices, layout=layout, show=show)
-        run.progress.announce(describe_run(config, manifest, layout, counts))
+        run.progress.announce(describe_run(config, manifest, layout, held_out, counts))
         try:
             with run.progress:
                 result = run.train(stop)
@@ -268,7 +268,11 @@ def count_run_flops(config: PretrainConfig) -> int:
 
 
 def describe_run(
-    config: PretrainConfig, manifest: Manifest, layout: Layout, counts: Counts | None
+    config: PretrainConfig,
+    manifest: Manifest,
+    layout: Layout,
+    held_out: HeldOut,
+    counts: Counts | None,
 ) -> list[tuple[str, str]]:
     """The plan of a run: corpus, model, and what the tokens of an update become."""
     model = config.model
@@ -276,6 +280,7 @@ def describe_run(
     processes = f" in {layout.num_processes} processes" if layout.num_processes > 1 else ""
     slots = layout.num_devices * layout.accumulation * layout.per_device
     blank = slots - config.sequences_per_update
+    num_held_out, wanted = len(held_out.tokens), config.evaluation.num_sequences
     return [
         (
             "corpus",
@@ -294,6 +299,11 @@ def describe_run(
             f" x {layout.accumulation} accumulated x {layout.per_device} sequences"
             f" x {config.data.sequence_tokens} tokens"
             + (f", {blank} of the sequences blank" if blank else ""),
+        ),
+        (
+            "held out",
+            f"{num_held_out:,} sequences x {config.held_out_tokens} tokens"
+            + (f", all that there are of {wanted:,}" if num_held_out < wanted else ""),
         ),
         (
             "baselines",

@@ -14,7 +14,9 @@ class RunProgress:
 
     def __init__(self, *, total_steps: int, first_step: int, show: bool):
         self._total_steps, self._first_step = total_steps, first_step
-        self._console = Console(quiet=not show, soft_wrap=True, highlight=False)
+        self._console = Console(
+            quiet=not show, soft_wrap=True, highlight=False, markup=False, emoji=False
+        )
         self._bar = Progress(
             TextColumn("updates"),
             BarColumn(bar_width=20),

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,7 @@ class StepMetrics(NamedTuple):
     """Devices whose process was asked to stop when it started the update."""
 
 
+Placed = TypeVar("Placed")
 TrainStep = Callable[[TrainState, Any, Any], tuple[TrainState, StepMetrics]]
 
 
@@ -161,8 +162,8 @@ def add_up(function: Callable[[Any], Tree], batch: Any) -> Tree:
     return lax.scan(accumulate, zeros, batch)[0]
 
 
-def place_state(state: TrainState, devices: list[jax.Device]) -> TrainState:
-    """A state on every device, as the step takes and returns it.
+def place_state(state: Placed, devices: list[jax.Device]) -> Placed:
+    """A state, or parameters alone, on every device, as a step takes and returns it.
 
     For a state that lies on the devices in another way the step would be compiled a second time.
     """

@@ -37,7 +37,7 @@ _WRITTEN = re.compile(
     "|".join(
         [re.escape(name) for name in (*huggingface.WEIGHT_FILES, *cards.TOKENIZER_FILES)]
         + [re.escape(name) for name in (huggingface.CONFIG, cards.CARD, packaged.SUMS)]
-        + [re.escape(f"{configs.TORCH_MODULE}.py")]
+        + [re.escape(name) for name in (packaged.REFERENCE, f"{configs.TORCH_MODULE}.py")]
         + [re.escape(name) for name in (released_jax.HYPERPARAMS, released_jax.CHECKPOINT)]
         + [r"model-\d+-of-\d+\.safetensors", re.escape(PARTIAL_PREFIX) + ".*"]
     )

@@ -15,6 +15,8 @@ from nucleotide_transformer.weights import cards, huggingface
 FOLDER = Path(__file__).parent.parent / "packaged"
 """With a folder for each packaged model."""
 SUMS = "SHA256SUMS"
+REFERENCE = "reference.npz"
+"""Logits that the model should give, for `nt verify`; see `verification`."""
 READ = (huggingface.CONFIG, huggingface.SAFETENSORS, cards.VOCABULARY)
 """What loading reads, and the sums must therefore list."""
 

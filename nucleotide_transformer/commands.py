@@ -1,0 +1,366 @@
+"""The commands of `nt`: each is a config dataclass and a function of it.
+
+What a command computes with is imported when it runs, so that help and errors are quick.
+"""
+
+import dataclasses
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union
+
+import tyro
+from rich.console import Console
+
+from nucleotide_transformer.errors import NotAFolderError, UnwritableOutputError
+
+if TYPE_CHECKING:
+    from nucleotide_transformer.benchmark.config import BenchmarkConfig
+    from nucleotide_transformer.config import PretrainConfig
+    from nucleotide_transformer.data.corpus_config import CorpusConfig
+    from nucleotide_transformer.environment import EnvironmentConfig
+    from nucleotide_transformer.inference.embedding_files import EmbedConfig
+    from nucleotide_transformer.inference.likelihoods import FillMaskConfig
+    from nucleotide_transformer.pretrained import ExportConfig
+    from nucleotide_transformer.pretraining.counts import BaselinesConfig
+    from nucleotide_transformer.pretraining.evaluate import EvaluateConfig
+    from nucleotide_transformer.verification import VerifyConfig
+
+FAILED = 1
+"""Exit code of a run that failed; Python's own after a traceback, too."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+LOG_WIDTH = 160
+"""Columns of a table where the output is no terminal."""
+LEFT_OUT_IF_NARROW = ("assembly", "group", "contigs", "unknown")
+"""Columns of a corpus that a narrow terminal has no room for."""
+_PACKAGE = __name__.partition(".")[0]
+
+
+class Command(NamedTuple):
+    """One command."""
+
+    summary: str
+    run: Callable[[Any], int]
+    """Its function: takes the config, returns the exit code."""
+    config: str
+    """The module and the class of the config."""
+    takes_file: bool = False
+    """Whether `--config FILE` reads the config."""
+    is_positional: bool = False
+    """Whether what the config requires is given without a name."""
+
+    def find_config(self) -> Any:
+        """The class of the config, imported now, as `options.parse` takes it."""
+        module, _, name = self.config.rpartition(".")
+        kind = getattr(importlib.import_module(f"{_PACKAGE}.{module}"), name)
+        marker: Any = tyro.conf.PositionalRequiredArgs
+        return marker[kind] if self.is_positional else kind
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InfoConfig:
+    """Lists the genomes of a corpus and the size of its splits."""
+
+    folder: Path
+    """Folder that `nt corpus build` made."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompletionConfig:
+    """Prints a script that lets a shell complete commands, options and choices.
+
+    For bash: nt completion bash > ~/.local/share/bash-completion/completions/nt
+    """
+
+    shell: Literal["bash", "zsh"]
+    """Which shell."""
+
+
+class PlainConsole(Console):
+    """Takes no text for markup: the name of a species or a folder may have brackets."""
+
+    def __init__(self) -> None:
+        super().__init__(soft_wrap=True, highlight=False, markup=False, emoji=False)
+        if not self.is_terminal:
+            self.width = LOG_WIDTH
+
+    def on_broken_pipe(self) -> None:
+        """The reader of a pipe is gone: rich would exit here."""
+        raise
+
+
+def check_place(output: Path) -> None:
+    """Checks that a file or folder can be made, before a model is loaded for it.
+
+    Raises:
+        NotAFolderError: if a file is in the way.
+        UnwritableOutputError: if the system lets nobody write there.
+    """
+    place = output.expanduser().absolute()
+    above = next(folder for folder in place.parents if folder.exists())
+    if not above.is_dir():
+        raise NotAFolderError(f"{output}: {above} is a file: must be a folder")
+    if not os.access(above, os.W_OK):
+        raise UnwritableOutputError(f"{output}: {above} can't be written to")
+
+
+def build_corpus(config: "CorpusConfig") -> int:
+    """`nt corpus build`."""
+    from nucleotide_transformer.data import corpus
+
+    corpus.build_corpus(config, progress=True)
+    return print_corpus(config.output)
+
+
+def describe_corpus(config: InfoConfig) -> int:
+    """`nt corpus info`."""
+    return print_corpus(config.folder)
+
+
+def print_corpus(folder: Path) -> int:
+    """Prints the genomes of a corpus, and which split is empty."""
+    from rich.box import HEAVY_HEAD, SIMPLE
+    from rich.table import Table
+
+    from nucleotide_transformer.data import manifest
+
+    rows = manifest.describe(manifest.load_manifest(folder))
+    console = PlainConsole()
+    narrow = console.width < LOG_WIDTH
+    columns = [name for name in rows[0] if not (narrow and name in LEFT_OUT_IF_NARROW)]
+    table = Table(title=str(folder), title_justify="left", box=SIMPLE if narrow else HEAVY_HEAD)
+    for name in columns:
+        is_number = not isinstance(rows[0][name], str)
+        table.add_column(name, justify="right" if is_number else "left", no_wrap=is_number)
+    for row in rows:
+        values = (row[name] for name in columns)
+        table.add_row(*(v if isinstance(v, str) else f"{v:,}" for v in values))
+    console.print(table)
+    for split in ("train", "validation", "test"):
+        if rows[-1][split] == 0:
+            console.print(f"note: the {split} split has no record")
+    return 0
+
+
+def count_baselines(config: "BaselinesConfig") -> int:
+    """`nt corpus baselines`."""
+    from nucleotide_transformer.pretraining.counts import count_corpus
+
+    path, is_new = count_corpus(config, progress=True)
+    state = "wrote" if is_new else "counted before, and still right:"
+    PlainConsole().print(f"{state} {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+def pretrain(config: "PretrainConfig") -> int:
+    """`nt pretrain`."""
+    from nucleotide_transformer.pretraining import run
+    from nucleotide_transformer.pretraining.report import print_summary
+
+    summary = run.pretrain(config)
+    console = PlainConsole()
+    if summary.evaluation is None:
+        console.print(f"stopped after update {summary.step:,}; the same command resumes there")
+        return INTERRUPTED
+    print_summary(console, config.output, summary.evaluation)
+    return 0
+
+
+def evaluate(config: "EvaluateConfig") -> int:
+    """`nt evaluate`."""
+    check_place(config.output)
+
+    from nucleotide_transformer.pretraining.evaluate import evaluate_model
+    from nucleotide_transformer.pretraining.report import print_tables
+
+    result = evaluate_model(config, progress=True)
+    console = PlainConsole()
+    print_tables(console, result.evaluation, f"{config.split} of {config.corpus}")
+    for note in result.notes:
+        console.print(f"note: {note}")
+    console.print(f"wrote {config.output}")
+    return 0
+
+
+def export(config: "ExportConfig") -> int:
+    """`nt export`."""
+    check_place(config.folder)
+
+    from nucleotide_transformer.pretrained import export_model
+
+    export_model(config.source, config.folder, layout=config.layout, overwrite=config.overwrite)
+    PlainConsole().print(f"wrote {config.folder} in the {config.layout} layout")
+    return 0
+
+
+def embed(config: "EmbedConfig") -> int:
+    """`nt embed`."""
+    from nucleotide_transformer.inference.embedding_files import check_files, embed_file
+    from nucleotide_transformer.pretrained import load_pretrained
+    from nucleotide_transformer.training.devices import find_devices
+
+    totals = check_files(config)  # before the model: a typo should not cost a download
+    find_devices(None)
+    model = load_pretrained(config.model, compute=config.compute)
+    written = embed_file(model, config, totals=totals, progress=True)
+    PlainConsole().print(f"wrote {written}")
+    return 0
+
+
+def fill_mask(config: "FillMaskConfig") -> int:
+    """`nt fill-mask`."""
+    from nucleotide_transformer.inference import likelihoods
+    from nucleotide_transformer.pretrained import load_pretrained
+    from nucleotide_transformer.training.devices import find_devices
+
+    find_devices(None)
+    model = load_pretrained(config.model, compute=config.compute)
+    masks = likelihoods.fill_mask(model, config.sequence, top_k=config.top_k)
+    console = PlainConsole()
+    for number, tokens in enumerate(masks, start=1):
+        console.print(f"<mask> {number}")
+        for token, probability in tokens:
+            console.print(f"  {token:10} {probability:.4f}")
+    return 0
+
+
+def benchmark(config: "BenchmarkConfig") -> int:
+    """`nt benchmark`."""
+    from nucleotide_transformer.benchmark.run import run_benchmark
+    from nucleotide_transformer.benchmark.tables import print_report
+
+    print_report(run_benchmark(config, progress=True), PlainConsole())
+    return 0
+
+
+def describe_environment(config: "EnvironmentConfig") -> int:
+    """`nt env`."""
+    from nucleotide_transformer import environment
+
+    console = PlainConsole()
+    for name, text in environment.describe_environment(config):
+        console.print(f"{name:14} {text}")
+    for missing in environment.find_missing():
+        console.print(f"missing        {missing.what}: {missing.remedy}")
+    return 0
+
+
+def verify(config: "VerifyConfig") -> int:
+    """`nt verify`."""
+    from nucleotide_transformer.verification import verify_model
+
+    result = verify_model(config)
+    compute, console = result.model.compute, PlainConsole()
+    console.print(f"model       {config.model}")
+    console.print(
+        f"computed    on {result.device}, {compute.compute_dtype}, attention {compute.attention}"
+    )
+    console.print(f"reference   {result.origin}")
+    console.print(
+        f"difference  {result.largest:.2g} at most, of logits with a root mean square of"
+        f" {result.scale:.2g}; may be {result.tolerance:.2g}"
+    )
+    console.print("ok" if result.is_ok else "not ok")
+    return 0 if result.is_ok else FAILED
+
+
+def print_completion(config: CompletionConfig) -> int:
+    """`nt completion`."""
+    words = ["--tyro-print-completion", config.shell]
+    tyro.cli(make_parser(), args=words, prog="nt", config=(tyro.conf.OmitSubcommandPrefixes,))
+    raise AssertionError("tyro exits")
+
+
+def make_parser() -> Any:
+    """All commands as tyro has them: a union of their configs, groups of commands in dataclasses.
+
+    For completion alone.
+    """
+    from nucleotide_transformer.option_help import show_class
+
+    by_group: dict[str, list[Any]] = {"": []}
+    for name, command in COMMANDS.items():
+        group, _, inner = name.rpartition(" ")
+        kind = show_class(command.find_config(), takes_file=command.takes_file)
+        by_group.setdefault(group, []).append(Annotated[kind, tyro.conf.subcommand(inner)])
+    choices = by_group.pop("")
+    for group, members in by_group.items():
+        field = ("command", _unite(members))
+        nested = dataclasses.make_dataclass(group, [field])
+        choices.append(Annotated[nested, tyro.conf.subcommand(group)])
+    return _unite(choices)
+
+
+def _unite(kinds: list[Any]) -> Any:
+    return Union[tuple(kinds)]  # noqa: UP007 - of a list
+
+
+COMMANDS: dict[str, Command] = {
+    "corpus build": Command(
+        "FASTA files to a corpus of shuffled-access chunks",
+        build_corpus,
+        "data.corpus_config.CorpusConfig",
+        takes_file=True,
+    ),
+    "corpus info": Command(
+        "the genomes and splits of a corpus",
+        describe_corpus,
+        "commands.InfoConfig",
+        is_positional=True,
+    ),
+    "corpus baselines": Command(
+        "count what baselines are fitted to, once",
+        count_baselines,
+        "pretraining.counts.BaselinesConfig",
+        is_positional=True,
+    ),
+    "pretrain": Command(
+        "pre-train a model on a corpus, or resume a run",
+        pretrain,
+        "config.PretrainConfig",
+        takes_file=True,
+    ),
+    "evaluate": Command(
+        "a model on a split of any corpus, beside the baselines",
+        evaluate,
+        "pretraining.evaluate.EvaluateConfig",
+    ),
+    "export": Command(
+        "a run or released weights to a folder that others can load",
+        export,
+        "pretrained.ExportConfig",
+    ),
+    "embed": Command(
+        "embeddings of the sequences of a file",
+        embed,
+        "inference.embedding_files.EmbedConfig",
+    ),
+    "fill-mask": Command(
+        "the likeliest tokens at each <mask> of a sequence",
+        fill_mask,
+        "inference.likelihoods.FillMaskConfig",
+    ),
+    "benchmark": Command(
+        "speed and memory of training and inference on this machine",
+        benchmark,
+        "benchmark.config.BenchmarkConfig",
+    ),
+    "env": Command(
+        "what JAX finds on this machine, what is missing and how to install it",
+        describe_environment,
+        "environment.EnvironmentConfig",
+    ),
+    "verify": Command(
+        "whether a model computes here what it should",
+        verify,
+        "verification.VerifyConfig",
+    ),
+    "completion": Command(
+        "a script that completes commands and options in bash or zsh",
+        print_completion,
+        "commands.CompletionConfig",
+        is_positional=True,
+    ),
+}

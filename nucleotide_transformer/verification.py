@@ -1,0 +1,202 @@
+"""Whether a model computes here what it should: three sequences, and logits that are known.
+
+    result = verify_model(VerifyConfig(model="100M_multi_species_v2"))
+    result.largest, result.is_ok
+
+The logits of the packaged model were computed when it was packaged, in float32 on a CPU, and lie
+beside its weights. Those of any other model are computed now, in the plainest form that there is:
+float32 on the CPU, block after block, with attention as two products.
+"""
+
+import dataclasses
+import hashlib
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from nucleotide_transformer.config import ComputeConfig
+from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.model import exact_products, make_forward
+from nucleotide_transformer.model.platform import describe, find_default_device
+from nucleotide_transformer.pretrained import Model, load_pretrained
+from nucleotide_transformer.types import Float, Int
+from nucleotide_transformer.weights import packaged
+from nucleotide_transformer.weights.hub import PACKAGED, RELEASED
+
+PLAIN = ComputeConfig(attention="einsum", stack="loop", remat="none")
+"""Float32, and no form that is tuned for a platform."""
+TOLERANCES = {"float32": 1e-3, "float16": 3e-2, "bfloat16": 2e-1}
+"""Largest difference of a logit that rounding may make, in root mean squares of the logits. On CPUs
+a model of 2 layers has 4e-6, 8e-3 and 4e-2: deeper models and other processors have more, and a
+fault much more."""
+LONGEST = 128
+"""Tokens of the longest sequence; fewer where the model has a shorter window."""
+_PLACES = 4
+"""Tokens of each sequence whose logits are stored: all would be 6 MB."""
+_DAMAGED = (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """Runs three sequences through a model and compares its logits with known ones.
+
+    Those of the packaged model come with it: they were computed in float32 on a CPU. Those of any
+    other model are computed now, in float32 on the CPU, by plain products and block after block.
+    Prints the largest difference and "ok", or "not ok" with exit code 1.
+    """
+
+    model: str = PACKAGED
+    """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
+    model that comes with the package."""
+    compute: ComputeConfig = ComputeConfig()
+    """Precision and form of the computation that is verified."""
+
+
+class Reference(NamedTuple):
+    """Sequences, and N of their tokens whose logits are known."""
+
+    tokens: Int[np.ndarray, "B T"]
+    """`<pad>` at the end of the shorter ones."""
+    rows: Int[np.ndarray, " N"]
+    columns: Int[np.ndarray, " N"]
+    logits: Float[np.ndarray, "N V"]
+    """float32."""
+
+
+class Verification(NamedTuple):
+    """How far a model is from its reference."""
+
+    model: Model
+    device: str
+    """That the model ran on."""
+    origin: str
+    """Where the reference is from."""
+    largest: float
+    """Largest difference of a logit."""
+    scale: float
+    """Root mean square of the reference's logits."""
+    tolerance: float
+    """Largest difference that rounding may make."""
+
+    @property
+    def is_ok(self) -> bool:
+        """False also where a logit is no number."""
+        return self.largest <= self.tolerance
+
+
+def verify_model(config: VerifyConfig) -> Verification:
+    """Compares a model with its reference: see the top of the module.
+
+    Raises:
+        MissingInputError, InputError: as `load_pretrained`; and for a damaged file of logits.
+    """
+    model = load_pretrained(config.model, compute=config.compute)
+    comes_with_us = config.model in RELEASED and RELEASED[config.model].repository is None
+    folder = packaged.FOLDER / config.model if comes_with_us else Path(config.model).expanduser()
+    file = folder / packaged.REFERENCE
+    if file.is_file():
+        reference, origin = load_reference(file, model), f"{file}, computed in float32 on a CPU"
+    else:
+        device = find_plain_device()
+        reference = make_reference(model, find_known(make_tokens(model), model))
+        origin = f"computed now: float32, plain products, block after block, on {device.platform}"
+    return compare(model, reference, origin)
+
+
+def compare(model: Model, reference: Reference, origin: str) -> Verification:
+    """Runs a model, and finds the largest difference of a logit."""
+    logits = np.asarray(model(reference.tokens).logits, np.float64)
+    found, known = logits[reference.rows, reference.columns], reference.logits.astype(np.float64)
+    scale = float(np.sqrt((known**2).mean()))
+    tolerance = scale * TOLERANCES[_find_coarsest(model.compute)]
+    largest = float(np.abs(found - known).max())
+    return Verification(model, describe(find_default_device()), origin, largest, scale, tolerance)
+
+
+def make_tokens(model: Model) -> Int[np.ndarray, "B T"]:
+    """The three sequences: a few tokens with N and `<mask>`, then 33 tokens, then a window."""
+    k, limit = model.config.k, min(LONGEST, model.config.position_limit or LONGEST)
+    lengths = [min(length, limit) for length in (12, 33, LONGEST)]
+    texts = [
+        f"{make_letters(2 * k, number)}N<mask>{make_letters(k * max(length - 5, 1), 10 + number)}"
+        for number, length in enumerate(lengths)
+    ]
+    return model.tokenizer.encode_batch(texts, length=max(lengths), truncate=True)
+
+
+def make_letters(length: int, number: int) -> str:
+    """Nucleotides that look random and are the same on every machine, for ever."""
+    letters = ""
+    while len(letters) < length:
+        digest = hashlib.sha256(f"{number} {len(letters)}".encode()).digest()
+        letters += "".join("ACGT"[byte % 4] for byte in digest)
+    return letters[:length]
+
+
+def find_known(
+    tokens: Int[np.ndarray, "B T"], model: Model, *, at_most: int | None = None
+) -> Reference:
+    """The tokens that are no padding, or some of each sequence, still without logits."""
+    kept = tokens != model.config.pad_token_id
+    if at_most is not None:
+        for row in kept:
+            (places,) = np.nonzero(row)
+            chosen = np.linspace(0, len(places) - 1, at_most).round().astype(int)
+            row[:] = False
+            row[places[chosen]] = True
+    rows, columns = np.nonzero(kept)
+    return Reference(tokens, rows, columns, np.zeros((0, model.config.vocabulary_size), np.float32))
+
+
+def make_reference(model: Model, reference: Reference) -> Reference:
+    """Computes the logits of a reference, in the plain form."""
+    device = find_plain_device()
+    with jax.default_device(device), exact_products(PLAIN):
+        params = jax.device_put(model.params, device)
+        params = jax.tree.map(lambda leaf: leaf.astype("float32"), params)
+        apply = jax.jit(make_forward(model.config, PLAIN).apply)
+        logits = np.asarray(apply(params, reference.tokens).logits)
+    return reference._replace(logits=logits[reference.rows, reference.columns])
+
+
+def find_plain_device() -> jax.Device:
+    """A CPU, or where JAX may use none, what there is."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
+
+
+def save_reference(folder: Path) -> None:
+    """Writes the file of logits of a model into its folder, from what loading the folder gives."""
+    model = load_pretrained(folder)
+    places = find_known(make_tokens(model), model, at_most=_PLACES)
+    np.savez_compressed(folder / packaged.REFERENCE, **make_reference(model, places)._asdict())
+
+
+def load_reference(file: Path, model: Model) -> Reference:
+    """Reads a file of logits.
+
+    Raises:
+        InputError: if it is damaged, or of another model.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            reference = Reference(**{name: arrays[name] for name in Reference._fields})
+    except _DAMAGED as error:
+        raise InputError(f"{file}: damaged: {type(error).__name__}") from None
+    size, width = len(reference.rows), model.config.vocabulary_size
+    if reference.logits.shape != (size, width) or not np.array_equal(
+        reference.tokens, make_tokens(model)
+    ):
+        raise InputError(f"{file}: of another model, or of another version of this package")
+    return reference
+
+
+def _find_coarsest(compute: ComputeConfig) -> str:
+    """The type of the parameters or of the activations, whichever rounds more."""
+    kinds = (compute.param_dtype, compute.compute_dtype)
+    return max(kinds, key=lambda kind: TOLERANCES[kind])

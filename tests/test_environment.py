@@ -1,0 +1,119 @@
+"""`nt env`: what is there, what is missing, and the line that installs it."""
+
+import ast
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+
+import jax
+import pytest
+
+from nucleotide_transformer import cli, environment
+from nucleotide_transformer.environment import (
+    EXTRAS,
+    EnvironmentConfig,
+    describe_environment,
+    find_missing,
+    find_peak,
+)
+from nucleotide_transformer.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+
+
+def hide(monkeypatch, *modules):
+    find = importlib.util.find_spec
+    replacement = lambda name, *rest: None if name in modules else find(name, *rest)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", replacement)
+
+
+def test_the_command_shows_versions_devices_and_what_auto_is(capfd):
+    assert cli.main(["env", "--no-measure"]) == 0
+    out, err = capfd.readouterr()
+    assert not err
+    rows = [line.split(maxsplit=1) for line in out.splitlines()]
+    texts = dict(rows)
+    assert f"jax {jax.__version__}" in texts["versions"]
+    assert texts["devices"].startswith(f"{jax.local_device_count()} x ")
+    if jax.default_backend() == "cpu":
+        assert texts["float32"] == texts["bfloat16"] == "attention auto is per_head"
+
+
+def test_the_peak_is_that_of_the_data_sheet_or_measured(monkeypatch):
+    device = jax.devices("cpu")[0]
+    monkeypatch.setattr(environment, "measure_peak_flops", lambda *_: 0.25e12)
+    monkeypatch.setattr(environment, "look_up_peak_flops", lambda *_: None)
+    assert find_peak(device, "float32", measure=True) == ", peak 0.25 TFLOP/s, measured now"
+    assert not find_peak(device, "float32", measure=False)
+    monkeypatch.setattr(environment, "look_up_peak_flops", lambda *_: 989.4e12)
+    for measure in (True, False):
+        words = find_peak(device, "bfloat16", measure=measure)
+        assert words == ", peak 989 TFLOP/s by the data sheet"
+
+
+def test_no_device_is_a_line_and_no_error(monkeypatch):
+    def fail(_: object) -> None:
+        raise InputError("JAX_PLATFORMS = 'tpu': JAX finds no such device here")
+
+    monkeypatch.setattr(environment, "find_devices", fail)
+    (row,) = describe_environment(EnvironmentConfig())
+    assert row == ("devices", "none: JAX_PLATFORMS = 'tpu': JAX finds no such device here")
+
+
+def test_a_missing_module_has_the_line_that_installs_it(monkeypatch):
+    hide(monkeypatch, "h5py", "umap", "lz4")
+    found = dict(find_missing())
+    assert found["h5py (HDF5 and Parquet files)"] == "pip install 'nucleotide-transformer-jax[io]'"
+    assert found["umap (UMAP)"] == "pip install 'nucleotide-transformer-jax[umap]'"
+    assert found["lz4 (joblib files compressed with lz4)"] == "pip install lz4"
+
+
+def test_extras_are_those_of_setup():
+    """Each line installs what it says."""
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    names = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.List)
+    }
+    packages = {"sklearn": "scikit-learn"}
+    for extra in EXTRAS:
+        for name in ("io", "plots", "analysis"):
+            if extra.line == environment.install(name):
+                asked = {text.partition(">")[0] for text in names[name.upper()]}
+                assert {packages.get(each, each) for each in extra.modules} == asked
+    assert {environment.install(name) for name in ("io", "plots", "analysis", "umap")} <= {
+        extra.line for extra in EXTRAS
+    }
+
+
+@pytest.mark.parametrize(
+    ("driver", "plugin", "line"),
+    [
+        ("580.65.06", None, "pip install 'nucleotide-transformer-jax[cuda]'"),
+        ("570.133", None, "pip install 'nucleotide-transformer-jax[cuda12]'"),
+        ("580.65.06", "jax-cuda13-plugin", None),
+        ("570.133", "jax-cuda12-plugin", None),
+    ],
+)
+def test_a_card_without_its_plugin(monkeypatch, driver, plugin, line):
+    cards = [f"NVIDIA H200, {driver}, 143771 MiB, 700.00 W"]
+    monkeypatch.setattr(environment, "query_gpus", lambda: cards)
+    monkeypatch.setattr(environment, "has_plugin", lambda name: name == plugin)
+    monkeypatch.setattr(environment, "find_platform", lambda: "gpu")
+    assert "JAX does not use NVIDIA H200" not in dict(find_missing())
+    assert dict(find_missing()).get("JAX for NVIDIA H200") == line
+
+
+def test_plugins_are_looked_up_by_their_package():
+    assert environment.has_plugin("jaxlib")
+    assert not environment.has_plugin("no-such-plugin")
+    assert importlib.metadata.version("jaxlib")
+
+
+def test_a_card_that_jax_does_not_use(monkeypatch):
+    monkeypatch.setattr(environment, "query_gpus", lambda: ["NVIDIA H200, 580.65.06, 1 MiB, 1 W"])
+    monkeypatch.setattr(environment, "has_plugin", lambda name: name == "jax-cuda13-plugin")
+    monkeypatch.setattr(environment, "find_platform", lambda: "cpu")
+    remedy = dict(find_missing())["JAX does not use NVIDIA H200"]
+    assert remedy == "JAX_PLATFORMS=cuda python -c 'import jax; jax.devices()' says why"
