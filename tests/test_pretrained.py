@@ -109,7 +109,8 @@ def test_a_run_of_ours_loads_with_its_checkpoint(tmp_path: Path) -> None:
     from nucleotide_transformer.training.state import init_state
 
     data = dataclasses.replace(PretrainConfig().data, sequence_tokens=10)
-    config = PretrainConfig(model=V2, data=data, tokens_per_update=100, sequences_per_device=1)
+    sizes = {"tokens_per_update": 100, "sequences_per_device": 1, "total_tokens": 1_000}
+    config = PretrainConfig(model=V2, data=data, **sizes)
     params = init_params(jax.random.key(config.seed), V2)
     state = jax.tree.map(np.asarray, init_state(params, optax.adam(1e-3)))
     checkpointer = Checkpointer(tmp_path / "run", keep=1)
