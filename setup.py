@@ -29,6 +29,7 @@ REQUIREMENTS = [
     "optax>=0.2.8",
     "orbax-checkpoint>=0.11.33",
     "rich>=13.9",
+    "safetensors>=0.8",
     "tensorboardX>=2.6.4",
     "tyro>=1.0",
 ]
@@ -79,7 +80,6 @@ EXTRAS = {
         "pytest-timeout>=2.4.0",
         "pytest-xdist>=3.6.1",
         "ruff>=0.14",
-        "safetensors>=0.8",
     ],
     # The bound above keeps pip on one torch; PyTorch's own index has the small CPU builds.
     "interop": [*HUB, "torch>=2.13,<2.14", "transformers>=5.23"],

@@ -22,8 +22,7 @@ KIB = 1024  # ru_maxrss is in KiB on Linux
 
 
 def write_random_model(folder: Path, name: str) -> None:
-    """Writes a model of a released shape in both layouts, and the JAX one compressed as well."""
-    import joblib
+    """Writes a model of a released shape in both layouts."""
     import numpy as np
 
     from nucleotide_transformer.weights.assembly import expected_shapes
@@ -38,11 +37,6 @@ def write_random_model(folder: Path, name: str) -> None:
     }
     for layout in ("huggingface", "jax"):
         save_folder(folder / layout, params, config, layout=layout, origin="random numbers")
-    compressed = folder / "jax, compressed"
-    compressed.mkdir()
-    for file in ("hyperparams.json", "vocab.txt"):
-        (compressed / file).write_bytes((folder / "jax" / file).read_bytes())
-    joblib.dump(params, compressed / "pytree_ckpt.joblib", compress=("zlib", 1))
 
 
 def measure_load(folder: Path) -> dict[str, float]:

@@ -7,6 +7,8 @@ not import jax.
 import importlib
 from typing import TYPE_CHECKING
 
+from nucleotide_transformer.namesake import warn_of_namesake
+
 if TYPE_CHECKING:
     from nucleotide_transformer.config import ComputeConfig as ComputeConfig
     from nucleotide_transformer.config import ModelConfig as ModelConfig
@@ -18,7 +20,11 @@ if TYPE_CHECKING:
     from nucleotide_transformer.data.manifest import load_manifest as load_manifest
     from nucleotide_transformer.errors import InputError as InputError
     from nucleotide_transformer.inference.embedding import embed as embed
+    from nucleotide_transformer.inference.embedding import embed_array as embed_array
     from nucleotide_transformer.inference.likelihoods import fill_mask as fill_mask
+    from nucleotide_transformer.inference.likelihoods import (
+        pseudo_log_likelihoods as pseudo_log_likelihoods,
+    )
     from nucleotide_transformer.inference.nucleotides import (
         nucleotide_probabilities as nucleotide_probabilities,
     )
@@ -46,6 +52,7 @@ _HOME = {
     "VerifyConfig": "verification",
     "build_corpus": "data.corpus",
     "embed": "inference.embedding",
+    "embed_array": "inference.embedding",
     "evaluate_model": "pretraining.evaluate",
     "fill_mask": "inference.likelihoods",
     "get_pretrained_model": "weights.compat",
@@ -57,6 +64,7 @@ _HOME = {
     "make_forward": "model",
     "nucleotide_probabilities": "inference.nucleotides",
     "pretrain": "pretraining.run",
+    "pseudo_log_likelihoods": "inference.likelihoods",
     "verify_model": "verification",
 }
 
@@ -72,6 +80,7 @@ __all__ = [
     "__version__",
     "build_corpus",
     "embed",
+    "embed_array",
     "evaluate_model",
     "fill_mask",
     "get_pretrained_model",
@@ -83,6 +92,7 @@ __all__ = [
     "make_forward",
     "nucleotide_probabilities",
     "pretrain",
+    "pseudo_log_likelihoods",
     "verify_model",
 ]
 
@@ -96,3 +106,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME})
+
+
+warn_of_namesake()

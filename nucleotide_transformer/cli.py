@@ -15,6 +15,7 @@ from nucleotide_transformer import __version__
 from nucleotide_transformer.commands import COMMANDS as COMMANDS
 from nucleotide_transformer.commands import FAILED, INTERRUPTED, Command
 from nucleotide_transformer.errors import InputError, RunFailedError, UnwritableOutputError
+from nucleotide_transformer.namesake import warn_of_namesake
 from nucleotide_transformer.options import parse
 
 BAD_INPUT = 2
@@ -31,6 +32,7 @@ def main(args: Sequence[str] | None = None) -> int:
     One line on standard error, and no traceback, for what a user can mend (code 2), and for a run
     that failed without a fault of ours or that the operating system ended (1). All else is raised.
     """
+    warn_of_namesake()  # whose __init__ may have taken the place of ours, which warns
     words = list(sys.argv[1:] if args is None else args)
     try:
         try:

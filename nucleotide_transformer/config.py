@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from nucleotide_transformer.errors import require
@@ -20,6 +21,19 @@ Remat = Literal["none", "block", "dots"]
 """What the backward pass computes again; see model/remat.py."""
 Stack = Literal["loop", "scan"]
 """How the blocks follow each other; see model/stacking.py."""
+
+MODEL_LIMITS = MappingProxyType(
+    {
+        "num_layers": 1_000,
+        "embed_dim": 1 << 16,
+        "ffn_dim": 1 << 18,
+        "max_positions": 1 << 20,
+        "layer_norm_epsilon": 1.0,
+        "embed_scale": 1e6,
+    }
+)
+"""Most that a model may have of each: far above any that exists. A file that asks for more is
+refused before anything of that size is made."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +91,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         require_positive(self, "num_layers", "embed_dim", "num_heads", "ffn_dim", "max_positions")
         require_positive(self, "layer_norm_epsilon", "embed_scale")
+        for field, most in MODEL_LIMITS.items():
+            require(
+                getattr(self, field) <= most, field, getattr(self, field), f"must be at most {most}"
+            )
         require(3 <= self.k <= 8, "k", self.k, "must lie between 3 and 8")
         rule = f"must be a multiple of num_heads = {self.num_heads}"
         require(self.embed_dim % self.num_heads == 0, "embed_dim", self.embed_dim, rule)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,15 +41,16 @@ def write_whole(path: Path) -> Iterator[Path]:
         path: of the file or folder; its parent must exist.
 
     Yields:
-        The path to write to, in the same folder, of which nothing exists yet.
+        The path to write to, in the same folder, of which nothing exists yet. Its name can't be
+        guessed: nobody can put a link there.
     """
-    partial = path.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-{path.name}")
+    partial = path.with_name(f"{PARTIAL_PREFIX}{secrets.token_hex(8)}-{path.name}")
     try:
         yield partial
         for part in (*partial.rglob("*"), partial):
-            _sync(part)
+            sync(part)
         partial.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
@@ -56,7 +58,7 @@ def write_whole(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Waits until a file, or the list of files of a folder, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

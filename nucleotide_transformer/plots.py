@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nucleotide_transformer.errors import NotAFolderError, UnwritableOutputError, require
+from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES
 from nucleotide_transformer.inference.sequence_io import import_extra
 from nucleotide_transformer.types import Float
@@ -40,15 +41,13 @@ def save_figure(figure: Figure, path: Path) -> Path:
     kinds = (".png", ".pdf", ".svg")
     rule = f"must be a file {', '.join(kinds)}"
     require(path.suffix.lower() in kinds, "picture", str(path), rule)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(partial, dpi=_DPI)
-        partial.replace(path)
+        with write_whole(path) as partial:
+            figure.savefig(partial, dpi=_DPI)
     except (FileExistsError, NotADirectoryError):
         raise NotAFolderError(f"{path}: its folder is a file") from None
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UnwritableOutputError(f"{path}: can't be written: {error.strerror}") from None
     return path
 

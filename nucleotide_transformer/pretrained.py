@@ -23,6 +23,7 @@ from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.model import Outputs, exact_products, make_forward
 from nucleotide_transformer.model.encoder import check_layers, check_length
 from nucleotide_transformer.model.platform import find_default_device, resolve_compute
+from nucleotide_transformer.model.stacking import AnyParams, arrange_params
 from nucleotide_transformer.model.token_tables import fold_tables
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Int, Params
@@ -31,12 +32,18 @@ from nucleotide_transformer.weights.compat import get_pretrained_model as get_pr
 from nucleotide_transformer.weights.folders import (
     Layout,
     check_target,
+    expand_user,
+    find_folder,
     find_layout,
     load_folder,
     save_folder,
 )
-from nucleotide_transformer.weights.hub import PACKAGED, describe_origin
-from nucleotide_transformer.weights.sources import find_folder
+from nucleotide_transformer.weights.hub import (
+    PACKAGED,
+    check_config,
+    describe_origin,
+    find_named,
+)
 
 __all__ = ["Model", "export_model", "get_pretrained_model", "load_pretrained"]
 
@@ -95,7 +102,29 @@ class Model:
         check_layers(self.config, **chosen)
         ids = check_tokens(tokens, self.config)
         with exact_products(self.compute):
-            return self._apply(self.params, ids, **chosen, logits=logits)
+            return self._apply(self.arrange(), ids, **chosen, logits=logits)
+
+    def arrange(self, sharding: jax.sharding.Sharding | None = None) -> AnyParams:
+        """The parameters in the form that computes fastest, made once and kept.
+
+        With `compute.stack` = "scan" it is a second copy of the blocks; "loop" needs none, and
+        compiles longer.
+
+        Args:
+            sharding: devices to put them on; the copy for the latest is kept, too.
+        """
+        kept = self._arranged
+        if None not in kept:
+            kept[None] = arrange_params(self.params, self.compute.stack)
+        if sharding not in kept:
+            first = kept[None]
+            kept.clear()
+            kept |= {None: first, sharding: jax.device_put(first, sharding)}
+        return kept[sharding]
+
+    @functools.cached_property
+    def _arranged(self) -> dict[jax.sharding.Sharding | None, AnyParams]:
+        return {}
 
     @functools.cached_property
     def _apply(self) -> Callable[..., Outputs]:
@@ -116,12 +145,12 @@ class Model:
             overwrite: replace an export that is there already.
 
         Raises:
-            OutputExistsError: if the folder is not empty.
-            NotAFolderError, PermissionError: if it can't be written.
+            OutputExistsError: if the folder is not empty, or its card was edited.
+            NotAFolderError, PermissionError: if it is a link or a file, or can't be written.
             InputError: for an architecture that the layout has no words for.
         """
         save_folder(
-            Path(folder).expanduser(),
+            expand_user(folder),
             self.params,
             self.config,
             layout=layout,
@@ -146,12 +175,14 @@ def load_pretrained(
     copy the folder, and give its path.
 
     Args:
-        source: a local folder (of either layout, or a run of `nt pretrain` or one of its
-            checkpoints), the name of a released model or of the packaged one, or a repository of
-            the Hugging Face hub.
+        source: the name of a released model or of the packaged one, a local folder (of either
+            layout, or a run of `nt pretrain` or one of its checkpoints), or a repository of the
+            Hugging Face hub. A folder that is called like a released model is given as a `Path`,
+            or with `./` before its name.
         layout: which one to read where both are there; the JAX one by default.
         compute: precision; parameters are cast to its `param_dtype`.
-        revision: of a repository; its main branch by default.
+        revision: of a repository; by default the one that is pinned in the table of released
+            models, or else its main branch.
         cache: folder of the hub's cache; huggingface_hub's own by default.
 
     Raises:
@@ -161,20 +192,23 @@ def load_pretrained(
             for more than arrays, a packaged file that is not as it was, or tensors that don't fit
             the model: one line lists them all.
     """
-    place = None if cache is None else Path(cache).expanduser()
+    place = None if cache is None else expand_user(cache)
     folder = find_folder(source, layout, revision=revision, cache=place)
     if layout is None and find_layout(folder) is None and (run := _load_run(folder, compute)):
         params, config = run
     else:
         params, config = load_folder(folder, compute, layout)
-    origin, license = describe_origin(str(source))
-    local = Path(source).expanduser().is_dir()
+    released = find_named(source)
+    if released is not None and released.repository is not None:
+        found = find_layout(folder, layout)
+        check_config(folder, config, released, jax=found is not None and found[0] == "jax")
+    origin, license = describe_origin(source)
     return Model(
         params=params,
         config=config,
         compute=compute,
         tokenizer=KmerTokenizer(vocabulary=config.vocabulary, k=config.k),
-        origin=folder.resolve().name if local else origin,
+        origin=origin if released or not expand_user(source).is_dir() else folder.resolve().name,
         license=license,
     )
 
@@ -229,7 +263,7 @@ def export_model(
         OutputExistsError: if the folder is not empty; before anything is loaded.
         MissingInputError, NotAFolderError, InputError: see `load_pretrained`.
     """
-    check_target(Path(folder).expanduser(), overwrite)
+    check_target(expand_user(folder), overwrite)
     model = load_pretrained(source, compute=compute)
     model.save_pretrained(folder, layout, overwrite=overwrite)
     return model

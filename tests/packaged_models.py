@@ -26,6 +26,7 @@ COLUMNS = ("file", "species", "assembly", "group", "nucleotides", "licence", "sh
 FILES = {
     *("config.json", "model.safetensors", "vocab.txt", "tokenizer_config.json"),
     *("special_tokens_map.json", "README.md", "SHA256SUMS", "reference.npz"),
+    "modeling_nucleotide_transformer.py",
 }
 _REFERENCES: dict[tuple[ModelConfig, str], bytes] = {}
 """Files of logits: they take a second, and the models are always the same."""

@@ -9,7 +9,7 @@ from jax import numpy as jnp
 
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.inference import batching
-from nucleotide_transformer.inference.windows import place_windows
+from nucleotide_transformer.inference.batching import place_windows
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Int, Params

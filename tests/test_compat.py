@@ -1,4 +1,4 @@
-"""`get_pretrained_model`: code that was written for the published package runs unchanged."""
+"""`get_pretrained_model`: the published documentation's code runs, and what differs is written."""
 
 import dataclasses
 from pathlib import Path

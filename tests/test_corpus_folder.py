@@ -13,6 +13,7 @@ import pytest
 from real_command import run_in_pipe
 from test_corpus_builds import assert_one_line, config, list_partial, make_fasta, stamp_files
 
+from nucleotide_transformer import files
 from nucleotide_transformer.data import corpus, shards
 from nucleotide_transformer.data.corpus import CorpusConfig, build_corpus, load_manifest
 from nucleotide_transformer.data.folder import LOCK_FILE, MARKER_FILE
@@ -50,11 +51,15 @@ def test_files_of_the_user_in_a_corpus_stay(config: CorpusConfig) -> None:
     for name in names:
         (config.output / name).parent.mkdir(exist_ok=True)
         (config.output / name).write_text("mine")
-    left = config.output / "genomes" / ".partial-7-ant-0123abcd"
-    left.mkdir()
-    (left / "train.array_record").write_text("a build that was killed")
+    token = files.secrets.token_hex(8)
+    left = [config.output / "genomes" / f".partial-{n}-ant-0123abcd" for n in (7, token)]
+    for path in left:
+        path.mkdir()
+        (path / "train.array_record").write_text("a build that was killed")
+    (config.output / f".partial-{token}-manifest.json").write_text("the same")
     build_corpus(config)
-    assert not left.exists()
+    assert not any(path.exists() for path in left)
+    assert not (config.output / f".partial-{token}-manifest.json").exists()
     assert all((config.output / name).read_text() == "mine" for name in names)
     assert not (config.output / LOCK_FILE).exists()
 

@@ -39,7 +39,7 @@ def test_what_is_being_written_has_no_name_yet(
             assert part.exists()
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(files, "_sync", stop)
+    monkeypatch.setattr(files, "sync", stop)
     with pytest.raises(KeyboardInterrupt):
         build_corpus(config)
     names = {path.name.partition("-")[0] for path in (config.output / "genomes").iterdir()}

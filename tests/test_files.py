@@ -30,6 +30,17 @@ def test_folder_gets_its_name_at_the_end(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["genome"]
 
 
+def test_nobody_can_guess_what_is_written_first(tmp_path: Path) -> None:
+    """A link that was put there would be followed, and what it points to overwritten."""
+    names = []
+    for _ in range(2):
+        with write_whole(tmp_path / "a.png") as partial:
+            names.append(partial.name)
+            partial.touch()
+    assert names[0] != names[1]
+    assert all(name.startswith(".partial-") and name.endswith("-a.png") for name in names)
+
+
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("is_folder", [False, True])
 def test_error_in_the_middle_leaves_what_was_there(

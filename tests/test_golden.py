@@ -14,8 +14,7 @@ from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.model.layers import make_rotary_angles, rotate
 from nucleotide_transformer.pretrained import Model, get_pretrained_model, load_pretrained
 from nucleotide_transformer.weights.folders import load_folder, save_folder
-from nucleotide_transformer.weights.huggingface_names import tensor_places
-from nucleotide_transformer.weights.safetensors_file import read_header, read_tensor
+from nucleotide_transformer.weights.huggingface import open_tensors, tensor_places
 
 CASES = ("jax_v1_small", "jax_v2_small", "hf_v1_small", "hf_v2_small")
 TOLERANCE = 1e-4
@@ -120,10 +119,10 @@ def test_exported_again_the_tensors_are_bitwise_those_of_the_file(
     save_folder(tmp_path / "jax", params, config, layout="jax", origin=case)
     params, config = load_folder(tmp_path / "jax", ComputeConfig())
     save_folder(tmp_path / "hf", params, config, layout="huggingface", origin=case)
-    there, here = (read_header(place / "model.safetensors") for place in (folder, tmp_path / "hf"))
+    there, here = (open_tensors(place / "model.safetensors") for place in (folder, tmp_path / "hf"))
     assert here.keys() == tensor_places(config).keys()
-    for name, entry in here.items():
-        assert read_tensor(entry).tobytes() == read_tensor(there[name]).tobytes(), name
+    for name, tensor in here.items():
+        assert tensor.read().tobytes() == there[name].read().tobytes(), name
     assert (tmp_path / "hf" / "vocab.txt").read_bytes() == (folder / "vocab.txt").read_bytes()
 
 
@@ -144,10 +143,10 @@ def test_jax_to_huggingface_and_back_is_bitwise_the_same(
         ("jax_v2_small", "100M_multi_species_v2", (1, 3), ((1, 1), (2, 4))),
     ],
 )
-def test_the_published_interface_gives_the_published_values(
+def test_the_published_interface_gives_the_documented_values(
     case: str, name: str, layers: Any, maps: Any, shared: Path
 ) -> None:
-    """As in the published documentation. Heads are counted from 1 here, and from 0 in the file."""
+    """Heads are counted from 1, as documented; in the file from 0, each as what it is."""
     import haiku as hk
 
     folder = shared / "golden" / case
@@ -178,3 +177,31 @@ def test_the_published_interface_gives_the_published_values(
         assert np.abs(found - right).max() < TOLERANCE, ours
     assert (config.num_layers, config.attention_heads, config.embed_dim) == (3, 4, 64)
     assert tokenizer.fixed_length == 40
+
+
+@pytest.mark.parametrize(
+    ("case", "asked"),
+    [("jax_v1_small", (3, 0)), ("jax_v2_small", (1, -1)), ("jax_v2_small", (2, 2))],
+)
+def test_the_head_that_the_published_code_gives_has_the_number_that_is_written(
+    case: str, asked: tuple[int, int], shared: Path
+) -> None:
+    """The published code, asked for (l, n), gives [:, n + 1] of the maps: (l, n + 2) here."""
+    import haiku as hk
+
+    folder = shared / "golden" / case
+    expected = np.load(folder / "expected.npz")
+    layer, number = asked
+    name = f"attention_layer_{layer}_head_{number + 1}"
+    family = {"jax_v1_small": "500M_human_ref", "jax_v2_small": "100M_multi_species_v2"}[case]
+    maps = ((layer, number + 2),)
+    published = get_pretrained_model(family, attention_maps_to_save=maps, folder=folder)
+    tokens = jnp.asarray(expected["tokens"], dtype=jnp.int32)
+    with jax.default_matmul_precision("highest"):
+        outs = hk.transform(published[1]).apply(published[0], None, tokens)
+    keep = expected["tokens"] != PAD
+    (found,) = (array for key, array in outs.items() if key.startswith("attention"))
+    difference = select_real(name, np.asarray(found), keep) - select_real(
+        name, expected[name], keep
+    )
+    assert np.abs(difference).max() < TOLERANCE

@@ -126,7 +126,7 @@ def test_a_missing_file(name, folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text[:-12], r"line 6: '[0-9a-f]{64}': must be 64 hexadecimal digits"),
+        (lambda text: text[:-12], r"line 7: '[0-9a-f]{64}': must be 64 hexadecimal digits"),
         (lambda text: text.upper(), "line 1: '.*': must be 64 hexadecimal digits"),
         (lambda text: text.replace("  ", "  ../"), "line 1: '.*': must be 64 hexadecimal digits"),
         (lambda text: "".join(text.splitlines(True)[:1]), "no line for model.safetensors"),
@@ -190,12 +190,12 @@ def test_nothing_is_packaged(folder, monkeypatch, capfd, tmp_path):
     assert err.count("\n") == 1
 
 
-def test_a_folder_of_that_name_comes_first(folder, monkeypatch, tmp_path):
-    """As for every name: what lies in the working directory is meant."""
+def test_a_folder_of_that_name_does_not_shadow_it(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / PACKAGED).mkdir()
+    assert load_pretrained().config == V2
     with pytest.raises(MissingInputError, match="should hold"):
-        load_pretrained()
+        load_pretrained(f"./{PACKAGED}")
 
 
 def test_the_table_has_one_packaged_model_that_benchmarks_know_by_its_size():

@@ -27,7 +27,7 @@ from nucleotide_transformer.pretraining.run import pretrain
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.verification import VerifyConfig, verify_model
 from nucleotide_transformer.weights import packaged, runs
-from nucleotide_transformer.weights.huggingface_names import tensor_places
+from nucleotide_transformer.weights.huggingface import tensor_places
 
 _PROBE = functools.cache(make_probe)
 

@@ -7,15 +7,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import V2, assert_same_params, random_params, save_model
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from small_models import V2, assert_same_params, save_model
 
 from nucleotide_transformer import pretrained
 from nucleotide_transformer.config import ComputeConfig, PretrainConfig
 from nucleotide_transformer.configfile import config_to_dict
+from nucleotide_transformer.inference.embedding import embed_array
+from nucleotide_transformer.inference.likelihoods import fill_mask
 from nucleotide_transformer.model import init_params
 from nucleotide_transformer.pretrained import (
     Model,
@@ -24,8 +29,6 @@ from nucleotide_transformer.pretrained import (
     load_pretrained,
 )
 from nucleotide_transformer.tokenizers import KmerTokenizer
-from nucleotide_transformer.weights.hub import RELEASED, find_released
-from nucleotide_transformer.weights.sources import find_folder
 
 REPOSITORY = "InstaDeepAI/nucleotide-transformer-v2-50m-3mer-multi-species"
 
@@ -34,135 +37,6 @@ REPOSITORY = "InstaDeepAI/nucleotide-transformer-v2-50m-3mer-multi-species"
 def model(tmp_path: Path) -> Model:
     save_model(tmp_path / "model", V2, "huggingface")
     return load_pretrained(tmp_path / "model")
-
-
-def make_cache(cache: Path, repository: str = REPOSITORY, below: str = "jax_model") -> Path:
-    """A cache of huggingface_hub that holds one repository with a small model in it."""
-    place = cache / f"models--{repository.replace('/', '--')}"
-    (place / "refs").mkdir(parents=True)
-    (place / "refs" / "main").write_text("0" * 40)
-    snapshot = place / "snapshots" / ("0" * 40)
-    save_model(snapshot / below, V2, "jax")
-    return snapshot
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network: huggingface_hub is told so, and does not try."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-@pytest.mark.parametrize(
-    ("name", "nearest"),
-    [
-        ("100M_multi_species", "100M_multi_species_v2"),
-        ("500m_human_ref", "500M_human_ref"),
-        ("codon-nt", "codon_nt"),
-        ("2B5_1000g", "2B5_1000G"),
-    ],
-)
-def test_an_unknown_name_meets_the_nearest(name: str, nearest: str) -> None:
-    pattern = rf"^{name!r} is no released model: did you mean {nearest}\? [^\n]*$"
-    with pytest.raises(ValueError, match=pattern):
-        load_pretrained(name)
-    with pytest.raises(ValueError, match=pattern):
-        get_pretrained_model(name)
-
-
-def test_every_released_model_has_a_repository_of_its_own() -> None:
-    repositories = {released.repository for released in RELEASED.values()} - {None}
-    assert len(repositories) == len(RELEASED) - 1 == 10  # one comes with the package
-    assert all(repository and repository.startswith("InstaDeepAI/") for repository in repositories)
-
-
-@pytest.mark.parametrize("name", ["codon_nt", REPOSITORY])
-def test_without_network_and_cache_one_line_says_what_to_do(
-    name: str, offline: None, tmp_path: Path
-) -> None:
-    with pytest.raises(FileNotFoundError) as caught:
-        load_pretrained(name, cache=tmp_path / "cache")
-    message = str(caught.value)
-    assert message.startswith(
-        f"{REPOSITORY}: no such folder, not in the cache ({tmp_path / 'cache'})"
-    )
-    assert f"`hf download {REPOSITORY} --local-dir FOLDER`" in message
-    assert "\n" not in message
-
-
-@pytest.mark.parametrize("name", ["codon_nt", REPOSITORY])
-@pytest.mark.parametrize("below", ["jax_model", "."])
-def test_without_network_the_cache_is_enough(
-    name: str, below: str, offline: None, tmp_path: Path
-) -> None:
-    make_cache(tmp_path, below=below)
-    model = load_pretrained(name, cache=tmp_path)
-    assert model.config == V2
-    assert_same_params(model.params, random_params(V2))
-    assert (model.origin, model.license) == (REPOSITORY, "cc-by-nc-sa-4.0")
-
-
-def test_a_cache_without_weights(offline: None, tmp_path: Path) -> None:
-    for file in (make_cache(tmp_path) / "jax_model").iterdir():
-        file.unlink()
-    with pytest.raises(
-        FileNotFoundError, match=rf"^{REPOSITORY}: no model in the hub or the cache"
-    ):
-        load_pretrained("codon_nt", cache=tmp_path)
-
-
-@pytest.mark.parametrize("layout", [None, "huggingface", "jax"])
-def test_only_what_is_needed_is_fetched(
-    layout: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[list[str]] = []
-
-    def download(repository: str, *, allow_patterns: list[str], **_: Any) -> str:
-        asked.append(allow_patterns)
-        return str(tmp_path / "model")
-
-    save_model(tmp_path / "model", V2, "jax" if layout == "jax" else "huggingface")
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    find_folder("codon_nt", layout)
-    jax_files = {"jax_model/hyperparams.json", "jax_model/pytree_ckpt.joblib"}
-    assert (jax_files <= set(asked[0])) == (layout != "huggingface")
-    assert ("model.safetensors" in asked[-1]) == (layout != "jax")
-    assert len(asked) == (2 if layout is None else 1)
-    assert not any("pytorch" in name or "tf_model" in name for names in asked for name in names)
-
-
-@pytest.mark.parametrize("name", ["codon_nt", REPOSITORY])
-def test_the_revision_and_the_cache_that_are_asked_for(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[dict[str, Any]] = []
-
-    def download(repository: str, **options: Any) -> str:
-        asked.append({"repository": repository} | options)
-        return str(tmp_path / "model")
-
-    save_model(tmp_path / "model", V2, "jax")
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    load_pretrained(name, revision="a1b2c3", cache=tmp_path / "cache")
-    load_pretrained(name)
-    for options in asked:
-        del options["allow_patterns"]
-    assert asked == [
-        {"repository": REPOSITORY, "revision": "a1b2c3", "cache_dir": tmp_path / "cache"},
-        {"repository": REPOSITORY, "revision": None, "cache_dir": None},
-    ]
-
-
-def test_paths_that_are_no_folder(tmp_path: Path) -> None:
-    file = tmp_path / "below" / "model.safetensors"
-    file.parent.mkdir()
-    file.touch()
-    with pytest.raises(NotADirectoryError, match="is a file: give the folder"):
-        load_pretrained(file)
-    for missing in (tmp_path / "missing", str(tmp_path / "missing"), "./missing", "~/missing/x"):
-        with pytest.raises(FileNotFoundError, match="no such folder"):
-            load_pretrained(missing)
-    with pytest.raises(FileNotFoundError, match=r"no model: should hold [^\n]*$"):
-        load_pretrained(tmp_path)
 
 
 def test_outputs_have_their_shapes_and_types(model: Model) -> None:
@@ -235,7 +109,8 @@ def test_a_run_of_ours_loads_with_its_checkpoint(tmp_path: Path) -> None:
     from nucleotide_transformer.training.state import init_state
 
     data = dataclasses.replace(PretrainConfig().data, sequence_tokens=10)
-    config = PretrainConfig(model=V2, data=data, tokens_per_update=100, sequences_per_device=1)
+    sizes = {"tokens_per_update": 100, "sequences_per_device": 1, "total_tokens": 1_000}
+    config = PretrainConfig(model=V2, data=data, **sizes)
     params = init_params(jax.random.key(config.seed), V2)
     state = jax.tree.map(np.asarray, init_state(params, optax.adam(1e-3)))
     checkpointer = Checkpointer(tmp_path / "run", keep=1)
@@ -248,71 +123,6 @@ def test_a_run_of_ours_loads_with_its_checkpoint(tmp_path: Path) -> None:
     checkpointer.close()
     export_model(tmp_path / "run", tmp_path / "exported")
     assert_same_params(load_pretrained(tmp_path / "exported").params, state.params)
-
-
-def test_an_export_is_a_complete_folder(model: Model, tmp_path: Path) -> None:
-    tokenizer_files = {"vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "README.md"}
-    weights = {
-        "huggingface": {"config.json", "model.safetensors"},
-        "jax": {"hyperparams.json", "pytree_ckpt.joblib"},
-    }
-    for layout, files in weights.items():
-        export_model(tmp_path / "model", tmp_path / layout, layout=layout)  # type: ignore[arg-type]
-        names = {path.name for path in (tmp_path / layout).iterdir()}
-        assert names == tokenizer_files | files
-        card = (tmp_path / layout / "README.md").read_text()
-        assert "CC BY-NC-SA 4.0" in card
-        assert str(tmp_path) not in card
-        assert_same_params(load_pretrained(tmp_path / layout).params, model.params)
-    assert (tmp_path / "huggingface" / "vocab.txt").stat().st_size == 302  # as the released one
-
-
-def test_the_card_of_a_released_model_has_its_licence(offline: None, tmp_path: Path) -> None:
-    make_cache(tmp_path / "cache")
-    load_pretrained("codon_nt", cache=tmp_path / "cache").save_pretrained(tmp_path / "exported")
-    card = (tmp_path / "exported" / "README.md").read_text()
-    assert "license: cc-by-nc-sa-4.0" in card
-    assert f"Made from: {REPOSITORY}." in card
-    assert "trust_remote_code" in card  # what the gated architecture needs in transformers
-
-
-def test_nothing_is_overwritten_unasked(model: Model, tmp_path: Path) -> None:
-    model.save_pretrained(tmp_path / "e")
-    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "e").iterdir()}
-    with pytest.raises(FileExistsError, match="is not empty"):
-        model.save_pretrained(tmp_path / "e")
-    with pytest.raises(FileExistsError, match="is not empty"):
-        export_model(tmp_path / "no such model", tmp_path / "e")  # before anything is loaded
-    assert before == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "e").iterdir()}
-    model.save_pretrained(tmp_path / "e", "jax", overwrite=True)
-    assert not (tmp_path / "e" / "model.safetensors").exists()
-    (tmp_path / "e" / "notes.txt").touch()
-    with pytest.raises(FileExistsError, match=r"holds notes\.txt, which no export wrote"):
-        model.save_pretrained(tmp_path / "e", overwrite=True)
-    assert (tmp_path / "e" / "hyperparams.json").exists()
-
-
-def test_an_export_that_fails_leaves_nothing(
-    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise OSError("disk full")
-
-    model.save_pretrained(tmp_path / "old")
-    before = sorted(tmp_path.rglob("*"))
-    monkeypatch.setattr("nucleotide_transformer.weights.cards.write_card", fail)
-    for folder, overwrite in ((tmp_path / "new" / "er", False), (tmp_path / "old", True)):
-        with pytest.raises(OSError, match="disk full"):
-            model.save_pretrained(folder, overwrite=overwrite)
-    assert sorted(set(tmp_path.rglob("*")) - {tmp_path / "new"}) == before
-
-
-def test_folders_that_can_not_be_written(model: Model, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match="is a file; an export is a folder"):
-        model.save_pretrained(tmp_path / "file")
-    with pytest.raises(NotADirectoryError, match=r"file/below: can't be written: [^\n]*$"):
-        model.save_pretrained(tmp_path / "file" / "below")
 
 
 def test_two_models_of_different_precision_do_not_change_each_other(model: Model) -> None:
@@ -341,9 +151,41 @@ def test_loading_does_not_import_what_trains(tmp_path: Path) -> None:
     assert (run.stdout, run.stderr) == ("[]\n", "")
 
 
-def test_find_released_knows_the_family() -> None:
-    families = {name: find_released(name).family for name in RELEASED}
-    assert families["2B5_1000G"] == "v1"
-    assert families["codon_nt"] == "codon"
-    assert families["1B_agro_nt"] == "agro"
-    assert families["250M_multi_species_v2"] == "v2"
+DEEP = dataclasses.replace(V2, num_layers=6, embed_dim=64, ffn_dim=128)
+"""Its blocks have far more numbers than what is computed for a few tokens."""
+
+
+def count_temporary(function: Any, *arguments: Any) -> int:
+    """Bytes that a compiled program needs beside its arguments and results."""
+    return jax.jit(function).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_a_call_makes_no_copy_of_the_parameters(tmp_path: Path) -> None:
+    """Half of their bytes is room for a block or two and the activations, not for a copy."""
+    params = save_model(tmp_path / "m", DEEP, "jax")
+    most = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) // 2
+    model, tokens = load_pretrained(tmp_path / "m"), jnp.full((1, 3), 9)
+    program = model._apply.lower(model.arrange(), tokens, layers=(), attention=(), logits=True)
+    assert program.compile().memory_analysis().temp_size_in_bytes < most
+    parameters, forward_fn, _, _ = get_pretrained_model("codon_nt", folder=tmp_path / "m")
+    apply = hk.transform(forward_fn).apply
+    assert count_temporary(apply, parameters, jax.random.key(0), tokens) < most
+
+
+def test_parameters_are_arranged_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    arrange = pretrained.arrange_params
+
+    def count(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return arrange(*arguments)
+
+    monkeypatch.setattr(pretrained, "arrange_params", count)
+    for _ in range(2):
+        embed_array(model, ["ACGTAC", "TTT"])
+        fill_mask(model, "ACG<mask>")
+        model(model.tokenizer.encode_batch(["ACGTAC"]))
+    assert len(calls) == 1
+    placed = model.arrange(NamedSharding(Mesh(np.array(jax.devices()[:2]), ("d",)), P()))
+    again = model.arrange(NamedSharding(Mesh(np.array(jax.devices()[:2]), ("d",)), P()))
+    assert jax.tree.all(jax.tree.map(lambda one, two: one is two, placed, again))

@@ -3,6 +3,7 @@
 import json
 import sys
 import types
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,10 +30,10 @@ from nucleotide_transformer.weights.folders import Layout, load_folder
 from nucleotide_transformer.weights.hub import RELEASED
 from nucleotide_transformer.weights.huggingface import (
     load_huggingface,
+    open_tensors,
     save_huggingface,
     tensor_places,
 )
-from nucleotide_transformer.weights.safetensors_file import read_header, read_tensor
 
 FLOAT32 = ComputeConfig()
 LAYOUTS: tuple[Layout, ...] = ("huggingface", "jax")
@@ -102,8 +103,8 @@ def test_config_json_says_what_the_numbers_are(dtype: Any, tmp_path: Path) -> No
     save_model(tmp_path / "m", V2, "jax")
     export_model(tmp_path / "m", tmp_path / "hf", compute=compute)
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["torch_dtype"] == dtype
-    kinds = {entry.dtype for entry in read_header(tmp_path / "hf" / "model.safetensors").values()}
-    assert kinds == {{"float32": "F32", "bfloat16": "BF16", "float16": "F16"}[dtype]}
+    tensors = open_tensors(tmp_path / "hf" / "model.safetensors")
+    assert {str(tensor.read().dtype) for tensor in tensors.values()} == {dtype}
 
 
 class FakeTensor(NamedTuple):
@@ -119,6 +120,15 @@ class FakeTensor(NamedTuple):
     def dtype(self) -> np.dtype:
         return self.array.dtype
 
+    def numel(self) -> int:
+        return self.array.size
+
+    def element_size(self) -> int:
+        return self.array.itemsize
+
+    def detach(self) -> "FakeTensor":
+        return self
+
     def numpy(self) -> np.ndarray:
         return self.array
 
@@ -130,19 +140,23 @@ def test_pytorch_weights_are_read_by_torch_as_weights_only(
     """Which keeps a pickle from running code. Torch itself is asked in tests/interop."""
     params = save_model(tmp_path, V2, "huggingface")
     file = tmp_path / "model.safetensors"
-    tensors = {name: FakeTensor(read_tensor(entry)) for name, entry in read_header(file).items()}
+    tensors = {name: FakeTensor(tensor.read()) for name, tensor in open_tensors(file).items()}
     file.unlink()
     files = [f"pytorch_model-{i}.bin" for i in (1, 2)] if is_sharded else ["pytorch_model.bin"]
+    parts = dict(
+        zip(files, (dict(tuple(tensors.items())[i :: len(files)]) for i in (0, 1)), strict=False)
+    )
     for name in files:
-        (tmp_path / name).touch()
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("data", bytes(100_000))
     if is_sharded:
-        index = {"weight_map": dict.fromkeys(tensors, files[0]) | {"other": files[1]}}
+        index = {"weight_map": {name: file for file in files for name in parts[file]}}
         (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     asked: list[dict[str, Any]] = []
 
     def load(file: Path, **options: Any) -> dict[str, FakeTensor]:
         asked.append({"file": file.name} | options)
-        return tensors
+        return parts[file.name]
 
     torch = types.SimpleNamespace(
         load=load, bfloat16="bf16", is_tensor=lambda x: isinstance(x, FakeTensor)
@@ -171,6 +185,19 @@ def test_joblib_and_safetensors_read_what_is_written(tmp_path: Path) -> None:
     for name, place in tensor_places(V2).items():
         right = np.asarray(params[place.module][place.name])
         np.testing.assert_array_equal(tensors[name], right.T if place.is_transposed else right)
+
+
+def test_no_file_stays_in_memory_after_a_tensor_was_read(tmp_path: Path) -> None:
+    """A mapped file counts as memory as far as it was read."""
+    save_model(tmp_path / "m", V2, "huggingface")
+    file = tmp_path / "m" / "model.safetensors"
+    tensors = open_tensors(file)
+    arrays = [tensor.read() for tensor in tensors.values()]
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("the system does not say what is mapped")
+    assert len(arrays) > 30
+    assert str(file) not in maps.read_text()
 
 
 def test_safetensors_written_by_the_library(tmp_path: Path) -> None:
@@ -202,7 +229,7 @@ def test_names_of_modules_of_every_release(
             renamed = renamed.replace("mha_layer_norm", "self_attention_layer_norm")
             renamed = renamed.replace("esm_roberta_lm_head", "roberta_lm_head")
         tree[renamed] = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-    joblib.dump(tree, tmp_path / "m" / "pytree_ckpt.joblib", compress=1)
+    joblib.dump(tree, tmp_path / "m" / "pytree_ckpt.joblib")
     assert_same_params(load_folder(tmp_path / "m", FLOAT32)[0], params)
 
 

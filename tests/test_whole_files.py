@@ -6,6 +6,7 @@ bytes, whichever library writes it.
 
 import contextlib
 import dataclasses
+import itertools
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -170,15 +171,16 @@ def test_an_overwrite_that_fails_at_its_end_brings_the_old_export_back(
     """The old one has made room and the new one can't take its place."""
     folder = tmp_path / "m"
     save_model(folder, V2, "jax")
-    before, rename = read_all(tmp_path), Path.rename
+    before, replace, calls = read_all(tmp_path), Path.replace, itertools.count()
+    num_files = len(list(folder.iterdir()))
 
-    def rename_once(path: Path, target: Path) -> Path:
-        if target == folder and path.name.endswith(".new"):
+    def fail_once(path: Path, target: Path) -> Path:
+        if next(calls) == 2 * num_files - 1:  # the last of the new files
             raise OSError(5, "Input/output error")
-        return rename(path, target)
+        return replace(path, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", rename_once)
+        patch.setattr(Path, "replace", fail_once)
         with pytest.raises(OSError, match="Input/output error"):
             save_folder(folder, random_params(V2), V2, layout="jax", origin="", overwrite=True)
     assert read_all(tmp_path) == before

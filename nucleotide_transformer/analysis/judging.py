@@ -11,14 +11,17 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.inference.batching import BatchConfig, Row, run_rows
-from nucleotide_transformer.inference.likelihoods import mask_and_score
-from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES, encode_frame, marginalise
+from nucleotide_transformer.inference.likelihoods import log_probability, mask_and_score
+from nucleotide_transformer.inference.nucleotides import (
+    NUCLEOTIDES,
+    MaskedMarginalsTask,
+    encode_frame,
+)
 from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Array, Float, Int
@@ -28,21 +31,6 @@ APART = 6
 
 Report = Callable[[], object]
 """Is called for every sequence or row that is finished."""
-
-
-@dataclasses.dataclass(frozen=True)
-class HiddenNucleotidesTask:
-    """Distributions of the nucleotides of the tokens at `numbers`, all of them hidden."""
-
-    config: ModelConfig
-    compute: ComputeConfig
-
-    def __call__(
-        self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B M"]
-    ) -> Float[Array, "B M k 4"]:
-        """Letters in the order of the vocabulary: A, T, C, G."""
-        scores = mask_and_score(self.config, self.compute, params, tokens, numbers)
-        return marginalise(scores, self.config).kmer
 
 
 class TokenScores(NamedTuple):
@@ -66,11 +54,11 @@ class HiddenTokensTask:
     ) -> TokenScores:
         """In float32."""
         scores = mask_and_score(self.config, self.compute, params, tokens, numbers)
-        scores = scores.astype(jnp.float32)
         targets = jnp.take_along_axis(tokens, numbers, axis=1)
-        of_targets = jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
-        nats = jax.nn.logsumexp(scores, axis=-1) - of_targets
-        return TokenScores(nats, (jnp.argmax(scores, axis=-1) == targets).astype(jnp.float32))
+        return TokenScores(
+            -log_probability(scores, targets),
+            (jnp.argmax(scores, axis=-1) == targets).astype(jnp.float32),
+        )
 
 
 def judge_tokens(
@@ -101,7 +89,7 @@ def judge_nucleotides(
         batching: size of batches, devices.
         report: called for every sequence.
     """
-    task = HiddenNucleotidesTask(model.config, model.compute)
+    task = MaskedMarginalsTask(model.config, model.compute)
     letters = [model.tokenizer.tokens[-5:-1].index(letter) for letter in NUCLEOTIDES]
     plan_rows, plan_results = itertools.tee(_plan_all(model, sequences, start, stop, apart))
     rows = (row for plan in plan_rows for row, _ in plan)
@@ -109,7 +97,7 @@ def judge_nucleotides(
     for plan in plan_results:
         total = np.zeros((stop - start, 4), np.float64)
         for (_, firsts), marginals in zip(plan, results, strict=False):
-            for first, marginal in zip(firsts, marginals, strict=False):
+            for first, marginal in zip(firsts, marginals.kmer, strict=False):
                 low, high = max(first, start), min(first + model.config.k, stop)
                 total[low - start : high - start] += marginal[low - first : high - first]
         report()

@@ -57,6 +57,7 @@ def make_pretrain_config(case: Case, config: BenchmarkConfig) -> PretrainConfig:
         seed=config.seed,
         num_devices=case.num_devices,
         tokens_per_update=case.tokens_per_step,
+        total_tokens=300_000 * case.tokens_per_step,  # as many updates as the published run
         sequences_per_device=case.sequences_per_device,
         model=find_model(case.model, config.model),
         compute=config.compute,

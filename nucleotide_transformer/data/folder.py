@@ -20,8 +20,8 @@ LOCK_FILE = ".lock"
 """Held by the process that builds; the system lets go of it when that ends, however it ends."""
 _MARKER_TEXT = "`nt corpus build` made this folder, and removes from it what it did not finish.\n"
 _FILES_OF_A_GENOME = {GENOME_FILE, CONTIGS_FILE, *(f"{split}.array_record" for split in SPLITS)}
-_PARTIAL_GENOME = re.compile(re.escape(PARTIAL_PREFIX) + r"\d+-.*-[0-9a-f]{8}")
-_PARTIAL_MANIFEST = re.compile(re.escape(PARTIAL_PREFIX) + r"\d+-" + re.escape(MANIFEST_FILE))
+_PARTIAL_GENOME = re.compile(re.escape(PARTIAL_PREFIX) + r"[0-9a-f]+-.*-[0-9a-f]{8}")
+_PARTIAL_MANIFEST = re.compile(re.escape(PARTIAL_PREFIX) + r"[0-9a-f]+-" + re.escape(MANIFEST_FILE))
 
 
 @contextlib.contextmanager

@@ -1,18 +1,26 @@
 """All that one does with a trained model: embeddings, likelihoods, probabilities, a look inside."""
 
 from nucleotide_transformer.inference.batching import BatchConfig
-from nucleotide_transformer.inference.embedding import Embedding, Pooling, embed, embed_array
+from nucleotide_transformer.inference.embedding import (
+    Embedding,
+    Pooling,
+    attention_maps,
+    embed,
+    embed_array,
+    hidden_states,
+)
 from nucleotide_transformer.inference.embedding_files import EmbedConfig, embed_file
 from nucleotide_transformer.inference.embedding_tables import EmbeddingTable, read_embeddings
-from nucleotide_transformer.inference.inspection import attention_maps, hidden_states
 from nucleotide_transformer.inference.intervals import Interval, label_windows, read_annotation
 from nucleotide_transformer.inference.likelihoods import (
     FillMaskConfig,
+    Likelihoods,
     TokenProbability,
     fill_mask,
     log_likelihoods,
     logits,
     pseudo_log_likelihoods,
+    score_sequences,
     token_log_likelihoods,
 )
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES, nucleotide_probabilities
@@ -26,6 +34,7 @@ __all__ = [
     "EmbeddingTable",
     "FillMaskConfig",
     "Interval",
+    "Likelihoods",
     "Pooling",
     "SequenceRecord",
     "TokenProbability",
@@ -43,5 +52,6 @@ __all__ = [
     "read_annotation",
     "read_embeddings",
     "read_sequences",
+    "score_sequences",
     "token_log_likelihoods",
 ]

@@ -1,4 +1,4 @@
-"""Embeddings of sequences of any length, one after the other, in bounded memory."""
+"""Embeddings of sequences of any length, in bounded memory; hidden states and attention of one."""
 
 import collections
 import dataclasses
@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,20 +17,25 @@ from nucleotide_transformer.config import (
 )
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.inference.batching import (
+    SIZES_ON_CPU,
     BatchConfig,
     Row,
+    Window,
     encode_sequences,
+    encode_whole,
+    place_windows,
     resolve_windows,
     run_rows,
 )
-from nucleotide_transformer.inference.windows import Window, place_windows
-from nucleotide_transformer.model import make_forward
+from nucleotide_transformer.model import Outputs, make_forward
 from nucleotide_transformer.model.encoder import check_layers
 from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import Nucleotides
 from nucleotide_transformer.types import Array, Bool, Float, Int
 
+MAX_MAP_BYTES = 1 << 32
+"""Attention maps of one sequence, before heads are chosen."""
 Pooling = Literal["mean", "cls", "max", "tokens"]
 Embedding = dict[int, Float[np.ndarray, "..."]]
 """By layer: float32 [D], or [T, D] for pooling "tokens"."""
@@ -52,11 +58,12 @@ def embed(
     Pooling:
 
     - "mean" and "max" go over the tokens of known nucleotides: k-mers and A, C, G, T. `<cls>`,
-      padding, N and `<mask>` don't count. Without any such token the result is NaN.
+      padding, N and `<mask>` don't count. Without any such token the result is NaN. Windows
+      without one are not computed.
     - "cls" is the embedding of `<cls>`.
     - "tokens" gives every token a row: those of `model.tokenizer.encode(sequence)`, `<cls>` first.
 
-    A sequence longer than a window is cut (see `windows.py`). Its tokens have the embeddings of
+    A sequence longer than a window is cut (see `batching.py`). Its tokens have the embeddings of
     the windows they belong to, and mean and max go over these; its `<cls>` is the mean of those of
     the windows, weighted by how many tokens belong to each.
 
@@ -102,6 +109,11 @@ def embed_array(
     stream = embed(model, sequences, pooling=pooling, layers=(layer,), batching=batching)
     rows = [embedding[layer] for embedding in stream]
     return np.stack(rows) if rows else np.zeros((0, model.config.embed_dim), np.float32)
+
+
+def make_unknown(config: ModelConfig, layers: Sequence[int]) -> Embedding:
+    """The pooled embedding of a sequence without known nucleotides: NaN."""
+    return {layer: np.full(config.embed_dim, np.nan, np.float32) for layer in layers}
 
 
 def resolve_layers(config: ModelConfig, layers: Sequence[int]) -> tuple[int, ...]:
@@ -172,8 +184,6 @@ class _Plan(NamedTuple):
             own = [part[window.own_slice()] for part, window in pairs]
             cls = self._average([part[0] for part in parts])
             return np.concatenate([cls[None], *own])
-        if self.num_known == 0:
-            return np.full_like(parts[0], np.nan)
         if self.pooling == "max":
             return np.asarray(np.max(np.stack(parts), axis=0))
         total = np.sum(np.stack(parts), axis=0, dtype=np.float64)
@@ -197,18 +207,91 @@ def _embed(
 
     def make_rows() -> Iterator[Row]:
         for tokens in encode_sequences(model.tokenizer, sequences):
-            windows = place_windows(tokens.size, *size)
-            num_known = int(is_known(tokens, model.config).sum())
-            plans.append(_Plan(windows, num_known, task.pooling))
+            windows, known = place_windows(tokens.size, *size), is_known(tokens, model.config)
+            if task.pooling in ("mean", "max"):
+                windows = [each for each in windows if known[each.own_start : each.own_stop].any()]
+            plans.append(_Plan(windows, int(known.sum()), task.pooling))
             for window in windows:
                 own = window.own_slice()
                 yield Row(window.cut(tokens), (own.start, own.stop))
 
     results = run_rows(model, task, make_rows(), batching)
-    for first in results:
+    ahead: list[Embedding] = []
+    while True:
+        if not plans:  # the next result comes with its plan, and with those that need none
+            ahead += itertools.islice(results, 1)
+        if not plans:
+            return
         plan, parts = plans.popleft(), []
-        num_windows = len(plan.windows)
-        for part in itertools.chain([first], itertools.islice(results, num_windows - 1)):
-            parts.append(part)
-            report(1 / num_windows)
-        yield plan.merge(parts)
+        for _ in plan.windows:
+            parts.append(ahead.pop() if ahead else next(results))
+            report(1 / len(plan.windows))
+        if not parts:
+            report(1)
+        yield plan.merge(parts) if parts else make_unknown(model.config, task.layers)
+
+
+def hidden_states(
+    model: Model, sequence: Nucleotides, *, layers: Sequence[int] = ()
+) -> dict[int, Float[np.ndarray, "T D"]]:
+    """The embedding of every token, `<cls>` first, by layer.
+
+    Args:
+        model: what `load_pretrained` returns.
+        sequence: nucleotides that fit the model's positions; special tokens may stand in it.
+        layers: 0 (the input of the first block) to num_layers (after the final norm); all
+            by default.
+
+    Raises:
+        InputError: for a layer that does not exist, an illegal character or too many tokens.
+    """
+    check_layers(model.config, layers)
+    layers = tuple(layers) or tuple(range(model.config.num_layers + 1))
+    tokens = encode_whole(model, sequence)
+    embeddings = _run_one(model, tokens, layers=layers).embeddings
+    return {layer: np.asarray(x)[0, : tokens.size] for layer, x in sorted(embeddings.items())}
+
+
+def attention_maps(
+    model: Model, sequence: Nucleotides, *, layers: Sequence[int] = (), heads: Sequence[int] = ()
+) -> dict[int, Float[np.ndarray, "H T T"]]:
+    """The attention weights of the heads asked for, by layer; rows attend to columns, sum to 1.
+
+    Args:
+        model: what `load_pretrained` returns.
+        sequence: nucleotides that fit the model's positions; special tokens may stand in it.
+        layers: 1 to num_layers; all by default.
+        heads: 0 to num_heads - 1, in the order of the result; all by default. (Those of
+            `get_pretrained_model` count from 1, as the published documentation has it.)
+
+    Raises:
+        InputError: for a layer or head that does not exist, an illegal character, too many tokens,
+            or maps of more than 4 GiB: ask for some of the layers.
+    """
+    check_layers(model.config, attention=layers)
+    layers = tuple(layers) or tuple(range(1, model.config.num_layers + 1))
+    for head in heads:
+        rule = f"the model's are numbered 0 to {model.config.num_heads - 1}"
+        require(0 <= head < model.config.num_heads, "head", head, rule)
+    tokens = encode_whole(model, sequence)
+    num_bytes = 4 * len(layers) * model.config.num_heads * tokens.size**2
+    rule = f"{tokens.size} tokens have {num_bytes / 1e9:.1f} GB of maps: ask for fewer layers"
+    require(num_bytes <= MAX_MAP_BYTES, "layers", len(layers), rule)
+    maps = _run_one(model, tokens, attention=layers).attention
+    size = tokens.size
+    kept = list(heads) or list(range(model.config.num_heads))
+    return {layer: np.asarray(x)[0, kept, :size, :size] for layer, x in sorted(maps.items())}
+
+
+def _run_one(
+    model: Model,
+    tokens: Int[np.ndarray, " T"],
+    *,
+    layers: tuple[int, ...] = (),
+    attention: tuple[int, ...] = (),
+) -> Outputs:
+    """What was asked for of one sequence, in a batch of one that may be padded at the end."""
+    length = SIZES_ON_CPU.round_length(tokens.size, model.config.position_limit)
+    padded = np.full((1, length), model.config.pad_token_id)
+    padded[0, : tokens.size] = tokens
+    return jax.device_get(model(padded, layers, attention, logits=False))

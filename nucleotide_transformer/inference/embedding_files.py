@@ -34,7 +34,9 @@ from nucleotide_transformer.errors import (
     NotAFolderError,
     OutputExistsError,
     UnwritableOutputError,
+    require,
 )
+from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.inference.batching import BatchConfig, resolve_windows
 from nucleotide_transformer.inference.embedding import Embedding, Pooling, embed, resolve_layers
 from nucleotide_transformer.inference.embedding_tables import (
@@ -47,6 +49,7 @@ from nucleotide_transformer.inference.embedding_tables import (
 from nucleotide_transformer.inference.sequence_io import (
     SequenceRecord,
     SequenceTotals,
+    cut_tiles,
     measure_sequences,
     read_sequences,
 )
@@ -57,6 +60,8 @@ from nucleotide_transformer.weights.hub import PACKAGED
 PART_SECONDS = 30.0
 PART_BYTES = 1 << 26
 """A part is written when either is reached: what a stop can cost, and the memory it needs."""
+MAX_ROW_BYTES = 1 << 32
+"""Embeddings of the tokens of one sequence."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,11 @@ class EmbedConfig:
     """Intervals of the FASTA file to embed, instead of its contigs."""
     stranded: bool = False
     """Reverse-complement the intervals with "-" in column 6 of the BED."""
+    window: int | None = None
+    """Nucleotides of a tile: sequences are cut into tiles, and each has a row of its own, named
+    "name:start-end". By default a sequence has one row, however long."""
+    step: int | None = None
+    """Nucleotides from the start of one tile to that of the next; as many as a tile by default."""
     sequence_column: str = "sequence"
     """Column of a table with the sequences."""
     name_column: str = "name"
@@ -89,6 +99,12 @@ class EmbedConfig:
 
     def __post_init__(self) -> None:
         get_kind(self.output)
+        for field in ("window", "step"):
+            value = getattr(self, field)
+            require(value is None or value >= 1, field, value, "must be 1 or above")
+        require(self.step is None or self.window is not None, "step", self.step, "needs a window")
+        rule = "tiles count from the start of a contig: not with stranded"
+        require(not (self.stranded and self.window), "window", self.window, rule)
 
 
 def check_files(config: EmbedConfig) -> SequenceTotals:
@@ -136,6 +152,7 @@ def embed_file(
     resolve_layers(model.config, config.layers)
     resolve_windows(model.config, config.batching)
     totals = check_files(config) if totals is None else totals
+    _check_memory(model, config, totals)
     settings = _make_settings(model, config, totals)
     parts = _Parts(output, settings)
     with _show(progress, totals, output) as bar, parts:
@@ -145,14 +162,21 @@ def embed_file(
         advance = functools.partial(bar.advance, bar.task_ids[0])
         for record, embedding in _embed_records(model, config, records, advance):
             parts.add(record, embedding)
-    partial = output.with_name(f".{output.name}.partial")
-    try:
+    with write_whole(output) as partial:
         write_output(partial, parts.paths, settings)
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
     shutil.rmtree(parts.folder)
     return output
+
+
+def _check_memory(model: Model, config: EmbedConfig, totals: SequenceTotals) -> None:
+    """Raises an `InputError` if the tokens of one sequence need more memory than a row may."""
+    if config.pooling != "tokens":
+        return
+    layers = resolve_layers(model.config, config.layers)
+    num_bytes = totals.most_nucleotides // model.config.k * 4 * model.config.embed_dim * len(layers)
+    rule = f"of {totals.most_nucleotides:,} nucleotides has {num_bytes / 1e9:.0f} GB of embeddings"
+    fits = num_bytes <= MAX_ROW_BYTES
+    require(fits, "pooling", config.pooling, f"a sequence {rule}: cut it with a window")
 
 
 def _check_output(output: Path) -> None:
@@ -196,14 +220,15 @@ def _embed_records(
 
 
 def _read(config: EmbedConfig) -> Iterator[SequenceRecord]:
-    """The sequences that a config names."""
-    return read_sequences(
+    """The sequences that a config names, in tiles if it says so."""
+    records = read_sequences(
         config.input,
         bed=config.bed,
         stranded=config.stranded,
         sequence_column=config.sequence_column,
         name_column=config.name_column,
     )
+    return cut_tiles(records, config.window, config.step)
 
 
 def _make_settings(model: Model, config: EmbedConfig, totals: SequenceTotals) -> Settings:
@@ -226,12 +251,11 @@ def _make_settings(model: Model, config: EmbedConfig, totals: SequenceTotals) ->
 
 
 def _digest_params(params: Params) -> str:
-    """Hexadecimal digest of the names, the shapes and the first row of every parameter."""
+    """Hexadecimal digest of the names, the shapes and the bytes of every parameter."""
     digest = hashlib.blake2b(digest_size=16)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        first = np.asarray(leaf[0] if leaf.ndim > 1 else leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
-        digest.update(first.tobytes())
+        digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -259,9 +283,8 @@ class _Parts:
         """Writes the settings of a new run, or compares them with those of the run found."""
         path = self.folder / "settings.json"
         if not path.exists():
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-            partial.replace(path)
+            with write_whole(path) as partial:
+                partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
             return
         try:
             found = dict(json.loads(path.read_text(encoding="utf-8")))

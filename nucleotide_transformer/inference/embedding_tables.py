@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nucleotide_transformer.errors import InputError, MissingInputError, require
+from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.inference.sequence_io import import_extra
 from nucleotide_transformer.types import Float, Int
 
@@ -106,10 +107,8 @@ def _check_library(kind: str, purpose: str) -> None:
 
 def write_part(path: Path, table: EmbeddingTable) -> None:
     """Writes a table as an NPZ, all or nothing."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with write_whole(path) as partial, partial.open("xb") as file:
         np.savez(file, **table.to_arrays())  # type: ignore[arg-type]
-    partial.replace(path)
 
 
 def read_part(path: Path) -> EmbeddingTable:

@@ -2,6 +2,7 @@
 
 import functools
 import gzip
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 from nucleotide_transformer.errors import InputError, MissingInputError, require
 from nucleotide_transformer.types import Int
 
+_COMMENT = re.compile(r"#|(track|browser)( |$)")
+"""Of a BED file. A contig may be called track1, or even track: a tab follows it."""
 _GZIP_MAGIC = b"\x1f\x8b"
 _BED_RULE = "must be contig, start and end with tabs between them, and 0 <= start < end"
 _GFF_RULE = "must have 9 columns with tabs between them, and 1 <= start <= end"
@@ -72,7 +75,7 @@ def read_bed(path: Path) -> Iterator[Interval]:
     """
     count = 0
     for number, line in read_lines(path):
-        if not line.strip() or line.startswith(("#", "track", "browser")):
+        if not line.strip() or _COMMENT.match(line):
             continue
         columns = line.split("\t")
         good = len(columns) >= 3 and columns[1].isdecimal() and columns[2].isdecimal()
@@ -177,8 +180,11 @@ def label_windows(
     for interval in annotation:
         spans.setdefault((interval.contig, interval.name), []).append(interval[1:3])
     labels = [other] * len(contigs)
-    for contig in set(contigs):
-        windows = np.flatnonzero(np.array([name == contig for name in contigs]))
+    names_of_contigs, inverse = np.unique(np.array(contigs, object), return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    ends_of_groups = np.cumsum(np.bincount(inverse, minlength=len(names_of_contigs)))
+    groups = np.split(order, ends_of_groups[:-1]) if len(contigs) else []
+    for contig, windows in zip(names_of_contigs, groups, strict=True):
         needed = min_share * (last - first)[windows]
         for feature in reversed(features):
             count = functools.partial(_count_covered, spans.get((contig, feature), []))

@@ -19,18 +19,19 @@ from nucleotide_transformer.errors import require
 from nucleotide_transformer.inference.batching import (
     BatchConfig,
     Row,
+    WindowSize,
     encode_sequences,
+    encode_whole,
+    place_windows,
     resolve_windows,
     run_rows,
 )
 from nucleotide_transformer.inference.embedding import is_known
-from nucleotide_transformer.inference.windows import place_windows
 from nucleotide_transformer.model import make_forward
-from nucleotide_transformer.model.encoder import check_length
 from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer, Nucleotides
-from nucleotide_transformer.types import Array, Float, Int
+from nucleotide_transformer.types import Array, Bool, Float, Int
 from nucleotide_transformer.weights.hub import PACKAGED
 
 _MASK = "<mask>"
@@ -56,6 +57,15 @@ class FillMaskConfig:
         has_mask = _MASK in self.sequence
         require(has_mask, "sequence", _shorten(self.sequence), _NO_MASK)
         next(encode_sequences(KmerTokenizer(), [self.sequence]))  # before a model is fetched
+
+
+class Likelihoods(NamedTuple):
+    """Log-likelihoods of sequences, and how many tokens each goes over."""
+
+    log_likelihood: Float[np.ndarray, " N"]
+    """Sum over the tokens of known nucleotides, in nats, float64; NaN where there is none."""
+    num_tokens: Int[np.ndarray, " N"]
+    """Tokens in the sum. Sequences compare by the mean over them, or with equal numbers."""
 
 
 class TokenProbability(NamedTuple):
@@ -122,10 +132,10 @@ def log_likelihoods(
     In nats, float64. The sum goes over the tokens of known nucleotides (see `embed`); p is the
     softmax over the whole vocabulary. One pass through the model for a sequence: fast, but the
     model can copy what it sees, so compare sequences of one length only, and prefer
-    `pseudo_log_likelihoods` where time allows.
+    `pseudo_log_likelihoods` where time allows. NaN for a sequence without known nucleotides.
+    `score_sequences` gives the numbers of tokens, too.
     """
-    rows = token_log_likelihoods(model, sequences, masked=False, batching=batching)
-    return np.array([np.nansum(row, dtype=np.float64) for row in rows], np.float64)
+    return score_sequences(model, sequences, masked=False, batching=batching).log_likelihood
 
 
 def pseudo_log_likelihoods(
@@ -134,10 +144,28 @@ def pseudo_log_likelihoods(
     """Sum over the tokens t_j of log p(t_j | t with `<mask>` in place of t_j).
 
     In nats, float64 (Salazar et al. 2020, Masked Language Model Scoring, eq. 2). The sum goes over
-    the tokens of known nucleotides. A pass through the model for every token.
+    the tokens of known nucleotides. A pass through the model for every token. NaN for a sequence
+    without known nucleotides. `score_sequences` gives the numbers of tokens, too.
     """
-    rows = token_log_likelihoods(model, sequences, masked=True, batching=batching)
-    return np.array([np.nansum(row, dtype=np.float64) for row in rows], np.float64)
+    return score_sequences(model, sequences, masked=True, batching=batching).log_likelihood
+
+
+def score_sequences(
+    model: Model,
+    sequences: Iterable[Nucleotides],
+    *,
+    masked: bool,
+    batching: BatchConfig = BatchConfig(),
+) -> Likelihoods:
+    """The log-likelihood of every sequence with the number of tokens that it goes over.
+
+    Arguments as for `token_log_likelihoods`.
+    """
+    totals, counts = [], []
+    for row in token_log_likelihoods(model, sequences, masked=masked, batching=batching):
+        counts.append(int(np.isfinite(row).sum()))
+        totals.append(float(np.nansum(row, dtype=np.float64)) if counts[-1] else np.nan)
+    return Likelihoods(np.array(totals, np.float64), np.array(counts, np.int64))
 
 
 def token_log_likelihoods(
@@ -158,11 +186,11 @@ def token_log_likelihoods(
         batching: size of windows and batches, devices. A token of a sequence longer than a window
             is judged in the window it belongs to.
     """
+    resolve_windows(model.config, batching)
     if masked:
-        yield from _mask_in_turn(model, sequences, batching)
-        return
+        return _mask_in_turn(model, sequences, batching)
     task = TokenLogLikelihoodTask(model.config, model.compute)
-    yield from _run_windows(model, task, sequences, batching)
+    return _run_windows(model, task, sequences, batching)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,23 +220,22 @@ class TokenLogLikelihoodTask:
     ) -> Float[Array, "B T"]:
         """Returns the log-probabilities; `numbers` is not used."""
         scores = LogitsTask(self.config, self.compute)(params, tokens, numbers)
-        return jnp.where(is_known(tokens, self.config), _log_probability(scores, tokens), jnp.nan)
+        return jnp.where(is_known(tokens, self.config), log_probability(scores, tokens), jnp.nan)
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLogLikelihoodTask:
-    """Log-probability of the token at numbers[0], behind a `<mask>`."""
+    """Log-probabilities of the tokens at `numbers`, all of them behind a `<mask>`."""
 
     config: ModelConfig
     compute: ComputeConfig
 
     def __call__(
-        self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B 1"]
-    ) -> Float[Array, " B"]:
-        """Returns one number a row."""
+        self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B M"]
+    ) -> Float[Array, "B M"]:
+        """In nats, float32; softmax over the whole vocabulary."""
         scores = mask_and_score(self.config, self.compute, params, tokens, numbers)
-        targets = jnp.take_along_axis(tokens, numbers, axis=1)
-        return _log_probability(scores, targets)[:, 0]
+        return log_probability(scores, jnp.take_along_axis(tokens, numbers, axis=1))
 
 
 def mask_and_score(
@@ -225,14 +252,7 @@ def mask_and_score(
     return make_forward(config, compute).apply(params, inputs, positions).logits
 
 
-def encode_whole(model: Model, sequence: Nucleotides) -> Int[np.ndarray, " T"]:
-    """Tokens of a sequence that must go through the model in one piece."""
-    (tokens,) = encode_sequences(model.tokenizer, [sequence])
-    check_length(tokens.size, model.config, "sequence")
-    return tokens
-
-
-def _log_probability(
+def log_probability(
     scores: Float[Array, "B T V"], targets: Int[Array, "B T"]
 ) -> Float[Array, "B T"]:
     """Log-softmax of the scores at the targets, in float32."""
@@ -261,6 +281,23 @@ def _run_windows(
         yield np.concatenate([first[:1], *pieces])
 
 
+def hide_in_turn(
+    tokens: Int[np.ndarray, " T"], wanted: Bool[np.ndarray, " T"], size: WindowSize
+) -> Iterator[tuple[int, Row]]:
+    """Yields every wanted token's index, and a row that hides it alone, in the window that owns it.
+
+    Args:
+        tokens: of a sequence, `<cls>` first.
+        wanted: tokens to hide.
+        size: of the windows.
+    """
+    for window in place_windows(tokens.size, *size):
+        row = window.cut(tokens)
+        for place in range(window.own_start, window.own_stop):
+            if wanted[place]:
+                yield place, Row(row, (place - window.start + 1,))
+
+
 def _mask_in_turn(
     model: Model, sequences: Iterable[Nucleotides], batching: BatchConfig
 ) -> Iterator[Float[np.ndarray, " T"]]:
@@ -272,21 +309,17 @@ def _mask_in_turn(
         for tokens in encode_sequences(model.tokenizer, sequences):
             known = is_known(tokens, model.config)
             plans.append(known)
-            for window in place_windows(tokens.size, *size):
-                row = window.cut(tokens)
-                for place in range(window.own_start, window.own_stop):
-                    if known[place]:
-                        yield Row(row, (place - window.start + 1,))
+            yield from (row for _, row in hide_in_turn(tokens, known, size))
         plans.append(None)
 
     task = MaskedLogLikelihoodTask(model.config, model.compute)
     results = run_rows(model, task, make_rows(), batching)
-    result = next(results, None)
+    ahead = list(itertools.islice(results, 1))
     while (known := plans.popleft()) is not None:
         values = np.full(known.size, np.nan, np.float32)
         for place in np.flatnonzero(known):
-            values[place] = result
-            result = next(results, None)
+            values[place] = ahead.pop()[0]
+            ahead += itertools.islice(results, 1)
         yield values
 
 

@@ -15,6 +15,11 @@ context for the other tokens. Their own distributions are used only in runs shor
 no frame has a k-mer: in all other runs every nucleotide lies in a k-mer in at least one frame, and
 the mean goes over the frames in which it does. The first and the last k - 1 nucleotides of a run
 have fewer such frames.
+
+Fewer frames: k frames take k times the passes of one, and bring little. On the small model of
+`make pretrain`, 15 sequences of 300 nucleotides, hidden nucleotides cost 1.334 nats with six frames
+and 1.337 with the first alone; the standard error over sequences is 0.015. With fewer than k frames
+the nucleotides at the end of a run that no k-mer holds have the distribution of a single letter.
 """
 
 import collections
@@ -37,14 +42,14 @@ from nucleotide_transformer.inference.batching import (
     Row,
     WindowSize,
     encode_sequences,
+    place_windows,
     resolve_windows,
     run_rows,
 )
-from nucleotide_transformer.inference.likelihoods import LogitsTask, mask_and_score
-from nucleotide_transformer.inference.windows import place_windows
+from nucleotide_transformer.inference.likelihoods import LogitsTask, hide_in_turn, mask_and_score
 from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
-from nucleotide_transformer.tokenizers import KmerTokenizer
+from nucleotide_transformer.tokenizers import KmerTokenizer, Nucleotides
 from nucleotide_transformer.types import Array, Float, Int
 
 NUCLEOTIDES = "ACGT"
@@ -52,7 +57,12 @@ NUCLEOTIDES = "ACGT"
 
 
 def nucleotide_probabilities(
-    model: Model, sequence: str, *, masked: bool = True, batching: BatchConfig = BatchConfig()
+    model: Model,
+    sequence: Nucleotides,
+    *,
+    masked: bool = True,
+    frames: int | None = None,
+    batching: BatchConfig = BatchConfig(),
 ) -> Float[np.ndarray, "nucleotides 4"]:
     """The probability of A, C, G and T (in this order) at every nucleotide of a sequence.
 
@@ -62,9 +72,10 @@ def nucleotide_probabilities(
     Args:
         model: what `load_pretrained` returns.
         sequence: nucleotides, without special tokens; of any length.
-        masked: hide each token in turn: the distribution given everything around it. About one
-            pass through the model for a nucleotide. False: k passes in all, in which the model
-            sees the token that it scores, and mostly repeats it.
+        masked: hide each token in turn: the distribution given everything around it. With all
+            frames, about one pass through the model for a nucleotide. False: a pass for each frame,
+            in which the model sees the token that it scores, and mostly repeats it.
+        frames: reading frames to average, 1 to k; all k by default. See above for what they bring.
         batching: size of windows and batches, devices. A token of a sequence longer than a window
             is judged in the window it belongs to.
 
@@ -72,19 +83,24 @@ def nucleotide_probabilities(
         float32, a row for each nucleotide.
 
     Raises:
-        InputError: for an empty sequence, an illegal character or a special token.
+        InputError: for an empty sequence, an illegal character or a special token, or another
+            number of frames.
     """
-    place = sequence.find("<")
+    k = model.config.k
+    num_frames = k if frames is None else frames
+    require(1 <= num_frames <= k, "frames", num_frames, f"must lie between 1 and {k}")
+    text = sequence if isinstance(sequence, str) else bytes(sequence).decode("latin-1")
+    place = text.find("<")
     require(place < 0, f"sequence, position {place}", "<", "must not hold special tokens")
-    tokens = next(encode_sequences(model.tokenizer, [sequence]))
+    tokens = next(encode_sequences(model.tokenizer, [text]))
     text = model.tokenizer.decode(tokens)
     size = resolve_windows(model.config, batching)
-    total = _Total(text, model.config.k)
-    frames = [encode_frame(model.tokenizer, text, frame) for frame in range(model.config.k)]
+    encoded = [encode_frame(model.tokenizer, text, frame) for frame in range(num_frames)]
+    total = _Total(text, k, encoded)
     if masked:
-        _add_masked(total, model, frames, size, batching)
+        _add_masked(total, model, encoded, size, batching)
     else:
-        _add_unmasked(total, model, frames, size, batching)
+        _add_unmasked(total, model, encoded, size, batching)
     letters = model.tokenizer.tokens[-5:-1]
     return total.average()[:, [letters.index(letter) for letter in NUCLEOTIDES]]
 
@@ -122,18 +138,19 @@ def encode_frame(tokenizer: KmerTokenizer, text: str, frame: int) -> Frame:
 class _Total:
     """Sums of the distributions over the frames; letters in the order of the tokenizer."""
 
-    def __init__(self, text: str, k: int) -> None:
+    def __init__(self, text: str, k: int, frames: list[Frame]) -> None:
         self._k = k
         self._kmers = np.zeros((len(text), 5), np.float64)  # four sums and a count
         self._singles = np.zeros((len(text), 5), np.float64)
-        self.is_short = np.zeros(len(text), bool)
-        """Nucleotides in runs shorter than k: those that no k-mer can hold."""
-        for run in re.finditer("[ACGT]+", text):
-            self.is_short[run.start() : run.end()] = run.end() - run.start() < k
+        self._is_left = np.frombuffer(text.encode(), np.uint8) != ord("N")
+        """Nucleotides that no k-mer holds."""
+        for frame in frames:
+            starts = frame.starts[frame.is_kmer]
+            self._is_left[starts[:, None] + np.arange(k)] = False
 
     def needs(self, frame: Frame) -> np.ndarray:
         """Which tokens of a frame have a distribution that counts."""
-        return frame.is_kmer | (self.is_short[frame.starts] & (frame.starts >= 0))
+        return frame.is_kmer | (self._is_left[frame.starts] & (frame.starts >= 0))
 
     def add(self, start: int, is_kmer: bool, marginals: "Marginals") -> None:
         """Adds the distribution at one token."""
@@ -192,17 +209,17 @@ class MarginalsTask:
 
 @dataclasses.dataclass(frozen=True)
 class MaskedMarginalsTask:
-    """Marginals at the token numbers[0], behind a `<mask>`."""
+    """Marginals at the tokens at `numbers`, all of them behind a `<mask>`."""
 
     config: ModelConfig
     compute: ComputeConfig
 
     def __call__(
-        self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B 1"]
+        self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B M"]
     ) -> Marginals:
-        """[B, k, 4] and [B, 4]."""
+        """[B, M, k, 4] and [B, M, 4]."""
         scores = mask_and_score(self.config, self.compute, params, tokens, numbers)
-        return marginalise(scores[:, 0], self.config)
+        return marginalise(scores, self.config)
 
 
 def _add_masked(
@@ -213,17 +230,13 @@ def _add_masked(
 
     def make_rows() -> Iterator[Row]:
         for frame in frames:
-            needed = total.needs(frame)
-            for window in place_windows(frame.tokens.size, *size):
-                tokens = window.cut(frame.tokens)
-                for i in range(window.own_start, window.own_stop):
-                    if needed[i]:
-                        places.append((int(frame.starts[i]), bool(frame.is_kmer[i])))
-                        yield Row(tokens, (i - window.start + 1,))
+            for i, row in hide_in_turn(frame.tokens, total.needs(frame), size):
+                places.append((int(frame.starts[i]), bool(frame.is_kmer[i])))
+                yield row
 
     task = MaskedMarginalsTask(model.config, model.compute)
     for marginals in run_rows(model, task, make_rows(), batching):
-        total.add(*places.popleft(), marginals)
+        total.add(*places.popleft(), Marginals(marginals.kmer[0], marginals.single[0]))
 
 
 def _add_unmasked(

@@ -42,6 +42,8 @@ class SequenceTotals(NamedTuple):
 
     num_sequences: int
     num_nucleotides: int
+    most_nucleotides: int
+    """Of the longest sequence."""
     digest: str
     """Hexadecimal, of names, coordinates and sequences."""
 
@@ -95,6 +97,34 @@ def read_sequences(
     return _check_rows(path, rows)
 
 
+def cut_tiles(
+    records: Iterable[SequenceRecord], window: int | None, step: int | None = None
+) -> Iterator[SequenceRecord]:
+    """Cuts sequences into tiles, each named "name:start-end", with its place on the contig.
+
+    Args:
+        records: what `read_sequences` gives.
+        window: nucleotides of a tile; the last one of a sequence ends with it and may be shorter.
+            None passes everything on whole.
+        step: nucleotides from the start of one tile to that of the next; as `window` by default,
+            so that tiles neither overlap nor leave gaps.
+    """
+    for record in records:
+        if window is None:
+            yield record
+            continue
+        size, stride = len(record.sequence), window if step is None else step
+        for first in range(0, max(size + min(stride - window, 0), 1), stride):
+            start, last = record.start + first, min(first + window, size)
+            yield SequenceRecord(
+                f"{record.name}:{start}-{record.start + last}",
+                record.sequence[first:last],
+                record.contig,
+                start,
+                record.start + last,
+            )
+
+
 def get_suffix(path: Path) -> str:
     """What stands behind the last dot of a file's name, .gz apart, in lower case."""
     return Path(path).name.removesuffix(".gz").rpartition(".")[2].lower()
@@ -103,14 +133,15 @@ def get_suffix(path: Path) -> str:
 def measure_sequences(records: Iterable[SequenceRecord]) -> SequenceTotals:
     """Reads all sequences, and so finds any error in them; counts and hashes them on the way."""
     digest = hashlib.blake2b(digest_size=16)
-    num_sequences = num_nucleotides = 0
+    num_sequences = num_nucleotides = most = 0
     for record in records:
         num_sequences += 1
         num_nucleotides += len(record.sequence)
+        most = max(most, len(record.sequence))
         place = (record.name, record.contig, record.start, record.end, len(record.sequence))
         digest.update(repr(place).encode())
         digest.update(record.sequence.encode())
-    return SequenceTotals(num_sequences, num_nucleotides, digest.hexdigest())
+    return SequenceTotals(num_sequences, num_nucleotides, most, digest.hexdigest())
 
 
 def _read_fasta(path: Path) -> Iterator[SequenceRecord]:
@@ -177,6 +208,9 @@ class _Columns(NamedTuple):
             shown = ", ".join(there[:8]) or "none"
             raise InputError(f"{path}: no column {self.sequence!r} with the sequences; has {shown}")
         place = ["contig", "start", "end"]
+        for name in (self.sequence, self.name, *place):
+            if there.count(name) > 1:
+                raise InputError(f"{path}: {there.count(name)} columns are called {name!r}")
         optional = [self.name, *(place if set(place) <= set(there) else [])]
         return [
             self.sequence,
@@ -187,6 +221,9 @@ class _Columns(NamedTuple):
         """The record of a row."""
         sequence = row[self.sequence]
         where = f"{path}: row {index + 1}"
+        if sequence is not None and not isinstance(sequence, str):
+            kind = type(sequence).__name__
+            raise InputError(f"{where}: column {self.sequence!r} holds {kind}: must be text")
         if not sequence:
             raise InputError(f"{where}: column {self.sequence!r} is empty")
         name = str(row.get(self.name, index))
@@ -203,15 +240,27 @@ class _Columns(NamedTuple):
 
 def _read_text(path: Path, suffix: str, columns: _Columns) -> Iterator[SequenceRecord]:
     """The rows of a CSV or TSV file."""
-    csv.field_size_limit(sys.maxsize)  # of the whole process; 131,072 characters by default
     lines = (line + "\n" for _, line in read_lines(path))
     reader = csv.DictReader(lines, delimiter="," if suffix == "csv" else "\t", strict=True)
     try:
         there = columns.select(path, list(reader.fieldnames or []))
-        for index, row in enumerate(reader):
+        for index, row in enumerate(_read_rows(reader)):
             yield columns.make_record(path, index, {name: row[name] for name in there})
     except csv.Error as error:
         raise InputError(f"{path}: line {reader.reader.line_num}: {error}") from None
+
+
+def _read_rows(reader: Iterator[Any]) -> Iterator[Any]:
+    """Rows with fields of any length; the limit of the process is lifted for a moment each."""
+    while True:
+        limit = csv.field_size_limit(sys.maxsize)
+        try:
+            row = next(reader, None)
+        finally:
+            csv.field_size_limit(limit)
+        if row is None:
+            return
+        yield row
 
 
 def _read_parquet(path: Path, columns: _Columns) -> Iterator[SequenceRecord]:

@@ -1,5 +1,7 @@
 """The tensors of a file, put one at a time where the model expects them, and what is wrong."""
 
+import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,19 +13,44 @@ from jaxtyping import Shaped
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.model import init_params
+from nucleotide_transformer.model.stacking import name_block
 from nucleotide_transformer.types import Params
 
 _MAX_LISTED = 20
 """Tensors that a message names."""
+_MAX_NAME = 120
+"""Characters of a name that a message shows."""
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Shapes of a model's parameters by module and name, from its config alone."""
-    params = jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
+    """Shapes of a model's parameters by module and name, from its config alone.
+
+    All blocks are alike: one is traced, whatever the depth.
+    """
+    one = dataclasses.replace(config, num_layers=1)
+    params = jax.eval_shape(lambda key: init_params(key, one), jax.random.key(0))
+    modules: Params = {}
+    for module, leaves in params.items():
+        block = module.startswith(f"{name_block(0)}/")
+        for index in range(config.num_layers if block else 1):
+            modules[module.replace(name_block(0), name_block(index), 1)] = leaves
     return {
-        module: {name: leaf.shape for name, leaf in leaves.items()}
-        for module, leaves in params.items()
+        module: {name: leaf.shape for name, leaf in modules[module].items()}
+        for module in sorted(modules)
     }
+
+
+def count_bytes(config: ModelConfig, itemsize: int) -> int:
+    """Bytes of a model's parameters, of so many bytes each."""
+    shapes = expected_shapes(config).values()
+    return itemsize * sum(math.prod(shape) for leaves in shapes for shape in leaves.values())
+
+
+def show_name(name: object) -> str:
+    """A name from a file, for a message: short, and without what would move a terminal's cursor."""
+    text = str(name)
+    shown = text if text.isprintable() else ascii(text)[1:-1]
+    return shown if len(shown) <= _MAX_NAME else f"{shown[:_MAX_NAME]}..."
 
 
 class ParamsBuilder:
@@ -61,7 +88,6 @@ class ParamsBuilder:
         name: str,
         array: Shaped[np.ndarray, "..."],
         label: str,
-        *,
         is_transposed: bool = False,
     ) -> None:
         """Takes a parameter, or notes why it can't be one.
@@ -73,7 +99,9 @@ class ParamsBuilder:
             label: its name in the file.
             is_transposed: whether the file has its axes the other way round.
         """
-        problem = self._find_problem(module, name, array, is_transposed)
+        if not self.accepts(module, name, is_transposed, array.shape, label):
+            return
+        problem = self._find_problem(array)
         if problem:
             self.note(*problem, label, module, name)
             return
@@ -82,22 +110,32 @@ class ParamsBuilder:
         # Copies run in the background and hold on to what they copy.
         self._params.setdefault(module, {})[name] = leaf.block_until_ready()
 
-    def note(self, kind: str, detail: str, label: str, module: str = "", name: str = "") -> None:
-        """Notes a problem with a tensor of the file, which then does not count as missing."""
-        self._problems.setdefault(kind, []).append(f"{label} {detail}".rstrip())
-        self._noted.add((module, name))
+    def accepts(
+        self, module: str, name: str, is_transposed: bool, shape: tuple[int, ...], label: str
+    ) -> bool:
+        """Whether a parameter of this name and shape is expected; notes why not.
 
-    def _find_problem(
-        self, module: str, name: str, array: Shaped[np.ndarray, "..."], is_transposed: bool
-    ) -> tuple[str, str] | None:
+        To be asked before a tensor is read: what is expected is bounded by the file's own size.
+        """
         expected = self._expected.get(module, {}).get(name)
         if expected is None:
-            return "unexpected", ""
+            self.note("unexpected", "", label, module, name)
+            return False
         if name in self._params.get(module, {}):
-            return "unexpected", "(twice)"
+            self.note("unexpected", "(twice)", label, module, name)
+            return False
         expected = expected[::-1] if is_transposed else expected
-        if array.shape != expected:
-            return "misshapen", f"{list(array.shape)}, not {list(expected)}"
+        if shape != expected:
+            found = list(shape) if len(shape) <= 8 else f"of {len(shape)} axes"
+            self.note("misshapen", f"{found}, not {list(expected)}", label, module, name)
+        return shape == expected
+
+    def note(self, kind: str, detail: str, label: str, module: str = "", name: str = "") -> None:
+        """Notes a problem with a tensor of the file, which then does not count as missing."""
+        self._problems.setdefault(kind, []).append(f"{show_name(label)} {detail}".rstrip())
+        self._noted.add((module, name))
+
+    def _find_problem(self, array: Shaped[np.ndarray, "..."]) -> tuple[str, str] | None:
         if not jnp.issubdtype(array.dtype, jnp.floating):
             return "not of floating point", f"({array.dtype})"
         num_finite = np.count_nonzero(np.isfinite(array))

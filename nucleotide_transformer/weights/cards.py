@@ -1,12 +1,15 @@
 """What an export has besides the weights: vocabulary, tokenizer files and a model card."""
 
+import hashlib
 import json
 from pathlib import Path
+
+import huggingface_hub
 
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.tokenizers import KmerTokenizer
-from nucleotide_transformer.weights.configs import HUGGINGFACE_CODE, is_plain_esm
+from nucleotide_transformer.weights.configs import TORCH_MODULE, is_plain_esm
 from nucleotide_transformer.weights.hub import PACKAGED, PACKAGED_LICENSE, RELEASED_LICENSE
 
 VOCABULARY = "vocab.txt"
@@ -30,9 +33,8 @@ never had; transformers says that it makes one up.
 
 _GATED = f"""\
 The feed-forward networks of this architecture are gated (SwiGLU) and have no biases. The
-`EsmForMaskedLM` of transformers has no such thing: it needs the code of the released models, which
-`auto_map` in `config.json` names and which transformers fetches from `{HUGGINGFACE_CODE}` if it is
-allowed to run code from there:
+`EsmForMaskedLM` of transformers has no such thing. `{TORCH_MODULE}.py` in this folder has, a
+PyTorch module under Apache-2.0, which transformers (4.46 or later) runs if it is allowed to:
 
 ```python
 from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -46,20 +48,6 @@ _JAX = """\
 `hyperparams.json` and `pytree_ckpt.joblib` are laid out as in the `jax_model` folders of the
 released models. A joblib file can run code when it is read: read it with the package above, which
 does not let it, or from a source that you trust.
-"""
-
-_HEAD = """\
----
-{license}library_name: {library}
-pipeline_tag: fill-mask
-tags:
-- DNA
-- biology
-- genomics
----
-
-# {title}
-
 """
 
 _CARD = """\
@@ -99,12 +87,21 @@ _TERMS = {
 """What a card says of the licence of its weights."""
 
 
+def write_torch_module(folder: Path, config: ModelConfig) -> None:
+    """Writes the PyTorch module that transformers needs, if it has none of its own."""
+    if not is_plain_esm(config):
+        source = Path(__file__).with_name(f"{TORCH_MODULE}.py").read_text(encoding="utf-8")
+        (folder / f"{TORCH_MODULE}.py").write_text(source, encoding="utf-8")
+
+
 def write_tokenizer_files(folder: Path, config: ModelConfig) -> None:
     """Writes what transformers' `EsmTokenizer` reads, as the released models have it."""
     tokens = KmerTokenizer(vocabulary=config.vocabulary, k=config.k).tokens
     (folder / VOCABULARY).write_text("\n".join(tokens), encoding="ascii")
+    own = {"AutoTokenizer": [f"{TORCH_MODULE}.NucleotideTransformerTokenizer", None]}
     contents = {
         "tokenizer_config.json": {
+            **({} if is_plain_esm(config) else {"auto_map": own}),
             "clean_up_tokenization_spaces": True,
             "eos_token": None,
             "model_max_length": config.max_positions,
@@ -121,13 +118,16 @@ def write_tokenizer_files(folder: Path, config: ModelConfig) -> None:
 def check_vocabulary(file: Path, config: ModelConfig) -> None:
     """Raises an `InputError` if a `vocab.txt` lists other tokens than the model has."""
     expected = KmerTokenizer(vocabulary=config.vocabulary, k=config.k).tokens
+    size, most = file.stat().st_size, (config.k + 2) * len(expected) + 1_024
+    if size > most:
+        raise InputError(f"{file}: {size} bytes: the vocabulary of this model has at most {most}")
     found = tuple(file.read_text(encoding="utf-8", errors="replace").split("\n"))
     found = found[: len(found) - (found[-1] == "")]
     if found in (expected, (*expected, *_LATE_SPECIALS)):
         return
     for line, (token, right) in enumerate(zip(found, expected, strict=False), 1):
         if token != right:
-            raise InputError(f"{file}: line {line}: {token!r} should be {right!r}")
+            raise InputError(f"{file}: line {line}: {token!r:.60} should be {right!r}")
     raise InputError(f"{file}: {len(found)} tokens: the model has {len(expected)}")
 
 
@@ -151,8 +151,13 @@ def make_card(config: ModelConfig, *, layout: str, origin: str, license: str | N
 def make_head(title: str, layout: str, license: str | None) -> str:
     """What a card begins with: the hub's fields, and the title."""
     library = {"huggingface": "transformers", "jax": "nucleotide-transformer"}[layout]
-    line = f"license: {license}\n" if license else ""
-    return _HEAD.format(license=line, library=library, title=title)
+    data = huggingface_hub.ModelCardData(
+        license=license,
+        library_name=library,
+        pipeline_tag="fill-mask",
+        tags=["DNA", "biology", "genomics"],
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n"
 
 
 def describe_architecture(config: ModelConfig) -> str:
@@ -173,5 +178,17 @@ def describe_layout(config: ModelConfig, layout: str) -> str:
 
 
 def write_card(folder: Path, text: str) -> None:
-    """Writes a model card."""
-    (folder / CARD).write_text(text, encoding="utf-8")
+    """Writes a model card, and at its end the digest by which an edit is noticed."""
+    text = text.rstrip("\n")
+    (folder / CARD).write_text(f"{text}\n{_seal(text)}\n", encoding="utf-8")
+
+
+def is_untouched(card: Path) -> bool:
+    """Whether a model card is as `write_card` wrote it."""
+    text, _, seal = card.read_text(encoding="utf-8", errors="replace").rpartition("\n<!-- ")
+    return f"<!-- {seal}".rstrip("\n") == _seal(text)
+
+
+def _seal(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"<!-- as it was written: {digest} -->"

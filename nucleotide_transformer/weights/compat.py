@@ -1,9 +1,23 @@
-"""`get_pretrained_model` with the arguments, results and conventions of the published package.
+"""`get_pretrained_model` with the arguments and results of the published package.
 
-Code that was written for the published package's documentation runs on this one unchanged. Layers
-and heads are numbered from 1 here, logits are 0 at `<pad>`, and sequences are padded to a fixed
-length. Two things differ: a layer or head that does not exist is an error (the published code
-returns another head), and nothing is set for the whole process.
+The code of the published README and of the notebooks `nucleotide_transformer`, `agro_nt` and
+`codon_nt` was tried: it runs as it is, and logits and embeddings at real tokens are the published
+ones. SegmentNT, the other models of the published package, and what it has beside this function
+(`nucleotide_transformer.model`, the classes of `tokenizers`) are not covered. What differs:
+
+- Attention heads. A request (l, n) gives head n of layer l, counted from 1, as the published
+  documentation says. The published code gives the second next: its (l, n) is (l, n + 2) here, and
+  its last two are both the last head. Code that relies on it must ask for n + 2.
+- A layer or head that does not exist is an `InputError`; the published code gives the last head.
+- At `<pad>` logits are 0 as published, but embeddings and attention are others.
+- Parameters have the names of the JAX files with `esm_transformer/.../mha`, for every model.
+- The tokenizer takes lower case, U and IUPAC codes (as N). `token_to_id` raises an `InputError`, a
+  `ValueError`, for what is no token, where a `KeyError` was raised; so does an unknown model, for
+  a `NotImplementedError`. The v2 `vocabulary` is in the order of its ids.
+- The config is frozen, and has no `lm_head`, `bias_word_embedding` or `mask_before_attention`.
+- `attention_mask` is refused: what is `<pad>` is never attended to.
+- Files are kept in huggingface_hub's own cache, and those of a pinned revision are fetched.
+- Nothing is set for the whole process.
 """
 
 import dataclasses
@@ -24,10 +38,13 @@ from nucleotide_transformer.model import make_forward
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Float, Int, Params
 from nucleotide_transformer.weights.configs import make_hyperparams
-from nucleotide_transformer.weights.fixed_tokenizer import FixedSizeTokenizer
-from nucleotide_transformer.weights.folders import load_folder
-from nucleotide_transformer.weights.hub import ReleasedModel, find_released
-from nucleotide_transformer.weights.sources import find_by_name, find_folder
+from nucleotide_transformer.weights.folders import (
+    find_by_name,
+    find_folder,
+    find_layout,
+    load_folder,
+)
+from nucleotide_transformer.weights.hub import ReleasedModel, check_config, find_released
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -64,6 +81,121 @@ class NucleotideTransformerConfig:
     rescaling_factor: float | None = None
 
 
+_LATE_SPECIALS = ("<eos>", "<bos>")
+
+Tokenized = tuple[list[str], list[int]]
+"""Tokens of a sequence and their ids."""
+
+
+class FixedSizeTokenizer:
+    """The published tokenizer: every sequence of a batch is padded to the same, given length."""
+
+    unk_token, pad_token, mask_token, class_token = "<unk>", "<pad>", "<mask>", "<cls>"
+    eos_token, bos_token = _LATE_SPECIALS
+
+    def __init__(self, tokenizer: KmerTokenizer, fixed_length: int):
+        """Args: tokenizer does the work; fixed_length in tokens, `<cls>` included."""
+        require(fixed_length >= 1, "max_positions", fixed_length, "must be 1 or above")
+        self._tokenizer, self._fixed_length = tokenizer, fixed_length
+        late = [] if tokenizer.vocabulary == "v2" else list(_LATE_SPECIALS)
+        self._tokens = [*tokenizer.tokens, *late]
+        self._ids = {token: i for i, token in enumerate(self._tokens)}
+
+    @property
+    def fixed_length(self) -> int:
+        """Tokens of every sequence of a batch."""
+        return self._fixed_length
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """All tokens, in the order of the ids; v1 models have no embedding for the last two."""
+        return list(self._tokens)
+
+    @property
+    def standard_tokens(self) -> list[str]:
+        """The k-mers and the single letters."""
+        return list(self._tokenizer.tokens[self._tokenizer.first_kmer_id :])
+
+    @property
+    def special_tokens(self) -> list[str]:
+        """The six special tokens."""
+        first = [self.unk_token, self.pad_token, self.mask_token, self.class_token]
+        return [*first, self.eos_token, self.bos_token]
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens."""
+        return len(self._tokens)
+
+    @property
+    def unk_token_id(self) -> int:
+        """Id of `<unk>`."""
+        return self._ids[self.unk_token]
+
+    @property
+    def pad_token_id(self) -> int:
+        """Id of `<pad>`."""
+        return self._ids[self.pad_token]
+
+    @property
+    def mask_token_id(self) -> int:
+        """Id of `<mask>`."""
+        return self._ids[self.mask_token]
+
+    @property
+    def class_token_id(self) -> int:
+        """Id of `<cls>`."""
+        return self._ids[self.class_token]
+
+    @property
+    def eos_token_id(self) -> int:
+        """Id of `<eos>`."""
+        return self._ids[self.eos_token]
+
+    @property
+    def bos_token_id(self) -> int:
+        """Id of `<bos>`."""
+        return self._ids[self.bos_token]
+
+    def id_to_token(self, token_id: int) -> str:
+        """Returns the spelling of an id, or raises an `InputError` if there is none."""
+        rule = f"must lie between 0 and {self.vocabulary_size - 1}"
+        require(0 <= token_id < self.vocabulary_size, "token_id", token_id, rule)
+        return self._tokens[token_id]
+
+    def token_to_id(self, token: str) -> int:
+        """Returns the id of a token; an `InputError` if it is none."""
+        require(token in self._ids, "token", token, "is no token of the vocabulary")
+        return self._ids[token]
+
+    def tokenize(self, sequence: str) -> Tokenized:
+        """Returns the tokens of one sequence and their ids, `<cls>` first, not padded."""
+        ids = self._tokenizer.encode(sequence).tolist()
+        return [self._tokens[i] for i in ids], ids
+
+    def batch_tokenize(self, sequences: Sequence[str]) -> list[Tokenized]:
+        """Returns tokens and ids of each sequence, padded to the fixed length.
+
+        Raises:
+            InputError: for a sequence that is longer, or that has an illegal character.
+        """
+        return self.pad_tokens_batch([self.tokenize(sequence) for sequence in sequences])
+
+    def pad_tokens_batch(self, batch: Sequence[Tokenized]) -> list[Tokenized]:
+        """Returns the batch with `<pad>` after each sequence, up to the fixed length."""
+        padded = []
+        for i, (tokens, ids) in enumerate(batch):
+            missing = self._fixed_length - len(ids)
+            if missing < 0:
+                raise InputError(
+                    f"sequence {i}: {len(ids)} tokens with <cls>: more than max_positions ="
+                    f" {self._fixed_length}"
+                )
+            end = [self.pad_token] * missing, [self.pad_token_id] * missing
+            padded.append(([*tokens, *end[0]], [*ids, *end[1]]))
+        return padded
+
+
 def get_pretrained_model(
     model_name: str,
     compute_dtype: Any = jnp.float32,
@@ -87,7 +219,8 @@ def get_pretrained_model(
         output_dtype: of logits and embeddings.
         embeddings_layers_to_save: layers, from 1. The last one's embedding is taken after the
             first layer norm of the head.
-        attention_maps_to_save: pairs of layer and head, both from 1.
+        attention_maps_to_save: pairs of layer and head, both from 1; see above for the head that
+            the published code gives.
         max_positions: tokens that the tokenizer pads every sequence to, `<cls>` included.
         verbose: taken for compatibility; huggingface_hub shows its own progress.
         folder: a local copy to read instead of the hub's; the name then only has to say which
@@ -111,6 +244,9 @@ def get_pretrained_model(
     )
     place = find_by_name(model_name) if folder is None else find_folder(Path(folder))
     params, config = load_folder(place, compute)
+    if folder is None and released.repository is not None:
+        found = find_layout(place)
+        check_config(place, config, released, jax=found is not None and found[0] == "jax")
     _check_family(place, config, model_name, released)
     layers = tuple(int(layer) for layer in embeddings_layers_to_save)
     maps = tuple((int(layer), int(head)) for layer, head in attention_maps_to_save or ())
@@ -131,7 +267,8 @@ def _make_forward_fn(
     maps: tuple[tuple[int, int], ...],
 ) -> Callable[..., dict[str, Array]]:
     """The function that is given to `hk.transform`."""
-    forward = make_forward(config, compute)
+    # A scan over the blocks would stack the parameters at every call: they come by their names.
+    forward = make_forward(config, dataclasses.replace(compute, stack="loop"))
 
     def forward_fn(tokens: Int[Array, "B T"], attention_mask: None = None) -> dict[str, Array]:
         if attention_mask is not None:

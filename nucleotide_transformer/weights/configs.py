@@ -17,8 +17,11 @@ JAX_EPSILON = 1e-5
 """Layer-norm epsilon of the released JAX code, which its files do not mention."""
 HUGGINGFACE_EPSILON = 1e-12
 """What transformers assumes where a file does not say it."""
-HUGGINGFACE_CODE = "InstaDeepAI/nucleotide-transformer-v2-500m-multi-species"
-"""Repository with the code that transformers needs for the second generation of models."""
+TORCH_MODULE = "modeling_nucleotide_transformer"
+"""Module, copied into an export, that transformers needs for the second generation of models."""
+
+MAX_JSON_BYTES = 1 << 24
+"""Of a config or an index: those of the largest released model have 100 kB."""
 
 _PAD, _MASK = 1, 2
 _ACTIVATIONS = {"swish": "swish", "silu": "swish", "gelu-no-approx": "gelu"}
@@ -29,10 +32,13 @@ def read_json(file: Path) -> dict[str, Any]:
 
     Raises:
         MissingInputError: if there is no such file.
-        InputError: if it is damaged or holds something else.
+        InputError: if it is too large, damaged or holds something else.
     """
     if not file.is_file():
         raise MissingInputError(f"{file}: no such file")
+    size = file.stat().st_size
+    if size > MAX_JSON_BYTES:
+        raise InputError(f"{file}: {size} bytes: must have at most {MAX_JSON_BYTES}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -66,10 +72,10 @@ class _Options:
         """Returns an option; the default where it is absent or null; None: there must be one."""
         value = self.content.get(name)
         value = default if value is None else value
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) < 1 << 53:
             value = float(value)
         if type(value) is not kind:
-            found = "is missing" if value is None else f"= {value!r}"
+            found = "is missing" if value is None else f"= {value!r:.60}"
             raise InputError(f"{self.file}: {name} {found}: must be a {kind.__name__}")
         return value
 
@@ -78,19 +84,19 @@ class _Options:
         value = self.content.get(name)
         if value is not None and value not in allowed:
             rule = " or ".join(map(repr, allowed))
-            raise InputError(f"{self.file}: {name} = {value!r}: only {rule} can be computed")
+            raise InputError(f"{self.file}: {name} = {value!r:.60}: only {rule} can be computed")
 
     def make_config(self, vocabulary_size: int | None, name: str, **fields: Any) -> ModelConfig:
         if vocabulary_size is not None:
             found = find_vocabulary(vocabulary_size)
             if found is None:
                 rule = "must be 4**k + 9 (v1) or 4**k + 11 (v2), for a k from 3 to 8"
-                raise InputError(f"{self.file}: {name} = {vocabulary_size}: {rule}")
+                raise InputError(f"{self.file}: {name} = {vocabulary_size!s:.60}: {rule}")
             fields["vocabulary"], fields["k"] = found
         try:
             return ModelConfig(**fields)
         except InputError as error:
-            raise InputError(f"{self.file}: {error}") from error
+            raise InputError(f"{self.file}: {error!s:.300}") from error
 
 
 def read_huggingface_config(file: Path, fc1_shape: tuple[int, ...] | None) -> ModelConfig:
@@ -178,9 +184,10 @@ def make_huggingface_config(config: ModelConfig) -> dict[str, Any]:
     }
     if not is_plain_esm(config):
         content["add_bias_fnn"] = config.ffn_bias
+        content["ffn_gated"] = config.ffn_gated
         content["auto_map"] = {
-            "AutoConfig": f"{HUGGINGFACE_CODE}--esm_config.EsmConfig",
-            "AutoModelForMaskedLM": f"{HUGGINGFACE_CODE}--modeling_esm.EsmForMaskedLM",
+            "AutoConfig": f"{TORCH_MODULE}.NucleotideTransformerConfig",
+            "AutoModelForMaskedLM": f"{TORCH_MODULE}.NucleotideTransformerForMaskedLM",
         }
     return dict(sorted(content.items()))
 
@@ -211,6 +218,8 @@ def read_hyperparams(file: Path) -> ModelConfig:
     for name in ("key_size", "key_dim"):
         options.demand(name, embed_dim // max(heads, 1))
     k = options.take("k_for_kmers", int, 6)
+    if not 3 <= k <= 8:
+        raise InputError(f"{file}: k = {k!s:.60}: must lie between 3 and 8")
     special = 6 if rotary else 4
     config = options.make_config(
         options.take("alphabet_size", int, special + 4**k + 5),

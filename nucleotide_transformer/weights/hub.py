@@ -6,16 +6,17 @@ documentation leaves out; the numbers of parameters agree with the sizes of the 
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import huggingface_hub
 from huggingface_hub import constants, errors
 
 from nucleotide_transformer.config import ModelConfig
-from nucleotide_transformer.errors import InputError, MissingInputError
+from nucleotide_transformer.errors import InputError, MissingInputError, require
 
 Family = Literal["v1", "v2", "agro", "codon"]
 
@@ -43,6 +44,19 @@ _AGRO = dataclasses.replace(
     _V1, num_layers=40, embed_dim=1500, max_positions=1024, token_dropout=False
 )
 _V2 = ModelConfig()
+_SHAPING = (
+    *("vocabulary", "k", "num_layers", "embed_dim", "num_heads", "ffn_dim"),
+    *("ffn_gated", "ffn_bias", "position", "max_positions"),
+)
+"""Fields of a config that every layout says in the same way."""
+
+
+class PinnedFile(NamedTuple):
+    """What a file of a pinned revision is."""
+
+    size: int
+    """In bytes."""
+    sha256: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,39 +72,88 @@ class ReleasedModel:
     """Architecture; the layer-norm epsilon is that of the JAX files."""
     license: str = RELEASED_LICENSE
     """Of the weights, by its short name on the hub."""
+    revision: str | None = None
+    """Commit of the repository that the name stands for; None where it is not known here."""
+    files: Mapping[str, PinnedFile] = dataclasses.field(default_factory=dict)
+    """Those of that commit whose content is known here."""
 
 
-def _released(family: Family, suffix: str, config: ModelConfig) -> ReleasedModel:
-    return ReleasedModel(repository=f"InstaDeepAI/{suffix}", family=family, config=config)
+def _released(family: Family, suffix: str, config: ModelConfig, **pins: Any) -> ReleasedModel:
+    place = f"InstaDeepAI/{suffix}"
+    return ReleasedModel(repository=place, family=family, config=config, **pins)
 
 
 _NT = "nucleotide-transformer"
 
-RELEASED = MappingProxyType(
+# Where the commits are from: each is what public code of at least two projects pins (two files of
+# one project for agro), all read in November 2026. Those of three models were found nowhere. Sizes
+# and digests are a third party's record of the two repositories, and the sizes are those that the
+# numbers of parameters ask for.
+RELEASED: Mapping[str, ReleasedModel] = MappingProxyType(
     {
         "500M_human_ref": _released("v1", f"{_NT}-500m-human-ref", _V1),
         "500M_1000G": _released("v1", f"{_NT}-500m-1000g", _V1),
         "2B5_1000G": _released("v1", f"{_NT}-2.5b-1000g", _V1_LARGE),
-        "2B5_multi_species": _released("v1", f"{_NT}-2.5b-multi-species", _V1_LARGE),
-        "50M_multi_species_v2": _released(
-            "v2", f"{_NT}-v2-50m-multi-species", dataclasses.replace(_V2, num_layers=12)
+        "2B5_multi_species": _released(
+            "v1",
+            f"{_NT}-2.5b-multi-species",
+            _V1_LARGE,
+            revision="b746b125aacd1b0970c05a32fd71ba726754542e",
         ),
-        "100M_multi_species_v2": _released("v2", f"{_NT}-v2-100m-multi-species", _V2),
+        "50M_multi_species_v2": _released(
+            "v2",
+            f"{_NT}-v2-50m-multi-species",
+            dataclasses.replace(_V2, num_layers=12),
+            revision="81b29e5786726d891dbf929404ef20adca5b36f1",
+            files={
+                "jax_model/hyperparams.json": PinnedFile(
+                    659, "d7b8c2682aaefbd1d693fa81b63b21e1a080e4b19fd263060d0c2990c23afad3"
+                ),
+                "jax_model/pytree_ckpt.joblib": PinnedFile(
+                    219_437_507, "3015d19197e0d8e4dcddc03bd819e71491cdeca604ec69633cdb9e662566791f"
+                ),
+                "model.safetensors": PinnedFile(
+                    223_642_688, "17e75af297556ea56828716d8aa539e8f12b8b625547204b74171ab91aa33569"
+                ),
+            },
+        ),
+        "100M_multi_species_v2": _released(
+            "v2",
+            f"{_NT}-v2-100m-multi-species",
+            _V2,
+            revision="f34324c6fde36a4f635f0f1f06cac5d25acd6798",
+        ),
         "250M_multi_species_v2": _released(
             "v2",
             f"{_NT}-v2-250m-multi-species",
             dataclasses.replace(_V2, num_layers=24, embed_dim=768, ffn_dim=3072),
+            revision="c0f0359229f36ff6bc3a021247eefe0a9c344bd1",
         ),
         "500M_multi_species_v2": _released(
             "v2",
             f"{_NT}-v2-500m-multi-species",
             dataclasses.replace(_V2, num_layers=29, embed_dim=1024, ffn_dim=4096),
+            revision="06615c1660c892fc199840c18123f8385b3542a8",
         ),
-        "1B_agro_nt": _released("agro", "agro-nucleotide-transformer-1b", _AGRO),
+        "1B_agro_nt": _released(
+            "agro",
+            "agro-nucleotide-transformer-1b",
+            _AGRO,
+            revision="b0e1ea1f53a2bf5bb29f8eab7a7e553bf06c1ab1",
+        ),
         "codon_nt": _released(
             "codon",
             f"{_NT}-v2-50m-3mer-multi-species",
             dataclasses.replace(_V2, k=3, num_layers=12),
+            revision="ff82eaf931e483feeb6bf7ecf03f1febe6b2fe76",
+            files={
+                "jax_model/hyperparams.json": PinnedFile(
+                    739, "f7db5650deb52aa77febc86c85856b2e3ec60387f376d20cca094f0b127fc0c0"
+                ),
+                "jax_model/pytree_ckpt.joblib": PinnedFile(
+                    202_906_307, "889877863cf47d0a2cfcf41eaafd97f91def86bfc745c41c30b3a88f68bec340"
+                ),
+            },
         ),
         PACKAGED: ReleasedModel(
             repository=None,
@@ -103,6 +166,20 @@ RELEASED = MappingProxyType(
     }
 )
 """Every released model by its public name, and the one that comes with this package."""
+
+
+def find_named(source: object) -> ReleasedModel | None:
+    """Returns the model whose name or repository a text is; None for anything else.
+
+    A folder of that name does not count: it is given as a `Path`, or with `./` before it.
+    """
+    if not isinstance(source, str):
+        return None
+    for name, released in RELEASED.items():
+        repository = released.repository or name
+        if source == name or source.casefold() == repository.casefold():
+            return released
+    return None
 
 
 def find_released(name: str) -> ReleasedModel:
@@ -119,17 +196,57 @@ def find_released(name: str) -> ReleasedModel:
     raise InputError(f"{name!r} is no released model: {hint}There are {', '.join(RELEASED)}")
 
 
-def describe_origin(source: str) -> tuple[str, str | None]:
+def describe_origin(source: object) -> tuple[str, str | None]:
     """Returns where a model is from and its licence, given its name or repository.
 
     The repository, or the name of one that comes with this package. For anything else: the source
     itself, and None for a licence that is not known.
     """
-    for name, released in RELEASED.items():
-        place = released.repository or name
-        if source.casefold() in (name.casefold(), place.casefold()):
-            return place, released.license
-    return source, None
+    released = find_named(source)
+    if released is None:
+        return str(source), None
+    return released.repository or str(source), released.license
+
+
+def check_config(folder: Path, config: ModelConfig, released: ReleasedModel, *, jax: bool) -> None:
+    """Compares a config with that of the released model that it should be.
+
+    Args:
+        folder: for the message.
+        config: what its files say.
+        released: of the table.
+        jax: whether these are the JAX files, which the table is made from: all fields that are
+            computed with are compared. Of others it is those that shape the parameters, and the
+            positions.
+
+    Raises:
+        InputError: for the first field that differs.
+    """
+    names = [field.name for field in dataclasses.fields(ModelConfig)] if jax else list(_SHAPING)
+    unused = () if config.token_dropout else ("masking_ratio", "masking_probability")
+    for name in sorted(set(names) - set(unused), key=names.index):
+        found, expected = getattr(config, name), getattr(released.config, name)
+        rule = f"{released.repository} has {expected!r}: other files than those that were released"
+        require(found == expected, f"{folder}: {name}", found, rule)
+
+
+def check_files(folder: Path, released: ReleasedModel) -> None:
+    """Compares files that were fetched with what is known of them.
+
+    Raises:
+        InputError: for a file of another size or SHA-256.
+    """
+    for name, pinned in released.files.items():
+        file = folder / name
+        if not file.is_file():
+            continue
+        size = file.stat().st_size
+        rule = f"should be {pinned.size} at revision {released.revision}"
+        require(size == pinned.size, f"{file}: bytes", size, rule)
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        rule = f"should be {pinned.sha256} at revision {released.revision}"
+        require(digest == pinned.sha256, f"{file}: SHA-256", digest, rule)
 
 
 def download(
@@ -157,15 +274,19 @@ def download(
         )
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         place = f"{repository} at revision {revision}" if revision else repository
-        raise InputError(f"{place}: the hub has no such repository, or it needs a login") from error
+        hint = "; the newest is revision main" if revision else ""
+        raise InputError(
+            f"{place}: the hub has no such repository, or it needs a login{hint}"
+        ) from error
     except errors.HFValidationError as error:
         raise InputError(f"{repository!r} is no name of a hub repository") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         where = cache or constants.HF_HUB_CACHE
+        option = f" --revision {revision}" if revision else ""
         raise MissingInputError(
             f"{repository}: no such folder, not in the cache ({where}), and the hub can't be"
-            f" reached; where there is a network run `hf download {repository} --local-dir FOLDER`,"
-            " copy FOLDER to this machine and give its path in place of the name"
+            f" reached; where there is a network run `hf download {repository}{option} --local-dir"
+            " FOLDER`, copy FOLDER to this machine and give its path in place of the name"
         ) from error
     except errors.HfHubHTTPError as error:
         reason = " ".join(str(error).split())

@@ -12,6 +12,9 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Shaped
 
+_MAX_SIZE = 1 << 48
+"""Items of an array, and of each of its axes."""
+
 
 class Name(NamedTuple):
     """A global that the file names; a mere label, never the object of that name."""
@@ -28,6 +31,13 @@ class Box:
 
     def __init__(self, kind: str, value: Any = None):
         self.kind, self.value = kind, value
+
+
+def unbox(value: Any) -> Any:
+    """What a box holds; anything else as it is."""
+    if isinstance(value, Box) and value.value is None:
+        raise ValueError(f"{value.kind} without a state")
+    return value.value if isinstance(value, Box) else value
 
 
 NDARRAY = Name("numpy", "ndarray")
@@ -56,9 +66,9 @@ class Payload(NamedTuple):
 
 def read_wrapper_state(state: Any) -> Payload | None:
     """Returns what joblib's NumpyArrayWrapper says, or None if it is not in order."""
-    if not isinstance(state, dict) or state.keys() - {_ALIGNMENT} != _WRAPPER_STATE:
+    if type(state) is not dict or state.keys() - {_ALIGNMENT} != _WRAPPER_STATE:
         return None
-    shape, dtype, order = state["shape"], state["dtype"], state["order"]
+    shape, dtype, order = state["shape"], unbox(state["dtype"]), state["order"]
     if state["subclass"] not in (NDARRAY, MEMMAP) or not _is_shape(shape):
         return None
     if not isinstance(dtype, np.dtype) or order not in ("C", "F"):
@@ -89,7 +99,7 @@ def fill_array(box: Box, state: Any) -> bool:
     """Takes the state of a pickled ndarray: version, shape, dtype, order and bytes."""
     if not (isinstance(state, tuple) and len(state) == 5):
         return False
-    array = _from_bytes(state[4], state[2], state[1], state[3])
+    array = _from_bytes(state[4], unbox(state[2]), state[1], state[3])
     if array is None or box.value is not None or type(state[3]) is not bool:
         return False
     box.value = array
@@ -97,7 +107,12 @@ def fill_array(box: Box, state: Any) -> bool:
 
 
 def _is_shape(shape: Any) -> bool:
-    return isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
+    return (
+        type(shape) is tuple
+        and len(shape) <= 32
+        and all(type(n) is int and 0 <= n < _MAX_SIZE for n in shape)
+        and math.prod(shape) < _MAX_SIZE
+    )
 
 
 def _from_bytes(data: Any, dtype: Any, shape: Any, is_fortran: bool) -> Any:

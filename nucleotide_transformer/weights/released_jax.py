@@ -5,6 +5,7 @@ is `esm_transformer`, the name of a run or of a model; attention is `mha` or `se
 head `esm_roberta_lm_head` or `roberta_lm_head`. We write the first of each.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ from jaxtyping import Shaped
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.types import Params
-from nucleotide_transformer.weights.assembly import ParamsBuilder, expected_shapes
+from nucleotide_transformer.weights.assembly import (
+    ParamsBuilder,
+    count_bytes,
+    expected_shapes,
+)
 from nucleotide_transformer.weights.configs import make_hyperparams, read_hyperparams, write_json
-from nucleotide_transformer.weights.unpickle import load_joblib
+from nucleotide_transformer.weights.unpickle import Budget, load_joblib
 
 HYPERPARAMS, CHECKPOINT = "hyperparams.json", "pytree_ckpt.joblib"
 
@@ -35,36 +40,40 @@ def load_released_jax(folder: Path, compute: ComputeConfig) -> tuple[Params, Mod
     Raises:
         MissingInputError: if one of the two files is not there.
         InputError: one line: what the joblib file asks for beyond arrays; or all tensors that are
-            missing, unexpected, misshapen, non-finite or half-written; or what is wrong in the
-            hyperparameters.
+            missing, unexpected, misshapen or non-finite; or what is wrong in the hyperparameters.
     """
     config = read_hyperparams(folder / HYPERPARAMS)
     file = folder / CHECKPOINT
-    tree, half_written = load_joblib(file)
-    if not isinstance(tree, dict):
-        raise InputError(f"{file}: should hold a dict of modules, not a {type(tree).__name__}")
     builder = ParamsBuilder(config, compute, file)
     modules = {simplify_module(module): module for module in expected_shapes(config)}
-    if half_written is not None:
-        place = [simplify_module(half_written.rpartition("/")[0]), half_written.rpartition("/")[2]]
-        builder.note("half-written", "", half_written, modules.get(place[0], place[0]), place[1])
-    for label in list(tree):
-        _add_module(builder, modules, str(label), tree.pop(label))
+    tree = load_joblib(file, make_budget(config))
+    if not isinstance(tree, dict):
+        raise InputError(f"{file}: should hold a dict of modules, not a {type(tree).__name__}")
+    for label, name, leaf in _take_leaves(tree):
+        place = f"{label}/{name}" if name else label
+        module = modules.get(simplify_module(label), label)
+        if isinstance(leaf, np.ndarray):
+            builder.add(module, name, leaf, place)
+        else:
+            builder.note("unexpected", f"(a {type(leaf).__name__})", place)
     return builder.finish(), config
 
 
-def _add_module(builder: ParamsBuilder, modules: dict[str, str], label: str, leaves: Any) -> None:
-    """Adds the parameters of one module, and drops each from the tree that was read."""
-    if not isinstance(leaves, dict):
-        builder.note("unexpected", f"(a {type(leaves).__name__})", label)
-        return
-    module = modules.get(simplify_module(label), label)
-    for name in list(leaves):
-        array = leaves.pop(name)
-        if isinstance(array, np.ndarray):
-            builder.add(module, str(name), array, f"{label}/{name}")
-        else:
-            builder.note("unexpected", f"(a {type(array).__name__})", f"{label}/{name}")
+def make_budget(config: ModelConfig) -> Budget:
+    """What the checkpoint of a model may cost: 8 bytes a parameter, and a kB for each array."""
+    num_arrays = sum(map(len, expected_shapes(config).values()))
+    return Budget(count_bytes(config, 8) + 1_024 * num_arrays + (1 << 20), num_arrays)
+
+
+def _take_leaves(tree: dict[Any, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Module, name and array of each parameter, dropped from the tree as it is given."""
+    for label in list(tree):
+        leaves = tree.pop(label, {})
+        if not isinstance(leaves, dict):
+            yield str(label), "", leaves
+            continue
+        for name in list(leaves):
+            yield str(label), str(name), leaves.pop(name)
 
 
 def simplify_module(module: str) -> str:

@@ -1,24 +1,33 @@
-"""Reads joblib and pickle files without running anything that they say.
+"""Reads joblib and pickle files of arrays without running anything that they say.
 
 A pickle is a program for a small stack machine, and most of what that machine can do is call
-functions. Here the machine is our own. It knows the opcodes that build plain containers, and it
-calls nothing that a file names: a name is a label, looked up in `pickled_arrays.CALLS`, where code
-of this package answers for it and checks its arguments. Any other name, any other opcode, and any
-call of a name that is not meant to be called is refused, by name, before the next byte is read.
+functions. The machine is the one of Python's own `pickle`, in its form in Python, with two changes.
+It knows the opcodes that build plain containers and no others. And it calls nothing that a file
+names: a name is a label, looked up in `CALLS`, where code of this package answers for it and checks
+its arguments. Any other name, any other opcode, and any call of a name that is not meant to be
+called is refused, by name, before the next byte is read.
 
 joblib writes the bytes of an array behind the pickled description of it, in the middle of the
-pickle; so the machine reads them when the description is complete.
+pickle; so they are read when the description is complete.
+
+What a file can cost is bounded before it is read: by the size of the model that it is said to hold.
+The file, what it decompresses to, what the calls make on top of that and the number of opcodes all
+have a budget.
 """
 
-import itertools
+import io
 import math
+import pickle
 import pickletools
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from nucleotide_transformer.errors import InputError
-from nucleotide_transformer.weights.joblib_file import ByteStream, HalfWrittenError, open_stream
+import numpy as np
+
+from nucleotide_transformer.errors import InputError, MissingInputError
+from nucleotide_transformer.weights.assembly import show_name
 from nucleotide_transformer.weights.pickled_arrays import (
     CALLS,
     PASSIVE,
@@ -29,242 +38,320 @@ from nucleotide_transformer.weights.pickled_arrays import (
     fill_array,
     read_wrapper_state,
     set_byte_order,
+    unbox,
 )
 
-_MALFORMED = (ValueError, TypeError, IndexError, KeyError, AttributeError)
+_ZLIB = (b"x", b"\x1f\x8b")
+"""First bytes of what zlib decompresses; joblib's own choice, and gzip."""
+_COMPRESSED = (b"BZ", b"\xfd7zXZ", b"\x5d\x00", b"\x04\x22\x4d\x18")
+"""First bytes of joblib's other compressions; some hold a million times their size."""
+_OLD_FORMAT = b"ZF"
+_STEPS_OF_AN_ARRAY = 200
+"""Opcodes for one array and its names; joblib needs some 30."""
+_MALFORMED = (
+    *(ValueError, TypeError, IndexError, KeyError, AttributeError),
+    *(pickle.UnpicklingError, RecursionError, NotImplementedError),
+)
+
+
+class HalfWrittenError(InputError):
+    """A file ends before what it announced."""
 
 
 class RefusedPickleError(InputError):
     """The file asks for something that is not on the allow-list, or is no valid pickle."""
 
 
-class Unpickled(NamedTuple):
-    """What a file held."""
+class Budget(NamedTuple):
+    """What a checkpoint of a model may cost."""
 
-    tree: Any
-    """Containers, numbers, texts and NumPy arrays. Of a half-written file: the arrays that came
-    through whole, as a dict of dicts."""
-    half_written: str | None
-    """Keys, joined with /, down to where the file ends too early; None if it is whole."""
+    num_bytes: int
+    """Of the file, and of what is made on top of it."""
+    num_arrays: int
+
+    @property
+    def num_steps(self) -> int:
+        """Opcodes."""
+        return 1_000 + _STEPS_OF_AN_ARRAY * self.num_arrays
 
 
-def load_joblib(file: Path) -> Unpickled:
-    """Reads a joblib or pickle file, plain or compressed as joblib does it.
+def load_joblib(file: Path, budget: Budget) -> Any:
+    """Reads a joblib or pickle file, plain as those that were released, or compressed with zlib.
+
+    Returns:
+        Containers, numbers, texts and NumPy arrays; arrays are found in dicts, two levels of them.
 
     Raises:
         MissingInputError: if there is none.
+        HalfWrittenError: if it ends too early.
         RefusedPickleError: naming the file, the byte, and what it asks for.
-        InputError: if it is compressed with lz4 and that is not installed.
+        InputError: if it is compressed in another way, or larger than the budget.
     """
-    with open_stream(file) as stream:
-        return _Machine(stream).run()
+    if not file.is_file():
+        raise MissingInputError(f"{file}: no such file")
+    size = file.stat().st_size
+    with file.open("rb") as raw:
+        first = raw.read(6)
+        raw.seek(0)
+        if first.startswith(_OLD_FORMAT):
+            raise InputError(f"{file}: of joblib below 0.10: save it again with a newer one")
+        if first.startswith(_COMPRESSED):
+            rule = "only plain files and zlib are read: joblib.dump(tree, FILE) writes a plain one"
+            raise InputError(f"{file}: compressed: {rule}")
+        _check_size(file, size, budget)
+        if not first.startswith(_ZLIB):
+            return _Machine(_Stream(raw, file, size), budget).run()
+        data = _decompress(file, raw.read(), budget)
+        return _Machine(_Stream(io.BytesIO(data), file, len(data)), budget).run()
 
 
-class _Machine:
-    """The stack machine: a stack of stacks (one more for every open MARK), and a memo."""
+def _check_size(file: Path, size: int, budget: Budget) -> None:
+    if size > budget.num_bytes:
+        rule = f"a checkpoint of this model has at most {budget.num_bytes}"
+        raise InputError(f"{file}: {size} bytes or more: {rule}")
 
-    def __init__(self, stream: ByteStream):
-        self._stream = stream
-        self._stacks: list[list[Any]] = [[]]
-        self._memo: dict[int, Any] = {}
-        self._arrays: dict[str, dict[str, Any]] = {}
-        self._position = 0
 
-    def run(self) -> Unpickled:
+def _decompress(file: Path, data: bytes, budget: Budget) -> bytes:
+    """What zlib or gzip data hold, unless it is more than the budget."""
+    decompressor = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)
+    try:
+        plain = decompressor.decompress(data, budget.num_bytes + 1)
+    except zlib.error as error:
+        raise HalfWrittenError(
+            f"{file}: half-written or damaged ({error}): fetch it again"
+        ) from error
+    _check_size(file, len(plain), budget)
+    if not decompressor.eof:
+        raise HalfWrittenError(
+            f"{file}: half-written: its compressed data end early: fetch it again"
+        )
+    return plain
+
+
+class _Stream:
+    """A file of which no more is taken into memory than there is."""
+
+    def __init__(self, raw: io.BufferedReader | io.BytesIO, file: Path, size: int):
+        self._raw, self.file, self._size = raw, file, size
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes, or a `HalfWrittenError`."""
+        self._demand(size)
+        return self._raw.read(size)
+
+    def readline(self) -> bytes:
+        line = self._raw.readline()
+        if not line.endswith(b"\n"):
+            self._demand(1)
+        return line
+
+    def readinto(self, target: Any) -> int:
+        """Fills a buffer."""
+        self._demand(len(target))
+        return self._raw.readinto(target)
+
+    def _demand(self, size: int) -> None:
+        missing = self._raw.tell() + size - self._size
+        if missing > 0:
+            text = f"{missing} bytes" if missing < 1 << 50 else "many bytes"
+            raise HalfWrittenError(
+                f"{self.file}: half-written: it has {self._size} bytes and ends {text} too early:"
+                " fetch it again"
+            )
+
+
+class _Machine(pickle._Unpickler):
+    """Python's machine with a closed list of opcodes, names and calls."""
+
+    stack: list[Any]
+    memo: dict[int, Any]
+    append: Callable[[Any], None]
+    read: Callable[[int], bytes]
+    readline: Callable[[], bytes]
+    pop_mark: Callable[[], list[Any]]
+
+    def __init__(self, stream: _Stream, budget: Budget):
+        super().__init__(stream, encoding="latin1")
+        self._stream, self._budget, self._made = stream, budget, 0
+
+    def run(self) -> Any:
+        """Returns what the file holds."""
+        self.dispatch = cast(Any, _Opcodes(self))  # type: ignore[misc]
         try:
-            for opcode, argument, position in pickletools.genops(cast(IO[bytes], self._stream)):
-                self._position = position or 0
-                if opcode.name == "STOP":
-                    tree = _complete(self._pop())
-                    self._stream.read(1)  # a compressed file ends with a checksum
-                    return Unpickled(tree, None)
-                self._step(opcode.name, argument)
-        except RefusedPickleError:
+            return self.load()
+        finally:  # the machine and its opcodes refer to each other: without its memory
+            self.memo.clear()
+            del self.dispatch
+
+    def load(self) -> Any:
+        """As in `pickle`, with our errors, and with arrays in place of their descriptions."""
+        try:
+            return _unbox_tree(super().load())
+        except InputError:
             raise
-        except HalfWrittenError:
-            pass
         except _MALFORMED as error:
-            if not self._stream.is_exhausted():
-                reason = " ".join(str(error).split())
-                raise self._refusal(f"what is no valid pickle ({reason:.200})") from error
+            reason = show_name(" ".join(str(error).split()))
+            raise self.refuse(f"what is no valid pickle ({reason})") from error
         except (MemoryError, OverflowError) as error:
-            raise self._refusal("an array larger than the memory") from error
-        place = "its end" if self._arrays else "its beginning"
-        return Unpickled(self._arrays, "/".join(self._find_path()) or place)
+            raise self.refuse("an array larger than the memory") from error
 
-    def _refusal(self, what: str) -> RefusedPickleError:
+    def refuse(self, what: str) -> RefusedPickleError:
+        """The error for what a file asks for."""
         rule = "only NumPy arrays of numbers, joblib's wrappers and plain containers are read"
-        file, position = self._stream.file, self._position
-        return RefusedPickleError(f"{file}: refused {what} at byte {position}: {rule}")
+        file, position = self._stream.file, self._stream.tell()
+        return RefusedPickleError(f"{file}: refused {what} before byte {position}: {rule}")
 
-    def _step(self, opcode: str, argument: Any) -> None:
-        if opcode in _IGNORED:
-            return
-        if opcode in _LITERALS:
-            self._push(argument)
-        elif opcode in _CONSTANTS:
-            self._push(_CONSTANTS[opcode]())
-        elif opcode in _ACTIONS:
-            _ACTIONS[opcode](self)
-        elif opcode in _METHODS:
-            _METHODS[opcode](self, argument)
-        elif opcode == "INST":
-            raise self._refusal(str(argument).replace(" ", "."))
-        else:
-            raise self._refusal(f"opcode {opcode} {_describe(argument)}")
+    def refuse_cost(self, what: str) -> RefusedPickleError:
+        """The error for a file that costs more than it may."""
+        return self.refuse(f"{what}, more than a checkpoint of this model needs,")
 
-    def _push(self, value: Any) -> None:
-        self._stacks[-1].append(value)
-
-    def _pop(self) -> Any:
-        return self._stacks[-1].pop()
-
-    def _pop_mark(self) -> list[Any]:
-        if len(self._stacks) == 1:
-            raise ValueError("no open mark")
-        return self._stacks.pop()
-
-    def _mark(self) -> None:
-        self._stacks.append([])
-
-    def _discard(self) -> None:
-        if self._stacks[-1]:
-            self._pop()
-        else:
-            self._pop_mark()
-
-    def _duplicate(self) -> None:
-        self._push(self._stacks[-1][-1])
-
-    def _memoize(self, index: int | None) -> None:
-        self._memo[len(self._memo) if index is None else index] = self._stacks[-1][-1]
-
-    def _recall(self, index: int) -> None:
-        self._push(self._memo[index])
-
-    def _make_tuple(self) -> None:
-        self._push(tuple(map(_complete, self._pop_mark())))
-
-    def _make_short_tuple(self, size: int) -> None:
-        items = [self._pop() for _ in range(size)]
-        self._push(tuple(map(_complete, reversed(items))))
-
-    def _make_list(self) -> None:
-        self._push([_complete(item) for item in self._pop_mark()])
-
-    def _make_dict(self) -> None:
-        items = self._pop_mark()
-        self._push({})
-        self._set_items(items)
-
-    def _extend(self) -> None:
-        self._add_items(self._pop_mark())
-
-    def _append(self) -> None:
-        self._add_items([self._pop()])
-
-    def _add_items(self, items: list[Any]) -> None:
-        target = self._stacks[-1][-1]
-        if type(target) is not list:
-            raise self._refusal(f"items for {_describe(target)}")
-        target.extend(map(_complete, items))
-
-    def _set_item(self) -> None:
-        value, key = self._pop(), self._pop()
-        self._set_items([key, value])
-
-    def _set_all(self) -> None:
-        self._set_items(self._pop_mark())
-
-    def _set_items(self, items: list[Any]) -> None:
-        target = self._stacks[-1][-1]
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(target) is not dict or not isinstance(key, str | int | float | bytes | None):
-                raise self._refusal(f"an item {_describe(key)} for {_describe(target)}")
-            target[key] = _complete(value)
-
-    def _find_global(self, argument: str) -> None:
-        module, _, name = argument.partition(" ")
-        self._push_name(module, name)
-
-    def _find_stack_global(self) -> None:
-        name, module = self._pop(), self._pop()
-        self._push_name(module, name)
-
-    def _push_name(self, module: Any, name: Any) -> None:
-        if not (isinstance(module, str) and isinstance(name, str)):
-            raise self._refusal(f"a global named {_describe(module)} {_describe(name)}")
+    def find_class(self, module: str, name: str) -> Name:
+        """Returns the label of a name on the list; called for every opcode that names one."""
         label = Name(module, name)
         if label not in PASSIVE and label not in CALLS:
-            raise self._refusal(f"{label!s:.200}")
-        self._push(label)
+            raise self.refuse(show_name(label))
+        return label
 
-    def _reduce(self) -> None:
-        arguments, label = self._pop(), self._pop()
+    def load_stack_global(self) -> None:
+        """Takes a name that consists of two texts."""
+        name, module = self.stack.pop(), self.stack.pop()
+        if not (type(name) is str and type(module) is str):
+            raise self.refuse(f"a global named {_describe(module)} {_describe(name)}")
+        self.append(self.find_class(module, name))
+
+    def load_inst(self) -> None:
+        """Refuses an object that is made of a name and arguments."""
+        names = (self.readline()[:-1].decode("utf-8", "replace") for _ in range(2))
+        raise self.refuse(show_name(".".join(names)))
+
+    def load_reduce(self) -> None:
+        """Answers for a call."""
+        arguments, label = self.stack.pop(), self.stack.pop()
         call = CALLS.get(label) if isinstance(label, Name) else None
-        if call is None or not isinstance(arguments, tuple):
-            raise self._refusal(f"a call of {_describe(label)}")
-        value = call(arguments)
+        if call is None or type(arguments) is not tuple:
+            raise self.refuse(f"a call of {_describe(label)}")
+        value = call(tuple(map(unbox, arguments)))
         if value is None:
-            raise self._refusal(f"a call of {label} with {_describe(arguments)}")
-        self._push(value)
+            raise self.refuse(f"a call of {label} with {_describe(arguments)}")
+        self._spend(value)
+        self.append(value)
 
-    def _make_object(self) -> None:
-        arguments, label = self._pop(), self._pop()
-        if not isinstance(label, Name) or label != WRAPPER or arguments != ():
-            raise self._refusal(f"an object of {_describe(label)} with {_describe(arguments)}")
-        self._push(Box("wrapper"))
+    def load_newobj(self) -> None:
+        """Begins joblib's wrapper of an array."""
+        arguments, label = self.stack.pop(), self.stack.pop()
+        if label != WRAPPER or arguments != ():
+            raise self.refuse(f"an object of {_describe(label)} with {_describe(arguments)}")
+        self.append(Box("wrapper"))
 
-    def _build(self) -> None:
-        state, box = self._pop(), self._stacks[-1][-1]
-        steps = {"dtype": set_byte_order, "array": fill_array, "wrapper": self._read_payload}
+    def load_build(self) -> None:
+        """Gives an object its state, and so joblib's wrapper its array."""
+        state, box = self.stack.pop(), self.stack[-1]
+        steps = {"dtype": set_byte_order, "array": fill_array, "wrapper": self._read_array}
         step = steps.get(box.kind) if isinstance(box, Box) else None
         if step is None or not step(box, state):
-            raise self._refusal(f"a state {_describe(state)} for {_describe(box)}")
+            raise self.refuse(f"a state {_describe(state)} for {_describe(box)}")
+        self._spend(box.value)
 
-    def _read_payload(self, box: Box, state: Any) -> bool:
+    def load_bytearray8(self) -> None:
+        """Takes bytes, of which there must be as many as announced."""
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
+
+    def load_setitem(self) -> None:
+        """Puts one item into a dict."""
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set_items([key, value])
+
+    def load_setitems(self) -> None:
+        """Puts items into a dict."""
+        self._set_items(self.pop_mark())
+
+    def load_dict(self) -> None:
+        """Makes a dict of items."""
+        items = self.pop_mark()
+        self.append({})
+        self._set_items(items)
+
+    def _set_items(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if type(target) is not dict or type(key) is not str:
+                raise self.refuse(f"an item {_describe(key)} for {_describe(target)}")
+            target[key] = value
+
+    def load_append(self) -> None:
+        """Puts one item into a list."""
+        value = self.stack.pop()
+        self._add_items([value])
+
+    def load_appends(self) -> None:
+        """Puts items into a list."""
+        self._add_items(self.pop_mark())
+
+    def _add_items(self, items: list[Any]) -> None:
+        if type(self.stack[-1]) is not list:
+            raise self.refuse(f"items for {_describe(self.stack[-1])}")
+        self.stack[-1].extend(items)
+
+    def _read_array(self, box: Box, state: Any) -> bool:
         """Reads the bytes that follow the description of an array that joblib wrote."""
         payload = read_wrapper_state(state)
         if payload is None or box.value is not None:
             return False
         if payload.is_padded:
-            self._stream.read_exactly(self._stream.read_exactly(1)[0])
-        flat = self._stream.read_array(math.prod(payload.shape), payload.dtype)
-        array = arrange(flat, payload.shape, payload.is_fortran)
-        path = self._find_path()
-        if len(path) == 2:
-            self._arrays.setdefault(path[0], {})[path[1]] = array
-        box.value = array
+            self._stream.read(self._stream.read(1)[0])
+        size = math.prod(payload.shape) * payload.dtype.itemsize
+        self._stream._demand(size)
+        flat = np.empty(math.prod(payload.shape), payload.dtype)
+        self._stream.readinto(flat.view(np.uint8).data)
+        box.value = arrange(flat, payload.shape, payload.is_fortran)
         return True
 
-    def _find_path(self) -> list[str]:
-        """Keys of the dicts that are being filled, outermost first: those without a whole value."""
-        path: list[str] = []
-        for depth, items in enumerate(self._stacks):
-            pairs = items if depth else items[1:]
-            for key, value in itertools.zip_longest(pairs[::2], pairs[1::2]):
-                is_open = isinstance(value, Box) and value.value is None
-                is_empty = type(value) is dict and not value
-                if isinstance(key, str) and (is_open or is_empty or value is None):
-                    path.append(key)
-                if is_open:
-                    return path
-        return path
+    def _spend(self, value: Any) -> None:
+        """Counts what a call or a state made."""
+        value = value.value if isinstance(value, Box) else value
+        self._made += value.nbytes if isinstance(value, np.ndarray) else 0
+        self._made += len(value) if isinstance(value, bytes) else 0
+        if self._made > self._budget.num_bytes:
+            raise self.refuse_cost(f"{self._made} bytes of arrays")
 
 
-def _complete(value: Any) -> Any:
-    """Returns what a box holds, once it does; anything else as it is."""
-    if not isinstance(value, Box):
-        return value
-    if value.value is None:
-        raise ValueError(f"{value.kind} without a state")
-    return value.value
+class _Opcodes:
+    """What the machine does at each opcode; refuses those off the list, and too many."""
+
+    def __init__(self, machine: _Machine):
+        self._machine, self._left = machine, machine._budget.num_steps
+
+    def __getitem__(self, code: int) -> Callable[[Any], Any]:
+        self._left -= 1
+        if self._left < 0:
+            raise self._machine.refuse_cost(f"{self._machine._budget.num_steps} opcodes")
+        opcode = _NAMES.get(code)
+        if opcode is None:
+            raise self._machine.refuse(f"what is no valid pickle (opcode {code})")
+        if opcode.name in _OWN:
+            return getattr(_Machine, f"load_{opcode.name.lower()}")
+        if opcode.name not in _PLAIN:
+            argument = opcode.arg.reader(cast(IO[bytes], self._machine)) if opcode.arg else None
+            raise self._machine.refuse(f"opcode {opcode.name} {_describe(argument)}")
+        return pickle._Unpickler.dispatch[code]
+
+
+def _unbox_tree(tree: Any, levels: int = 2) -> Any:
+    """A tree with what its boxes hold, down to so many levels of dicts."""
+    if type(tree) is not dict or levels == 0:
+        return unbox(tree)
+    return {key: _unbox_tree(value, levels - 1) for key, value in tree.items()}
 
 
 def _describe(value: Any) -> str:
     """A few words on a value of the file, for messages; never more than two levels of it."""
-    if isinstance(value, Name | str | int | bytes | None):
-        return f"{str(value) if isinstance(value, Name) else repr(value):.60}"
+    if isinstance(value, Name):
+        return show_name(value)
+    if isinstance(value, str | int | bytes | None):
+        return f"{value!r:.60}" if not isinstance(value, int) or abs(value) < 1 << 64 else "an int"
     if isinstance(value, tuple):
         shown = (isinstance(part, Name | str | int) for part in value[:6])
         parts = [
@@ -275,44 +362,23 @@ def _describe(value: Any) -> str:
     return value.kind if isinstance(value, Box) else f"a {type(value).__name__}"
 
 
-_IGNORED = frozenset({"PROTO", "FRAME"})
-_LITERALS = frozenset(
+_NAMES = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
+_OWN = frozenset(
     (
-        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-        *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-        *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+        *("STACK_GLOBAL", "INST", "REDUCE", "NEWOBJ", "BUILD", "BYTEARRAY8"),
+        *("SETITEM", "SETITEMS", "DICT", "APPEND", "APPENDS"),
     )
 )
-_CONSTANTS: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_LIST": list,
-    "EMPTY_DICT": dict,
-}
-_ACTIONS: dict[str, Callable[[_Machine], Any]] = {
-    "MARK": _Machine._mark,
-    "POP": _Machine._discard,
-    "POP_MARK": _Machine._pop_mark,
-    "DUP": _Machine._duplicate,
-    "TUPLE": _Machine._make_tuple,
-    "TUPLE1": lambda machine: machine._make_short_tuple(1),
-    "TUPLE2": lambda machine: machine._make_short_tuple(2),
-    "TUPLE3": lambda machine: machine._make_short_tuple(3),
-    "LIST": _Machine._make_list,
-    "DICT": _Machine._make_dict,
-    "APPEND": _Machine._append,
-    "APPENDS": _Machine._extend,
-    "SETITEM": _Machine._set_item,
-    "SETITEMS": _Machine._set_all,
-    "STACK_GLOBAL": _Machine._find_stack_global,
-    "REDUCE": _Machine._reduce,
-    "NEWOBJ": _Machine._make_object,
-    "BUILD": _Machine._build,
-}
-_METHODS: dict[str, Callable[[_Machine, Any], Any]] = {
-    "GLOBAL": _Machine._find_global,
-    **dict.fromkeys(("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"), _Machine._memoize),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine._recall),
-}
+"""Opcodes that are answered here."""
+_PLAIN = frozenset(
+    (
+        *("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP", "GLOBAL"),
+        *("NONE", "NEWTRUE", "NEWFALSE", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "LIST"),
+        *("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"),
+        *("GET", "BINGET", "LONG_BINGET", "FLOAT", "BINFLOAT"),
+        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
+        *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+        *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
+    )
+)
+"""Opcodes that make plain values and containers, which Python's machine may do."""

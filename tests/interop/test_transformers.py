@@ -37,38 +37,8 @@ def call_transformers(folder: Path, tokens: np.ndarray) -> Any:
         )
 
 
-class GatedIntermediate(torch.nn.Module):  # type: ignore[misc]
-    """SwiGLU without biases, which the code of the released v2 models has in this place."""
-
-    def __init__(self, config: Any):
-        super().__init__()
-        self.dense = torch.nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
-
-    def forward(self, x: Any) -> Any:
-        gate, hidden = self.dense(x).chunk(2, dim=-1)
-        return torch.nn.functional.silu(gate) * hidden
-
-
-class GatedOutput(torch.nn.Module):  # type: ignore[misc]
-    """The projection back, without a bias."""
-
-    def __init__(self, config: Any):
-        super().__init__()
-        self.dense = torch.nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-
-    def forward(self, hidden: Any, x: Any) -> Any:
-        return self.dense(hidden) + x
-
-
-@pytest.mark.parametrize("config", [V1, AGRO, V2], ids=["v1", "agro", "v2"])
-def test_an_exported_model_gives_the_same_logits(
-    config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if config.ffn_gated:
-        monkeypatch.setattr(
-            transformers.models.esm.modeling_esm, "EsmIntermediate", GatedIntermediate
-        )
-        monkeypatch.setattr(transformers.models.esm.modeling_esm, "EsmOutput", GatedOutput)
+@pytest.mark.parametrize("config", [V1, AGRO], ids=["v1", "agro"])
+def test_an_exported_model_gives_the_same_logits(config: ModelConfig, tmp_path: Path) -> None:
     model = make_model(config)
     model.save_pretrained(tmp_path / "m")
     tokens = model.tokenizer.encode_batch(SEQUENCES)
@@ -106,15 +76,6 @@ def test_the_exported_tokenizer_gives_the_same_ids(config: ModelConfig, tmp_path
     assert tokenizer.model_max_length == config.max_positions
     found = tokenizer(SEQUENCES, padding="longest")["input_ids"]
     np.testing.assert_array_equal(found, model.tokenizer.encode_batch(SEQUENCES))
-
-
-def test_a_v2_export_names_the_code_that_it_needs(tmp_path: Path) -> None:
-    make_model(V2).save_pretrained(tmp_path / "m")
-    content = json.loads((tmp_path / "m" / "config.json").read_text())
-    assert content["auto_map"]["AutoModelForMaskedLM"].endswith("modeling_esm.EsmForMaskedLM")
-    config = transformers.EsmConfig.from_pretrained(tmp_path / "m")
-    assert (config.add_bias_fnn, config.position_embedding_type) == (False, "rotary")
-    assert (config.vocab_size, config.max_position_embeddings) == (75, 66)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -163,3 +124,57 @@ def test_hostile_pytorch_weights_do_not_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^[^\n]*pytorch_model\.bin: refused or damaged: [^\n]*$"):
         load_pretrained(tmp_path / "m")
     assert not marker.exists()
+
+
+def save_state(folder: Path, change: Any, **options: Any) -> Model:
+    """Saves a model as PyTorch weights, each tensor changed."""
+    model = make_model(V1)
+    model.save_pretrained(folder)
+    state = transformers.EsmForMaskedLM.from_pretrained(folder).state_dict()
+    (folder / "model.safetensors").unlink()
+    changed = {name: change(tensor) for name, tensor in state.items()}
+    torch.save(changed, folder / "pytorch_model.bin", **options)
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parameters_and_other_strides_are_read(dtype: Any, tmp_path: Path) -> None:
+    """As `torch.save(dict(model.named_parameters()))` gives them, and released files have them."""
+
+    def change(tensor: Any) -> Any:
+        turned = tensor.t().contiguous().t() if tensor.ndim == 2 else tensor
+        return torch.nn.Parameter(turned.to(dtype))
+
+    model = save_state(tmp_path / "m", change)
+    found = load_pretrained(tmp_path / "m").params
+    if dtype == torch.float32:
+        assert_same_params(found, model.params)
+    table = "esm_transformer/~/embed"
+    wanted = np.asarray(model.params[table]["embeddings"])
+    np.testing.assert_allclose(found[table]["embeddings"], wanted, rtol=2**-8)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "rule"),
+    [
+        (
+            lambda x: x.to_sparse(),
+            {},
+            r"[^\n]*: type torch\.float32, torch\.sparse_coo can't be read",
+        ),
+        (
+            lambda x: x.to(torch.float8_e4m3fn),
+            {},
+            r"[^\n]*: type torch\.float8_e4m3fn, [^\n]* read",
+        ),
+        (
+            lambda x: x,
+            {"_use_new_zipfile_serialization": False},
+            r"no zip archive: half-written, or ",
+        ),
+    ],
+)
+def test_tensors_that_can_not_be_read(change: Any, options: Any, rule: str, tmp_path: Path) -> None:
+    save_state(tmp_path / "m", change, **options)
+    with pytest.raises(ValueError, match=rf"^[^\n]*pytorch_model\.bin: {rule}[^\n]*$"):
+        load_pretrained(tmp_path / "m")

@@ -1,0 +1,63 @@
+"""What the documents say that can be checked without running it: links, commands, names, sizes."""
+
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+import nucleotide_transformer
+from nucleotide_transformer.cli import COMMANDS
+from nucleotide_transformer.model import init_params
+from nucleotide_transformer.weights.hub import RELEASED
+
+ROOT = Path(__file__).parent.parent
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "experiments").rglob("*.md")]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def make_anchors(page: Path) -> set[str]:
+    """Anchors of the headings of a page, as GitHub makes them."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith(("http:", "https:", "mailto:")):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), target
+        assert not anchor or anchor in make_anchors(file), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_exist(page: Path) -> None:
+    """Every `nt ...` at the start of a line of code, or of a span of code."""
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(r"(?:^|`)nt ([a-z][a-z-]*(?: [a-z][a-z-]*)?)", text, flags=re.MULTILINE)
+    groups = {name.split()[0] for name in COMMANDS if " " in name}
+    for words in found:
+        first = words.split()[0]
+        assert words in COMMANDS or first in COMMANDS or words in groups, words
+
+
+def test_names_of_the_readme_can_be_imported() -> None:
+    lines = re.findall(r"^from nucleotide_transformer import (.+)$", README, flags=re.MULTILINE)
+    names = {name.strip() for line in lines for name in line.split(",")}
+    assert names
+    for name in names:
+        assert getattr(nucleotide_transformer, name)
+
+
+def test_the_table_of_models_is_that_of_the_package() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \|.*\| ([^|]+) \|$", README, flags=re.MULTILINE)
+    assert {name for name, *_ in rows} == RELEASED.keys()
+    for name, size, license_ in rows:
+        config = RELEASED[name].config
+        params = jax.eval_shape(lambda config=config: init_params(jax.random.key(0), config))
+        assert sum(leaf.size for leaf in jax.tree.leaves(params)) == int(size.replace(",", ""))
+        assert RELEASED[name].license.casefold() == license_.casefold().replace(" ", "-")
