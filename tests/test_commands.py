@@ -184,7 +184,7 @@ def damage_table(path):
         ("embed --input {fasta} --output {taken}", "taken.npz: exists already"),
         (
             "embed --input {broken} --output {tmp}/x.npz",
-            "broken.fa: contig 'chr1': position 5: '!'",
+            "broken.fa: contig 'chr1': position 5 (line 2): '!'",
         ),
         ("embed --input {damaged} --output {tmp}/x.npz", "damaged.parquet: damaged Parquet file: "),
         ("export --folder {fasta}", "reads.fa: is a file; an export is a folder"),

@@ -309,8 +309,8 @@ def test_counts_are_written_whole(manifest: Manifest, monkeypatch: pytest.Monkey
     """On disk under another name first: what has the name is never half of a file."""
     path = manifest.folder / COUNTS_FILE
     there = []
-    sync = files._sync
-    monkeypatch.setattr(files, "_sync", lambda part: (there.append(path.exists()), sync(part)))
+    sync = files.sync
+    monkeypatch.setattr(files, "sync", lambda part: (there.append(path.exists()), sync(part)))
     count_corpus(BaselinesConfig(folder=manifest.folder))
     assert there == [False, True]
 

@@ -20,17 +20,16 @@ def run(*words, folder):
 
 def test_every_trial_that_a_cpu_can_run_gives_a_row(tmp_path):
     options = ["--models", "custom", "--sequences", "2", "--options", f"{TINY} {FAST}"]
-    done = run(*options, "--trials", "0", "1", "8", folder=tmp_path)
+    done = run(*options, "--trials", "0", "8", folder=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = json.loads((tmp_path / "trials.json").read_text())
-    names = ["default (scan, dots)", "loop over the layers, nothing recomputed"]
-    names.append("queries, keys and values apart")
+    names = ["default (scan, dots)", "queries, keys and values apart"]
     assert [row["trial"] for row in rows] == names
     assert all(row["tokens_per_second"] > 0 and row["compile_seconds"] > 0 for row in rows)
     # The same numbers up to rounding: a trial changes how, never what.
-    assert max(abs(rows[0]["loss"] - row["loss"]) for row in rows) < 0.05
+    assert abs(rows[0]["loss"] - rows[1]["loss"]) < 0.05
     table = (tmp_path / "trials.md").read_text()
-    assert table.count("\n") == 5
+    assert table.count("\n") == 4
     assert "| custom | 2 | default (scan, dots) |" in table
     assert " | 1.00 | " in table
 
