@@ -121,6 +121,13 @@ def test_a_link_is_refused_before_anything_is_loaded(is_dangling: bool, tmp_path
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_whoever_may_read_a_folder_may_read_its_weights(model: Model, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "e")
+    (tmp_path / "new").touch()
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "e").iterdir()}
+    assert modes == dict.fromkeys(modes, (tmp_path / "new").stat().st_mode)
+
+
 def test_a_folder_keeps_its_mode(model: Model, tmp_path: Path) -> None:
     folder = tmp_path / "shared"
     folder.mkdir()

@@ -8,6 +8,7 @@ the rotary embedding, and a table of positions beside it; these are skipped, and
 import importlib
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -209,7 +210,9 @@ def save_huggingface(
     for i, names in enumerate(shards, 1):
         name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
         shard = {tensor: _take_tensor(params, places[tensor]) for tensor in names}
-        _write_safetensors(folder / (SAFETENSORS if len(shards) == 1 else name), shard)
+        file = folder / (SAFETENSORS if len(shards) == 1 else name)
+        _write_safetensors(file, shard)
+        shutil.copymode(folder / CONFIG, file)  # the library writes for the owner alone
         weight_map |= dict.fromkeys(names, name)
         total += sum(array.nbytes for array in shard.values())
     if len(shards) > 1:
