@@ -1,5 +1,6 @@
 """Small files that would take gigabytes or minutes are refused at once, in one line."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -20,7 +21,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What each file did in one process with a limit on its memory."""
     folder = tmp_path_factory.mktemp("bombs")
     for number, (build, _) in enumerate(CASES.values()):
-        build(folder / str(number))
+        with contextlib.suppress(ImportError):  # torch; the test of its file is skipped then
+            build(folder / str(number))
     run = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "hostile_sizes.py"), str(folder)],
         capture_output=True,
