@@ -29,7 +29,6 @@ from rich.progress import (
 )
 
 from nucleotide_transformer.data.assemblies import Assembly, load_assemblies
-from nucleotide_transformer.data.folder import hold_lock
 from nucleotide_transformer.data.parallel import catch_termination
 from nucleotide_transformer.data.web import (
     RETRY_STATUSES,
@@ -39,7 +38,7 @@ from nucleotide_transformer.data.web import (
     make_session,
 )
 from nucleotide_transformer.errors import InputError, require, require_positive
-from nucleotide_transformer.files import PARTIAL_PREFIX
+from nucleotide_transformer.files import PARTIAL_PREFIX, hold_folder
 
 LOCK_FILE = ".download.lock"
 _BLOCK_BYTES = 1 << 20
@@ -115,7 +114,7 @@ def download(
     assemblies = load_assemblies(config.table)
     folder = config.table.parent
     rule = "another process is downloading to this folder: wait for it, or end it"
-    with hold_lock(folder, LOCK_FILE, rule), catch_termination():
+    with hold_folder(folder, rule, LOCK_FILE), catch_termination():
         _check_room(folder, assemblies)
         advance = start(sum(assembly.num_bytes or 0 for assembly in assemblies))
         stop, session = threading.Event(), make_session()

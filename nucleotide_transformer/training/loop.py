@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 
 from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.errors import NotAFolderError, OutputExistsError, RunFailedError
+from nucleotide_transformer.files import hold_folder
 from nucleotide_transformer.training.checkpoints import Checkpointer, restore
 from nucleotide_transformer.training.devices import (
     Layout,
@@ -27,7 +28,6 @@ from nucleotide_transformer.training.devices import (
     lay_out,
 )
 from nucleotide_transformer.training.identity import check_same_rates, check_same_run, flatten
-from nucleotide_transformer.training.lock import hold_folder
 from nucleotide_transformer.training.metrics import IntervalLog, MetricWriter
 from nucleotide_transformer.training.progress import RunProgress
 from nucleotide_transformer.training.state import TrainState
@@ -43,6 +43,10 @@ METRICS_LAG = 2
 """Updates that may be under way before the host waits for the metrics of one: enough that a
 device never waits for the host, few enough that a diverged run stops at once."""
 
+ALREADY_TRAINING = (
+    "another process is training this run; processes that train together each need --distributed"
+)
+"""They would remove each other's saves under way, and mix their metrics."""
 STOPPING = b"\nstopping: the run is saved after this update; Ctrl-C again ends it at once\n"
 
 
@@ -132,10 +136,10 @@ class Run:
         with ExitStack() as opened:
             if first:
                 (plan.folder / FOLDER).mkdir(parents=True, exist_ok=True)
-                opened.enter_context(hold_folder(plan.folder))
+                opened.enter_context(hold_folder(plan.folder, ALREADY_TRAINING))
             self._checkpointer = Checkpointer(plan.folder, keep=plan.keep) if first else None
             state = self._restore() or initial or task.init_state()
-            check_agreement((state.trainable, state.opt_state))
+            check_agreement(state)
             self.step = int(state.step)
             self._state = place_state(state, devices)
             self._log = IntervalLog(
