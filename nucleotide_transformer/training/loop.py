@@ -7,7 +7,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -160,12 +160,16 @@ class Run:
     def train(self, stop: threading.Event) -> dict[str, float] | None:
         """Updates until the last step, or until `stop` is set in any process.
 
+        It is set here if nobody sees the output any more: the reader of a pipe is gone.
+
         Returns:
             Held-out metrics at the end; None if the run was stopped before.
         """
         pending: deque[tuple[int, StepMetrics]] = deque()
         stopping = False
         while self.step < self._plan.total_steps and not stopping:
+            if self.progress.is_lost:
+                stop.set()
             pending.append(self._update(stop, newest=pending[-1][1] if pending else None))
             stopping = self._record(pending, leave=METRICS_LAG)
             # Alone, a process need not wait for its own word to come back from the devices.
@@ -332,6 +336,8 @@ def check_output(folder: Path) -> None:
 def catch_signals(*, show: bool) -> Iterator[threading.Event]:
     """Turns the first Ctrl-C or SIGTERM into an event and says so; a second ends the process.
 
+    And SIGHUP, of a terminal that closes, unless `nohup` has it ignored. It may come twice.
+
     Call it after `join_processes`, where JAX takes over SIGTERM.
     """
     stop = threading.Event()
@@ -339,13 +345,16 @@ def catch_signals(*, show: bool) -> Iterator[threading.Event]:
         yield stop
         return
     previous = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    if (of_terminal := signal.getsignal(signal.SIGHUP)) != signal.SIG_IGN:
+        previous[signal.SIGHUP] = of_terminal
 
     def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
         stop.set()
         if show:
-            os.write(2, STOPPING)
+            with suppress(OSError):  # the terminal may be gone
+                os.write(2, STOPPING)
         for kind, handler in previous.items():
-            signal.signal(kind, handler)
+            signal.signal(kind, signal.SIG_IGN if kind == signal.SIGHUP else handler)
 
     for kind in previous:
         signal.signal(kind, ask_to_stop)
