@@ -168,9 +168,9 @@ class ComputeConfig:
     stack: Stack = "scan"
     """One compiled block scanned over the layers, or every layer compiled by itself."""
     remat: Remat = "dots"
-    """What the backward pass computes again. dots: norms and activations, neither the matrix
-    products nor the attention (but for the scores of its einsum form); block: whole
-    blocks, for the least memory; none: nothing."""
+    """What the backward pass of training computes again. dots: norms and activations, neither
+    matrix products nor attention (but for the scores of its einsum form); block: whole blocks, for
+    the least memory; none: nothing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -253,8 +253,8 @@ class CheckpointConfig:
     every_steps: int = 1_000
     """Save every N updates, and also at the end and on Ctrl-C."""
     keep: int = 3
-    """Latest checkpoints kept, besides the one with the lowest held-out loss: of those that were
-    evaluated, so every_steps here and in evaluation should have a common multiple."""
+    """Latest checkpoints kept, besides the one with the lowest held-out loss. Only a checkpoint of
+    an update that was evaluated has one: every_steps of both should have a common multiple."""
 
     def __post_init__(self) -> None:
         require_positive(self, "every_steps", "keep")

@@ -6,7 +6,7 @@ such as `<mask>` that stands in the text: both end the run.
 
 How it is made fast: all texts of a batch are joined into one, every byte becomes a code, and the
 codes above `_LAST_LETTER` (N, special tokens, the separator that stands for `<cls>`) cut it into
-segments: one such code and the run behind it. The widths of a segment's tokens are then known, and
+segments: one such code and the run after it. The widths of a segment's tokens are then known, and
 with them where each token starts.
 """
 

@@ -56,12 +56,12 @@ class DownloadConfig:
     num_downloads: int = 4
     """Files at a time."""
     num_retries: int = 8
-    """How often a file is asked for again without a byte having come."""
+    """Requests in a row for one file that may fail without a byte, after the first."""
     first_wait: float = 1.0
-    """Seconds before the first of these; twice as long before each further one, up to a minute, or
-    as long as the server says."""
+    """Seconds to wait before the first retry; twice as long before each further one, up to a
+    minute, or as long as the server asks."""
     timeout: float = WAIT_SECONDS
-    """Seconds without a byte, after which a connection is given up."""
+    """Seconds without a byte after which a connection is given up."""
 
     def __post_init__(self) -> None:
         require_positive(self, "num_downloads", "first_wait", "timeout")
