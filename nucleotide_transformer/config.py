@@ -10,6 +10,7 @@ from nucleotide_transformer.errors import require
 from nucleotide_transformer.errors import require_positive as require_positive
 from nucleotide_transformer.files import require_local
 from nucleotide_transformer.optimizer_config import OptimizerConfig as OptimizerConfig
+from nucleotide_transformer.token_ids import TokenIds
 from nucleotide_transformer.types import Vocabulary
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -37,7 +38,7 @@ refused before anything of that size is made."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(TokenIds):
     """What the network computes. The defaults are `100M_multi_species_v2`."""
 
     vocabulary: Vocabulary = "v2"
@@ -114,41 +115,6 @@ class ModelConfig:
     def position_limit(self) -> int | None:
         """Tokens of the longest sequence that the model can take; None for rotary models."""
         return self.max_positions if self.position == "learned" else None
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Special tokens, 4**k k-mers, and the five single letters A, T, C, G, N."""
-        return {"v1": 4, "v2": 6}[self.vocabulary] + 4**self.k + 5
-
-    @property
-    def unk_token_id(self) -> int:
-        """Id of `<unk>`."""
-        return 0
-
-    @property
-    def pad_token_id(self) -> int:
-        """Id of `<pad>`."""
-        return 1
-
-    @property
-    def mask_token_id(self) -> int:
-        """Id of `<mask>`."""
-        return 2
-
-    @property
-    def cls_token_id(self) -> int:
-        """Id of `<cls>`."""
-        return 3
-
-    @property
-    def first_kmer_id(self) -> int:
-        """Id of the k-mer AA...A; the other k-mers and A, T, C, G, N follow it."""
-        return {"v1": 4, "v2": 6}[self.vocabulary]
-
-    @property
-    def num_nucleotide_tokens(self) -> int:
-        """Tokens that spell known nucleotides: 4**k k-mers and A, T, C, G, but not N."""
-        return 4**self.k + 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
