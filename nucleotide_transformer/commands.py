@@ -83,7 +83,14 @@ class PlainConsole(Console):
     """Takes no text for markup: the name of a species or a folder may have brackets."""
 
     def __init__(self) -> None:
-        super().__init__(soft_wrap=True, highlight=False, markup=False, emoji=False)
+        super().__init__(
+            force_jupyter=False,
+            force_terminal=False if Console().is_jupyter else None,
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
         if not self.is_terminal:
             self.width = LOG_WIDTH
 
