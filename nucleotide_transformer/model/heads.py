@@ -43,3 +43,25 @@ class MaskedLMHead(hk.Module):
         """Logits of the tokens."""
         x = self._norm(gelu(self._dense(x)))
         return self._output(x, self._shared() if self._shared else None)
+
+
+class TaskHead(hk.Module):
+    """One linear layer: what fine-tuning puts onto pooled embeddings, or onto those of tokens."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        compute: ComputeConfig,
+        *,
+        num_outputs: int,
+        name: str = "task_head",
+    ):
+        super().__init__(name=name)
+        del config
+        self._linear = Linear(
+            num_outputs, param_dtype=compute.param_dtype, output_dtype="float32", name="outputs"
+        )
+
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch C"]:
+        """Logits, or values, in float32."""
+        return self._linear(x)
