@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_models import MODELS, V1, V2, assert_same_params, random_params
-from test_heads import count_dots
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.model import count_parameters, make_forward

@@ -10,6 +10,7 @@ Its parameters are named as those of the block are, such as `esm_transformer/att
 ia3/key`, and are stacked with them. `init_state(..., is_trainable=...)` tells them by that name.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
@@ -30,6 +31,9 @@ activation and gate, x that of fc1."""
 SITES: tuple[Site, ...] = get_args(Site)
 LORA_SITES: tuple[Site, ...] = ("query", "key", "value", "attention_output")
 """Where LoRA is by default."""
+
+Method = Literal["head", "ia3", "lora", "full"]
+"""What fine-tuning trains: the task's head alone; an adapter with it; or all weights."""
 
 Adapt = Callable[[Site, Array, Array], Array]
 """(site, x, y) -> what takes the place of y."""
@@ -142,6 +146,15 @@ class _LowRank(hk.Module):
         down = hk.get_parameter("down", (width, self._rank), self._dtype, init=init)
         up = hk.get_parameter("up", (self._rank, to), self._dtype, init=jnp.zeros)
         return jnp.asarray(down), jnp.asarray(up)
+
+
+def choose_adapter(
+    method: Method, *, rank: int, alpha: float, sites: Sequence[Site]
+) -> Adapter | None:
+    """The adapter of a method; None for those that have none. The sizes are LoRA's."""
+    lora = functools.partial(Lora, rank=rank, alpha=alpha, sites=tuple(sites))
+    adapters: dict[Method, Adapter] = {"ia3": Ia3, "lora": lora}
+    return adapters.get(method)
 
 
 def merge_adapter(params: Params, alpha: float = 16.0) -> Params:
