@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nucleotide_transformer.finetuning.kmer_counts import number_words
 from nucleotide_transformer.finetuning.labels import LabelledSequences, read_labelled
 from nucleotide_transformer.finetuning.leaks import (
     Leaks,
     drop_leaks,
     find_leaks,
-    number_words,
 )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from nucleotide_transformer.data.fasta import reverse_complement
+from nucleotide_transformer.finetuning.kmer_counts import number_words
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.types import Bool, Int, UInt
 
@@ -107,36 +108,6 @@ def _list_words(sequences: Sequence[str]) -> _Words:
         rows.append(np.full(len(found), row, np.int64))
     empty = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
     return _Words(np.concatenate(rows or empty[0]), np.concatenate(words or empty[1]))
-
-
-def number_words(sequence: str, size: int) -> UInt[np.ndarray, " W"]:
-    """The words at every place, as numbers that are the same for both strands.
-
-    Args:
-        sequence: words with another letter than A, C, G, T are left out.
-        size: letters of a word, at most 31.
-    """
-    codes = _CODES[np.frombuffer(sequence.encode(), np.uint8)]
-    count = len(codes) - size + 1
-    if count < 1:
-        return np.zeros(0, np.uint64)
-    forward, backward = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
-    bad = np.concatenate([[0], np.cumsum(codes > 3)])
-    for place in range(size):
-        letters = (codes[place : place + count] & 3).astype(np.uint64)
-        forward |= letters << np.uint64(2 * (size - 1 - place))
-        backward |= (letters ^ np.uint64(3)) << np.uint64(2 * place)
-    return np.minimum(forward, backward)[bad[size:] == bad[:-size]]
-
-
-def _make_codes() -> np.ndarray:
-    """A, C, G, T to 0 to 3, so that the complement of n is 3 - n; anything else to 4."""
-    codes = np.full(256, 4, np.uint8)
-    codes[list(b"ACGT")] = np.arange(4)
-    return codes
-
-
-_CODES = _make_codes()
 
 
 def _make_table(words: _Words, common: UInt[np.ndarray, " W"], num_rows: int) -> sparse.csr_matrix:
