@@ -164,7 +164,9 @@ class EmbeddingStore:
         self._parts.append(path)
         self._index(len(self._parts) - 1)
 
-    def load(self, sequences: Sequence[str], strand: Strand, layer: int) -> Float[np.ndarray, "S D"]:
+    def load(
+        self, sequences: Sequence[str], strand: Strand, layer: int
+    ) -> Float[np.ndarray, "S D"]:
         """The embeddings of sequences that were added, in their order."""
         places = np.array([self._places[_make_key(text, strand)] for text in sequences], np.int64)
         result = np.zeros((len(places), self._model.config.embed_dim), np.float32)

@@ -21,7 +21,7 @@ Features = Any
 
 FOLDS = 3
 STRENGTHS: dict[Estimator, tuple[float, ...]] = {
-    "logistic": (0.0001, 0.001, 0.01, 0.1),
+    "logistic": (0.0001, 0.001, 0.01, 0.1, 1.0),
     "mlp": (0.01, 0.1, 1.0, 10.0),
 }
 """Inverse weights of the penalty for standardised features (scikit-learn's `C`, or 1 / `alpha`):
