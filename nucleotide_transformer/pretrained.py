@@ -19,14 +19,21 @@ import numpy as np
 from jaxtyping import Shaped
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
-from nucleotide_transformer.errors import InputError
-from nucleotide_transformer.model import Outputs, exact_products, make_forward
+from nucleotide_transformer.errors import InputError, MissingInputError
+from nucleotide_transformer.model import Outputs, exact_products, init_params, make_forward
 from nucleotide_transformer.model.encoder import check_layers, check_length
 from nucleotide_transformer.model.platform import find_default_device, resolve_compute
 from nucleotide_transformer.model.stacking import AnyParams, arrange_params
 from nucleotide_transformer.model.token_tables import fold_tables
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Int, Params
+from nucleotide_transformer.weights.adapter_files import (
+    TrainedHead,
+    check_base,
+    check_shapes,
+    find_adapter,
+    load_adapter,
+)
 from nucleotide_transformer.weights.assembly import ParamsBuilder
 from nucleotide_transformer.weights.compat import get_pretrained_model as get_pretrained_model
 from nucleotide_transformer.weights.folders import (
@@ -64,6 +71,10 @@ class Model:
     """What the parameters were made from, for the model card of an export."""
     license: str | None = None
     """Licence of the parameters by its short name on the hub, where it is known."""
+    source: str | None = None
+    """What `load_pretrained` finds it by on this machine: a name, or the path of its folder."""
+    head: TrainedHead | None = None
+    """What fine-tuning put onto it, for `predict`; its parameters are not among the model's."""
 
     def __post_init__(self) -> None:
         """Decides what "auto" is on this machine."""
@@ -167,6 +178,7 @@ def load_pretrained(
     compute: ComputeConfig = ComputeConfig(),
     revision: str | None = None,
     cache: str | Path | None = None,
+    base: "str | Path | Model | None" = None,
 ) -> Model:
     """Loads a model, finding out by itself how it is stored.
 
@@ -176,24 +188,30 @@ def load_pretrained(
 
     Args:
         source: the name of a released model or of the packaged one, a local folder (of either
-            layout, or a run of `nt pretrain` or one of its checkpoints), or a repository of the
-            Hugging Face hub. A folder that is called like a released model is given as a `Path`,
-            or with `./` before its name.
+            layout, a run of `nt pretrain` or one of its checkpoints, or an adapter or a run of
+            `nt finetune`), or a repository of the Hugging Face hub. A folder that is called like a
+            released model is given as a `Path`, or with `./` before its name.
         layout: which one to read where both are there; the JAX one by default.
         compute: precision; parameters are cast to its `param_dtype`.
         revision: of a repository; by default the one that is pinned in the table of released
             models, or else its main branch.
         cache: folder of the hub's cache; huggingface_hub's own by default.
+        base: of an adapter: the model that it was trained on, or where that is; by default it is
+            found by what the adapter says. The adapter is folded into its weights.
 
     Raises:
         MissingInputError: if there is no such folder or no model in it, neither network nor cache
             has the model, or none was packaged.
         InputError: for an unknown name (the nearest is suggested), a file that is damaged or asks
             for more than arrays, a packaged file that is not as it was, or tensors that don't fit
-            the model: one line lists them all.
+            the model: one line lists them all; or for an adapter of another base.
     """
     place = None if cache is None else expand_user(cache)
     folder = find_folder(source, layout, revision=revision, cache=place)
+    if layout is None and (found_adapter := find_adapter(folder)):
+        return _load_adapted(found_adapter, compute, base, cache)
+    if base is not None:
+        raise InputError(f"{source}: base = {str(base)!r}: is for adapters, and this is none")
     if layout is None and find_layout(folder) is None and (run := _load_run(folder, compute)):
         params, config = run
     else:
@@ -210,6 +228,54 @@ def load_pretrained(
         tokenizer=KmerTokenizer(vocabulary=config.vocabulary, k=config.k),
         origin=origin if released or not expand_user(source).is_dir() else folder.resolve().name,
         license=license,
+        source=str(
+            folder.resolve() if released is None and folder == expand_user(source) else source
+        ),
+    )
+
+
+def _load_adapted(
+    folder: Path,
+    compute: ComputeConfig,
+    base: "str | Path | Model | None",
+    cache: str | Path | None,
+) -> Model:
+    """Loads an adapter, and its base in float32, and folds the one into the other."""
+    adapter = load_adapter(folder)
+    if not isinstance(base, Model):
+        whole = dataclasses.replace(compute, param_dtype="float32")
+        place: str | Path = adapter.base if base is None else base
+        try:
+            base = load_pretrained(place, compute=whole, cache=cache)
+        except MissingInputError as error:
+            hint = f"{folder}: the adapter's base model: {error}"
+            raise MissingInputError(f"{hint}; give another place of it as the base") from error
+    name = base.source or base.origin
+    if adapter.random_seed is not None:
+        base = randomise(base, adapter.random_seed)
+    check_base(adapter, base.params, folder, name)
+    check_shapes(adapter, base.params, base.config, folder)
+    merged = adapter.merge(base.params)
+    return dataclasses.replace(
+        base,
+        params=jax.tree.map(lambda leaf: jnp.asarray(leaf, compute.param_dtype), merged),
+        compute=compute,
+        origin=f"{base.origin}, with the adapter {folder.resolve().parent.name}/{folder.name}",
+        source=str(folder.resolve()),
+        head=adapter.head,
+    )
+
+
+def randomise(model: Model, seed: int) -> Model:
+    """The same network with random weights: the control of every result with trained ones.
+
+    Args:
+        model: whose architecture, precision and tokenizer are kept.
+        seed: of the weights.
+    """
+    params = init_params(jax.random.key(seed), model.config, model.compute)
+    return dataclasses.replace(
+        model, params=params, origin=f"{model.origin}, with random weights", head=None
     )
 
 
