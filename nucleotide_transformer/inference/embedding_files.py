@@ -74,7 +74,8 @@ class EmbedConfig:
     input: Path
     """Sequences: .fa, .fasta, .fna, .csv or .tsv (also with .gz), or .parquet."""
     output: Path
-    """File to write: .parquet, .npz, .h5 or .hdf5. What is unfinished lies in <output>.parts."""
+    """File to write: .parquet, .npz, .h5 or .hdf5. Until it is complete, its parts are in
+    <output>.parts."""
     bed: Path | None = None
     """Intervals of the FASTA file to embed, instead of its contigs."""
     stranded: bool = False
@@ -130,7 +131,7 @@ def embed_file(
 
     The input is read and checked whole before the first sequence is embedded. Finished sequences
     are kept in parts in the folder `<output>.parts`; called again with the same arguments, the
-    function goes on behind them. The output appears when it is complete, and the folder goes.
+    function resumes after them. The output appears when it is complete, and the folder is removed.
 
     Args:
         model: what `load_pretrained(config.model, ...)` returns.
