@@ -48,5 +48,3 @@ def make_parser() -> Any:
 
 def _unite(kinds: list[Any]) -> Any:
     return Union[tuple(kinds)]  # noqa: UP007 - of a list
-
-
