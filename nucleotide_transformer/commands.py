@@ -181,7 +181,8 @@ def export(config: "ExportConfig") -> int:
 
     from nucleotide_transformer.pretrained import export_model
 
-    export_model(config.source, config.folder, layout=config.layout, overwrite=config.overwrite)
+    fields = {name: value for name, value in vars(config).items() if name != "source"}
+    export_model(config.source, **fields)
     PlainConsole().print(f"wrote {config.folder} in the {config.layout} layout")
     return 0
 
