@@ -28,7 +28,7 @@ from nucleotide_transformer.training.devices import (
     lay_out,
 )
 from nucleotide_transformer.training.identity import check_same_rates, check_same_run, flatten
-from nucleotide_transformer.training.metrics import IntervalLog, MetricWriter
+from nucleotide_transformer.training.metrics import IntervalLog, MetricWriter, read_metrics
 from nucleotide_transformer.training.progress import RunProgress
 from nucleotide_transformer.training.state import TrainState
 from nucleotide_transformer.training.step import (
@@ -80,6 +80,9 @@ class RunPlan:
     """What else makes the run the same run, such as the digest of its corpus."""
     make_schedule: Callable[[Any], optax.Schedule]
     """Learning rates of a config like `config`."""
+    is_over: Callable[[list[dict[str, Any]]], bool] | None = None
+    """Whether the run ends before `total_steps`: a function of the lines of held-out metrics so
+    far, as `metrics.jsonl` has them, so that a run that resumes decides as it would have."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,6 +153,11 @@ class Run:
                 total_steps=plan.total_steps,
             )
             self._writer = MetricWriter(plan.folder, step=self.step) if first else None
+            self._history = [
+                line
+                for line in read_metrics(plan.folder)
+                if line["kind"] == "validation" and line["step"] <= self.step
+            ]
             self._fills: deque[float] = deque()
             self._evaluated: tuple[int, dict[str, float]] | None = None
             self.progress = RunProgress(
@@ -166,8 +174,8 @@ class Run:
             Held-out metrics at the end; None if the run was stopped before.
         """
         pending: deque[tuple[int, StepMetrics]] = deque()
-        stopping = False
-        while self.step < self._plan.total_steps and not stopping:
+        stopping, over = False, self._find_end()
+        while self.step < self._plan.total_steps and not (stopping or over):
             if self.progress.is_lost:
                 stop.set()
             pending.append(self._update(stop, newest=pending[-1][1] if pending else None))
@@ -183,9 +191,10 @@ class Run:
                     if stopping:
                         self._save({})  # first: a cluster may give it seconds
                     held_out = self._evaluate_safely() if evaluate else {}
-                    if save or stopping:
+                    over = self._is_over()
+                    if save or stopping or over:
                         self._save(held_out)
-        if self.step < self._plan.total_steps:
+        if self.step < self._plan.total_steps and not over:
             return None
         held_out = self.evaluate()
         self._save(held_out)  # for a run that was finished already, and stopped before this
@@ -200,8 +209,23 @@ class Run:
             tokens = self.step * self._plan.tokens_per_update
             values = {name: value for name, value in held_out.items() if name != "score"}
             self._write("validation", self.step, {"tokens": tokens, **values})
+            self._history.append({"step": self.step, **values})
             self.progress.say(f"update {self.step:,}: {self._task.describe(held_out)}")
         return self._evaluated[1]
+
+    def _find_end(self) -> bool:
+        """Whether a run that resumes is over; measures what it was stopped before it could."""
+        plan = self._plan
+        measured = {line["step"] for line in self._history}
+        due = plan.is_over and self.step and self.step % plan.evaluate_every_steps == 0
+        if due and agree_on(self.step not in measured):
+            self._save(self.evaluate())
+        return self._is_over()
+
+    def _is_over(self) -> bool:
+        """Whether the plan ends the run here: the same answer in all processes."""
+        is_over = self._plan.is_over
+        return bool(is_over and agree_on(is_over(self._history)))
 
     def _evaluate_safely(self) -> dict[str, float]:
         """As `evaluate`; no update is lost if it fails, or is interrupted."""

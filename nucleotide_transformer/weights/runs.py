@@ -171,6 +171,15 @@ def read_json(checkpoint: Path, item: str) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_held_out(checkpoint: Path) -> dict[str, float]:
+    """The held-out metrics of a checkpoint, the `score` among them; none if none were measured."""
+    path = checkpoint / "metrics" / "metrics"
+    if not path.is_file():
+        return {}
+    with name_damage(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
 def read_record(checkpoint: Path) -> dict[str, Any]:
     """What a checkpoint says of itself: `format_version`, and since version 1 `corpus`.
 
