@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nucleotide_transformer.config import ComputeConfig
+from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.files import require_local, write_whole
 from nucleotide_transformer.finetuning.embedding_store import EmbeddingStore
@@ -156,7 +157,7 @@ def run_probe(
     if config.control:
         networks[RANDOM] = randomise(model, config.seed)
     result: dict[str, Any] = {
-        "settings": {name: _to_json(value) for name, value in dataclasses.asdict(config).items()},
+        "settings": config_to_dict(config),
         "num_train": len(train),
         "num_test": len(test),
         "leaks": leaks.count_rows(),
@@ -254,7 +255,3 @@ def plot_layers(result: dict[str, Any]) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure
-
-
-def _to_json(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
