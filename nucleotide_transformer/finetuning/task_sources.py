@@ -74,13 +74,14 @@ def find_tasks(
         if not _REPOSITORY.fullmatch(source):
             raise MissingInputError(f"{source}: no such folder, and no owner/name of the hub")
         folder = cache if cache.is_dir() else fetch_tasks(source, cache, revision=revision)
-    tasks = {task.name: task for task in _list_tasks(folder)}
-    if not tasks:
+    places = {place.name: place for place in sorted(folder.iterdir()) if place.is_dir()}
+    every = [name for name, place in places.items() if any(_find_tables(place).values())]
+    if not every:
         rule = "must hold a folder for each task, with train.csv and test.csv (or .tsv, .parquet)"
         raise MissingInputError(f"{folder}: no task: {rule}")
     for name in names:
-        require(name in tasks, f"{source}: task", name, f"there are {', '.join(sorted(tasks))}")
-    return [tasks[name] for name in names or sorted(tasks)]
+        require(name in every, f"{source}: task", name, f"there are {', '.join(every)}")
+    return [_make_task(places[name]) for name in names or every]
 
 
 def read_tables(task: Task, columns: ColumnsConfig) -> Tables:
@@ -101,26 +102,23 @@ def read_tables(task: Task, columns: ColumnsConfig) -> Tables:
     return Tables(train, read(task.test, classes=train.classes))
 
 
-def _list_tasks(folder: Path) -> Iterator[Task]:
-    """A task for each folder with tables in it."""
-    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
-        found = {split: _find_table(place, split) for split in SPLITS}
-        if not any(found.values()):
-            continue
-        for split, path in found.items():
-            if path is None:
-                shown = ", ".join(f"{split}{suffix}" for suffix in _SUFFIXES)
-                raise MissingInputError(f"{place}: no {split} set: must have one of {shown}")
-        yield Task(place.name, *(path for path in found.values() if path))
+def _find_tables(folder: Path) -> dict[str, list[Path]]:
+    """Split -> the files that may hold it."""
+    paths = {split: [folder / f"{split}{suffix}" for suffix in _SUFFIXES] for split in SPLITS}
+    return {split: [path for path in there if path.is_file()] for split, there in paths.items()}
 
 
-def _find_table(folder: Path, split: str) -> Path | None:
-    there = [folder / f"{split}{suffix}" for suffix in _SUFFIXES]
-    found = [path for path in there if path.is_file()]
-    if len(found) > 1:
-        rule = "must be one of them"
-        raise InputError(f"{folder}: {', '.join(path.name for path in found)}: {rule}")
-    return found[0] if found else None
+def _make_task(folder: Path) -> Task:
+    """The task of a folder, if it has one table for each split."""
+    found = _find_tables(folder)
+    for split, paths in found.items():
+        if not paths:
+            shown = ", ".join(f"{split}{suffix}" for suffix in _SUFFIXES)
+            raise MissingInputError(f"{folder}: no {split} set: must have one of {shown}")
+        if len(paths) > 1:
+            shown = ", ".join(path.name for path in paths)
+            raise InputError(f"{folder}: {shown}: must be one of them")
+    return Task(folder.name, *(paths[0] for paths in found.values()))
 
 
 def fetch_tasks(source: str, folder: Path, *, revision: str | None = None) -> Path:
