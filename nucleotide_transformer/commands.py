@@ -8,7 +8,7 @@ import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tyro
 from rich.console import Console
@@ -66,17 +66,6 @@ class InfoConfig:
 
     folder: Path
     """Folder that `nt corpus build` made."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CompletionConfig:
-    """Prints a script that lets a shell complete commands, options and choices.
-
-    For bash: nt completion bash > ~/.local/share/bash-completion/completions/nt
-    """
-
-    shell: Literal["bash", "zsh"]
-    """Which shell."""
 
 
 class PlainConsole(Console):
@@ -268,35 +257,14 @@ def verify(config: "VerifyConfig") -> int:
     return 0 if result.is_ok else FAILED
 
 
-def print_completion(config: CompletionConfig) -> int:
-    """`nt completion`."""
-    words = ["--tyro-print-completion", config.shell]
-    tyro.cli(make_parser(), args=words, prog="nt", config=(tyro.conf.OmitSubcommandPrefixes,))
-    raise AssertionError("tyro exits")
+def find_later(path: str) -> Callable[[Any], int]:
+    """The function of a command, whose module is imported when it runs: "room.module.name"."""
 
+    def run(config: Any) -> int:
+        module, _, name = path.rpartition(".")
+        return getattr(importlib.import_module(f"{_PACKAGE}.{module}"), name)(config)
 
-def make_parser() -> Any:
-    """All commands as tyro has them: a union of their configs, groups of commands in dataclasses.
-
-    For completion alone.
-    """
-    from nucleotide_transformer.option_help import show_class
-
-    by_group: dict[str, list[Any]] = {"": []}
-    for name, command in COMMANDS.items():
-        group, _, inner = name.rpartition(" ")
-        kind = show_class(command.find_config(), takes_file=command.takes_file)
-        by_group.setdefault(group, []).append(Annotated[kind, tyro.conf.subcommand(inner)])
-    choices = by_group.pop("")
-    for group, members in by_group.items():
-        field = ("command", _unite(members))
-        nested = dataclasses.make_dataclass(group, [field])
-        choices.append(Annotated[nested, tyro.conf.subcommand(group)])
-    return _unite(choices)
-
-
-def _unite(kinds: list[Any]) -> Any:
-    return Union[tuple(kinds)]  # noqa: UP007 - of a list
+    return run
 
 
 COMMANDS: dict[str, Command] = {
@@ -345,6 +313,17 @@ COMMANDS: dict[str, Command] = {
         evaluate,
         "pretraining.evaluate.EvaluateConfig",
     ),
+    "finetune": Command(
+        "adapt a model to labelled sequences, or resume a run",
+        find_later("finetuning.commands.finetune"),
+        "finetuning.config.FinetuneConfig",
+        takes_file=True,
+    ),
+    "predict": Command(
+        "the labels of sequences by a fine-tuned model",
+        find_later("finetuning.commands.predict"),
+        "finetuning.prediction_files.PredictConfig",
+    ),
     "export": Command(
         "a run or released weights to a folder that others can load",
         export,
@@ -387,8 +366,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "completion": Command(
         "a script that completes commands and options in bash or zsh",
-        print_completion,
-        "commands.CompletionConfig",
+        find_later("completion.print_completion"),
+        "completion.CompletionConfig",
         is_positional=True,
     ),
 }

@@ -23,7 +23,7 @@ from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.model import Outputs, exact_products, init_params, make_forward
 from nucleotide_transformer.model.encoder import check_layers, check_length
 from nucleotide_transformer.model.platform import find_default_device, resolve_compute
-from nucleotide_transformer.model.stacking import AnyParams, arrange_params
+from nucleotide_transformer.model.stacking import AnyParams, arrange_for_inference
 from nucleotide_transformer.model.token_tables import fold_tables
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Int, Params
@@ -126,7 +126,7 @@ class Model:
         """
         kept = self._arranged
         if None not in kept:
-            kept[None] = arrange_params(self.params, self.compute.stack)
+            kept[None] = arrange_for_inference(self.params, self.compute)
         if sharding not in kept:
             first = kept[None]
             kept.clear()

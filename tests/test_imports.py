@@ -21,7 +21,7 @@ PACKAGE = "nucleotide_transformer"
 ORDER = (
     {"types"},
     {"errors"},
-    {"files", "namesake"},
+    {"files", "namesake", "token_ids"},
     {"optimizer_config"},
     {"config"},
     {"fields", "tokenizers"},
@@ -39,12 +39,12 @@ ORDER = (
     {"environment"},
     {"fetching", "probing"},
     {"commands"},
-    {"cli"},
+    {"cli", "completion"},
 )
 """A module imports what stands above it, and a folder of modules also its own parts."""
 
 WITHOUT_JAX = {
-    *("types", "errors", "files", "namesake", "optimizer_config", "config", "fields"),
+    *("types", "errors", "files", "namesake", "token_ids", "optimizer_config", "config", "fields"),
     *("configfile", "option_help", "options", "tokenizers", "data"),
 }
 JAX = {"jax", "jaxlib", "haiku", "optax", "orbax", "chex", "flax"}

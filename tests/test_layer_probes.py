@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from small_models import V2
-from small_tasks import draw, make_model, write_rows, write_task
+from task_folders import draw, make_model, write_rows, write_task
 
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.finetuning import embedding_store

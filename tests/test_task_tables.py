@@ -38,9 +38,7 @@ def make_record(task: str, method: str, weights: str, mcc: float | None, **chang
         "leaks": {"identical": 1, "reverse_complement": 2, "near": 3, "train": 6},
         "drop_leaks": False,
         "scores": scores,
-        "intervals": {
-            name: [None, None] if mcc is None else [mcc - 0.1, mcc + 0.1] for name in scores
-        },
+        "intervals": {name: list(interval) for name in scores},
         "resamples": 500,
         "details": {"layer": 1},
     } | changes

@@ -9,7 +9,7 @@ import numpy as np
 from nucleotide_transformer.finetuning.batches import turn
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.finetuning.metrics import METRICS, score_predictions
-from nucleotide_transformer.finetuning.objective import make_predictions
+from nucleotide_transformer.finetuning.objective import Standard
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.training.devices import Layout
 from nucleotide_transformer.types import Float, Int
@@ -30,7 +30,7 @@ class Evaluator:
         both_strands: bool,
         step: Any,
         layout: Layout,
-        targets: Any,
+        standard: Standard,
     ):
         """Splits the sequences into batches of one length.
 
@@ -39,11 +39,11 @@ class Evaluator:
             tokenizer: of the model.
             lengths: padded tokens of each.
             both_strands: average the predictions of both.
-            step: compiled: (parameters, tokens [N, B, T]) -> outputs [N, B, C] of all devices.
+            step: compiled: (parameters, tokens [N, B, T]) -> predictions [N, B, C] of all devices.
             layout: devices, and sequences that each takes at once.
-            targets: gives values of a regression for standardised ones.
+            standard: of the targets that the model predicts.
         """
-        self._data, self._step, self._targets = data, step, targets
+        self._data, self._step, self._standard = data, step, standard
         order = np.argsort(lengths, kind="stable")
         size = layout.num_devices * layout.per_device
         self._batches = []
@@ -76,7 +76,7 @@ class Evaluator:
         total = np.zeros((len(self._data), len(self._data.classes)), np.float64)
         for (places, _), output in zip(self._batches, outputs, strict=True):
             rows = output.reshape(-1, output.shape[-1])[: len(places)]
-            total[places] += np.asarray(make_predictions(self._data.kind, self._targets(rows)))
+            total[places] += self._standard.restore(rows)
         return total / self._num_strands
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from nucleotide_transformer.finetuning.labels import Kind, LabelledSequences
+from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.model.task_network import TaskNetwork
 from nucleotide_transformer.training.step import WEIGHT, Counts, LossFn
 from nucleotide_transformer.types import Array, Float, Int, Params, PRNGKey
@@ -33,6 +34,10 @@ class Standard(NamedTuple):
     def apply(self, labels: Float[np.ndarray, "S C"]) -> Float[np.ndarray, "S C"]:
         """Targets with mean 0 and deviation 1 in training, which one learning rate does for."""
         return ((labels - self.mean) / self.deviation).astype(np.float32)
+
+    def restore(self, values: Float[np.ndarray, "S C"]) -> Float[np.ndarray, "S C"]:
+        """The reverse of `apply`; probabilities stay as they are."""
+        return values * self.deviation + self.mean
 
     def fold_into(self, head: Params) -> Params:
         """The head that gives values of the targets, in place of standardised ones."""
@@ -71,7 +76,7 @@ def make_loss(network: TaskNetwork, kind: Kind) -> LossFn:
     """
 
     def weighted_loss(
-        params: Params, micro: Examples, key: PRNGKey
+        params: AnyParams, micro: Examples, key: PRNGKey
     ) -> tuple[Float[Array, ""], Counts]:
         del key
         outputs = network.apply(params, jnp.asarray(micro.tokens))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from nucleotide_transformer.config import check_trainable
@@ -27,6 +28,7 @@ from nucleotide_transformer.finetuning.objective import (
     Standard,
     encode_labels,
     make_loss,
+    make_predictions,
     measure_labels,
     weigh_classes,
 )
@@ -34,7 +36,7 @@ from nucleotide_transformer.model import exact_products
 from nucleotide_transformer.model.adapters import Method, choose_adapter
 from nucleotide_transformer.model.encoder import check_length
 from nucleotide_transformer.model.flops import count_forward_flops
-from nucleotide_transformer.model.stacking import arrange_params
+from nucleotide_transformer.model.stacking import AnyParams, arrange_params
 from nucleotide_transformer.model.task_network import HEAD, TaskNetwork, is_trained
 from nucleotide_transformer.pretrained import Model, randomise
 from nucleotide_transformer.training.devices import (
@@ -48,7 +50,7 @@ from nucleotide_transformer.training.optimizer import make_optimizer, make_sched
 from nucleotide_transformer.training.peaks import find_total_peak_flops
 from nucleotide_transformer.training.state import TrainState, init_state
 from nucleotide_transformer.training.step import make_gather_step, make_train_step
-from nucleotide_transformer.types import Int, Params
+from nucleotide_transformer.types import Array, Float, Int, Params
 from nucleotide_transformer.weights.adapter_files import (
     FOLDER,
     Adapter,
@@ -273,8 +275,12 @@ def make_input(job: Job) -> Batches:
 
 def make_evaluator(job: Job) -> Evaluator:
     """What measures the model on the validation set, compiled."""
+
+    def predict(params: AnyParams, tokens: Int[Array, "B T"]) -> Float[Array, "B C"]:
+        return make_predictions(job.train.kind, job.network.apply(params, tokens))
+
     step = make_gather_step(
-        job.network.apply,
+        predict,
         job.devices,
         context=functools.partial(exact_products, job.model.compute),
     )
@@ -285,7 +291,7 @@ def make_evaluator(job: Job) -> Evaluator:
         both_strands=job.config.strand == "both",
         step=step,
         layout=job.layout,
-        targets=lambda values: values * job.standard.deviation + job.standard.mean,
+        standard=job.standard,
     )
 
 
@@ -312,7 +318,7 @@ def make_adapter(job: Job, saved: Params, metrics: dict[str, float]) -> Adapter:
     """What a checkpoint has of a run, as an adapter."""
     config, model = job.config, job.model
     params = {
-        module: {name: np.asarray(leaf) for name, leaf in leaves.items() if leaf is not None}
+        module: {name: jnp.asarray(leaf) for name, leaf in leaves.items() if leaf is not None}
         for module, leaves in saved.items()
         if is_trained(module, config.method)
     }

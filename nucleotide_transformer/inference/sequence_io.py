@@ -67,7 +67,7 @@ def read_sequences(
     """Yields the sequences of a file, in its order.
 
     The kind of file is told by its name: .fa, .fasta, .fna, .ffn, .fas; .csv, .tsv (all of these
-    may be gzip, with .gz behind) or .parquet.
+    may be gzip: .csv.gz) or .parquet.
 
     - FASTA: every contig; upper case, U is T and ambiguity codes are N.
     - FASTA and BED: every interval, in the order of the BED, named by its column 4 or else
@@ -154,7 +154,7 @@ def cut_tiles(
 
 
 def get_suffix(path: Path) -> str:
-    """What stands behind the last dot of a file's name, .gz apart, in lower case."""
+    """What follows the last dot of a file's name, .gz apart, in lower case."""
     return Path(path).name.removesuffix(".gz").rpartition(".")[2].lower()
 
 

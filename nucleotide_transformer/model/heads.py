@@ -66,7 +66,7 @@ class TaskHead(hk.Module):
             num_outputs, param_dtype=compute.param_dtype, output_dtype="float32", name="outputs"
         )
 
-    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch C"]:
+    def __call__(self, x: Float[Array, "B M D"]) -> Float[Array, "B M C"]:
         """Logits, or values, in float32."""
         return self._linear(x)
 

@@ -60,7 +60,7 @@ class TaskNetwork:
         x = forward.apply(params, tokens, layers=(last,), logits=False).embeddings[last]
         pooled = pool_known(x, tokens, self.config, self.pooling)
         others = params.rest if isinstance(params, StackedParams) else params
-        return self._run_head.apply(others, pooled).astype(jnp.float32)
+        return self._run_head.apply(others, pooled[:, None])[:, 0].astype(jnp.float32)
 
     @functools.cached_property
     def _head(self) -> Head:
