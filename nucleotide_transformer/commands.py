@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import tyro
 from rich.console import Console
 
-from nucleotide_transformer import fetching
+from nucleotide_transformer import fetching, probing
 from nucleotide_transformer.errors import NotAFolderError, UnwritableOutputError
 
 if TYPE_CHECKING:
@@ -346,6 +346,16 @@ COMMANDS: dict[str, Command] = {
         "the likeliest tokens at each <mask> of a sequence",
         fill_mask,
         "inference.likelihoods.FillMaskConfig",
+    ),
+    "probe": Command(
+        "what the layers of a frozen model know of labelled sequences",
+        probing.probe,
+        "finetuning.probe.ProbeConfig",
+    ),
+    "tasks run": Command(
+        "many tasks and methods, with their controls, in one table",
+        probing.run_tasks,
+        "finetuning.tasks.TasksConfig",
     ),
     "benchmark": Command(
         "speed and memory of training and inference on this machine",

@@ -37,7 +37,7 @@ ORDER = (
     {"analysis"},
     {"benchmark", "packaging"},
     {"environment"},
-    {"fetching"},
+    {"fetching", "probing"},
     {"commands"},
     {"cli", "completion"},
 )
