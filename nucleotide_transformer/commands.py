@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nucleotide_transformer.pretrained import ExportConfig
     from nucleotide_transformer.pretraining.counts import BaselinesConfig
     from nucleotide_transformer.pretraining.evaluate import EvaluateConfig
+    from nucleotide_transformer.variants.config import ScoreVariantsConfig
     from nucleotide_transformer.verification import VerifyConfig
 
 FAILED = 1
@@ -228,6 +229,13 @@ def fill_mask(config: "FillMaskConfig") -> int:
     return 0
 
 
+def score_variants(config: "ScoreVariantsConfig") -> int:
+    """`nt score-variants`."""
+    from nucleotide_transformer.variants import commands
+
+    return commands.score_variants(config)
+
+
 def benchmark(config: "BenchmarkConfig") -> int:
     """`nt benchmark`."""
     from nucleotide_transformer.benchmark.run import run_benchmark
@@ -354,6 +362,11 @@ COMMANDS: dict[str, Command] = {
         "embeddings of the sequences of a file",
         embed,
         "inference.embedding_files.EmbedConfig",
+    ),
+    "score-variants": Command(
+        "how much a model expects the variants of a file",
+        score_variants,
+        "variants.config.ScoreVariantsConfig",
     ),
     "fill-mask": Command(
         "the likeliest tokens at each <mask> of a sequence",

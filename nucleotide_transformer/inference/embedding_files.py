@@ -237,7 +237,7 @@ def _make_settings(model: Model, config: EmbedConfig, totals: SequenceTotals) ->
     return {
         "version": __version__,
         "model": config.model,
-        "parameters": _digest_params(model.params),
+        "parameters": digest_params(model.params),
         "compute_dtype": model.compute.compute_dtype,
         "output_dtype": model.compute.output_dtype,
         "pooling": config.pooling,
@@ -250,7 +250,7 @@ def _make_settings(model: Model, config: EmbedConfig, totals: SequenceTotals) ->
     }
 
 
-def _digest_params(params: Params) -> str:
+def digest_params(params: Params) -> str:
     """Hexadecimal digest of the names, the shapes and the bytes of every parameter."""
     digest = hashlib.blake2b(digest_size=16)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
