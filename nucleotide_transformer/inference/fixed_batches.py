@@ -19,7 +19,6 @@ from nucleotide_transformer.errors import require
 from nucleotide_transformer.inference.batching import (
     BATCHES_IN_FLIGHT,
     SIZES_ELSEWHERE,
-    Task,
     run_task,
 )
 from nucleotide_transformer.model import exact_products
@@ -33,9 +32,9 @@ ROWS_ON_CPU = 8
 
 @dataclasses.dataclass(frozen=True)
 class RowByRow:
-    """A task, computed for one row after the other."""
+    """A `Task`, computed for one row after the other."""
 
-    task: Task
+    task: Any
 
     def __call__(
         self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
@@ -72,12 +71,12 @@ class FixedBatches:
         return self._num_devices * (ROWS_ON_CPU if self._is_cpu else rows)
 
     def run(
-        self, task: Task, tokens: Int[np.ndarray, "N T"], numbers: Int[np.ndarray, "N E"]
+        self, task: Any, tokens: Int[np.ndarray, "N T"], numbers: Int[np.ndarray, "N E"]
     ) -> Any:
         """The task's results for all rows, as NumPy arrays, in their order.
 
         Args:
-            task: see `Task`.
+            task: a `Task` of `batching.py`.
             tokens: ids, a row each.
             numbers: what else the task needs to know of each row.
         """
@@ -91,7 +90,7 @@ class FixedBatches:
         parts += [jax.device_get(results) for results in running]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(tokens)], *parts)
 
-    def _start(self, task: Task, tokens: np.ndarray, numbers: np.ndarray, size: int) -> Any:
+    def _start(self, task: Any, tokens: np.ndarray, numbers: np.ndarray, size: int) -> Any:
         """Dispatches a batch, filled up with empty rows."""
         rows = np.full((size, tokens.shape[1]), self._pad, np.int32)
         others = np.zeros((size, numbers.shape[1]), np.int32)

@@ -285,8 +285,8 @@ def _choose_frame(
 
 
 def _mean_own(
-    lists: list[list[Int[np.ndarray, " N"]]],
-    places: Int[np.ndarray, " N"],
+    lists: list[list[np.ndarray]],
+    places: Int[np.ndarray, " U"],
     results: Any,
     k: int,
 ) -> Float[np.ndarray, " N"]:

@@ -33,7 +33,7 @@ class Score(NamedTuple):
 
 def llr(evidence: Evidence) -> Float[np.ndarray, " N"]:
     """Log P(alt) - log P(ref), the k-mers hidden."""
-    return _log_ratio(_average(evidence.masked), evidence)
+    return _log_ratio(average(evidence.masked), evidence)
 
 
 def llr_kmer(evidence: Evidence) -> Float[np.ndarray, " N"]:
@@ -55,12 +55,12 @@ def llr_calibrated(evidence: Evidence) -> Float[np.ndarray, " N"]:
 
 def wt_llr(evidence: Evidence) -> Float[np.ndarray, " N"]:
     """Log P(alt) - log P(ref), nothing hidden."""
-    return _log_ratio(_average(evidence.wild), evidence)
+    return _log_ratio(average(evidence.wild), evidence)
 
 
 def entropy(evidence: Evidence) -> Float[np.ndarray, " N"]:
     """- sum over b of P(b) log P(b), the k-mers hidden: of the place, whatever the change."""
-    p = _average(evidence.masked)
+    p = average(evidence.masked)
     p = p / p.sum(axis=1, keepdims=True)
     return -(p * np.log(np.where(p > 0, p, 1))).sum(axis=1)
 
@@ -147,7 +147,7 @@ SCORES: dict[str, Score] = {
 }
 
 
-def _average(
+def average(
     probabilities: Float[np.ndarray, "N 2 k 4"] | None,
 ) -> Float[np.ndarray, "N 4"]:
     """The mean over frames and strands, the strands added last; NaN where there is none."""

@@ -40,7 +40,7 @@ class Stretches(NamedTuple):
         valid = self.texts.is_kmer(bases[..., None], places, self.sizes[:, None, None])
         return places, valid
 
-    def list_kmers(self, flank: int, k: int) -> Iterator[list[Int[np.ndarray, " N"]]]:
+    def list_kmers(self, flank: int, k: int) -> Iterator[list[np.ndarray]]:
         """Yields, for each change, the k-mers that lie in its stretch and the flanks, by strand.
 
         Each strand in the order in which it is read; without those that have an N.

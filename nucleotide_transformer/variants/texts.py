@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nucleotide_transformer.config import ModelConfig
-from nucleotide_transformer.types import Bool, Int
+from nucleotide_transformer.types import Bool, Int, UInt8
 
 LETTERS = b"ATCG"
 """In the order of the vocabulary; the complement of letter i is letter i ^ 1."""
@@ -77,7 +77,7 @@ class Texts:
         return Text(plus, minus, len(letters))
 
     @property
-    def codes(self) -> Int[np.ndarray, " N"]:
+    def codes(self) -> UInt8[np.ndarray, " N"]:
         """All letters as numbers of `LETTERS`, N as 4."""
         self._join()
         return self._joined
@@ -162,9 +162,7 @@ class Texts:
         return ids, starts, left
 
 
-def _fit(
-    before: np.ndarray | int, behind: np.ndarray | int, width: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _fit(before: Any, behind: Any, width: int) -> tuple[Any, Any]:
     """How many tokens of those there are a window takes before its own token, and behind it."""
     wanted = width // 2
     left = np.minimum(wanted, before)
