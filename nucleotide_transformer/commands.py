@@ -8,7 +8,7 @@ import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tyro
 from rich.console import Console
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from nucleotide_transformer.pretrained import ExportConfig
     from nucleotide_transformer.pretraining.counts import BaselinesConfig
     from nucleotide_transformer.pretraining.evaluate import EvaluateConfig
-    from nucleotide_transformer.variants.config import ScoreVariantsConfig
     from nucleotide_transformer.verification import VerifyConfig
 
 FAILED = 1
@@ -67,17 +66,6 @@ class InfoConfig:
 
     folder: Path
     """Folder that `nt corpus build` made."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CompletionConfig:
-    """Prints a script that lets a shell complete commands, options and choices.
-
-    For bash: nt completion bash > ~/.local/share/bash-completion/completions/nt
-    """
-
-    shell: Literal["bash", "zsh"]
-    """Which shell."""
 
 
 class PlainConsole(Console):
@@ -229,13 +217,6 @@ def fill_mask(config: "FillMaskConfig") -> int:
     return 0
 
 
-def score_variants(config: "ScoreVariantsConfig") -> int:
-    """`nt score-variants`."""
-    from nucleotide_transformer.variants import commands
-
-    return commands.score_variants(config)
-
-
 def benchmark(config: "BenchmarkConfig") -> int:
     """`nt benchmark`."""
     from nucleotide_transformer.benchmark.run import run_benchmark
@@ -276,35 +257,14 @@ def verify(config: "VerifyConfig") -> int:
     return 0 if result.is_ok else FAILED
 
 
-def print_completion(config: CompletionConfig) -> int:
-    """`nt completion`."""
-    words = ["--tyro-print-completion", config.shell]
-    tyro.cli(make_parser(), args=words, prog="nt", config=(tyro.conf.OmitSubcommandPrefixes,))
-    raise AssertionError("tyro exits")
+def find_later(path: str) -> Callable[[Any], int]:
+    """The function of a command, whose module is imported when it runs: "room.module.name"."""
 
+    def run(config: Any) -> int:
+        module, _, name = path.rpartition(".")
+        return getattr(importlib.import_module(f"{_PACKAGE}.{module}"), name)(config)
 
-def make_parser() -> Any:
-    """All commands as tyro has them: a union of their configs, groups of commands in dataclasses.
-
-    For completion alone.
-    """
-    from nucleotide_transformer.option_help import show_class
-
-    by_group: dict[str, list[Any]] = {"": []}
-    for name, command in COMMANDS.items():
-        group, _, inner = name.rpartition(" ")
-        kind = show_class(command.find_config(), takes_file=command.takes_file)
-        by_group.setdefault(group, []).append(Annotated[kind, tyro.conf.subcommand(inner)])
-    choices = by_group.pop("")
-    for group, members in by_group.items():
-        field = ("command", _unite(members))
-        nested = dataclasses.make_dataclass(group, [field])
-        choices.append(Annotated[nested, tyro.conf.subcommand(group)])
-    return _unite(choices)
-
-
-def _unite(kinds: list[Any]) -> Any:
-    return Union[tuple(kinds)]  # noqa: UP007 - of a list
+    return run
 
 
 COMMANDS: dict[str, Command] = {
@@ -363,15 +323,35 @@ COMMANDS: dict[str, Command] = {
         embed,
         "inference.embedding_files.EmbedConfig",
     ),
-    "score-variants": Command(
-        "how much a model expects the variants of a file",
-        score_variants,
-        "variants.config.ScoreVariantsConfig",
-    ),
     "fill-mask": Command(
         "the likeliest tokens at each <mask> of a sequence",
         fill_mask,
         "inference.likelihoods.FillMaskConfig",
+    ),
+    "likelihood": Command(
+        "how likely sequences are, in bits per nucleotide",
+        find_later("variants.commands.measure_likelihood"),
+        "variants.tracks.LikelihoodConfig",
+    ),
+    "predict-nucleotides": Command(
+        "the probabilities of A, C, G and T at every nucleotide",
+        find_later("variants.commands.predict_nucleotides"),
+        "variants.tracks.PredictConfig",
+    ),
+    "score-variants": Command(
+        "how much a model expects the variants of a file",
+        find_later("variants.commands.score_variants"),
+        "variants.config.ScoreVariantsConfig",
+    ),
+    "saturate": Command(
+        "every change of a region: table, track, heat map and logo",
+        find_later("variants.commands.saturate"),
+        "variants.saturation.SaturateConfig",
+    ),
+    "calibrate": Command(
+        "what a change scores on average, by the nucleotides around it",
+        find_later("variants.commands.calibrate"),
+        "variants.background.CalibrateConfig",
     ),
     "benchmark": Command(
         "speed and memory of training and inference on this machine",
@@ -390,8 +370,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "completion": Command(
         "a script that completes commands and options in bash or zsh",
-        print_completion,
-        "commands.CompletionConfig",
+        find_later("completion.print_completion"),
+        "completion.CompletionConfig",
         is_positional=True,
     ),
 }

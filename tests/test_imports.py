@@ -32,13 +32,14 @@ ORDER = (
     {"pretrained"},
     {"verification"},
     {"training", "inference"},
-    {"pretraining", "finetuning", "variants", "plots"},
+    {"plots"},
+    {"pretraining", "finetuning", "variants"},
     {"analysis"},
     {"benchmark", "packaging"},
     {"environment"},
     {"fetching"},
     {"commands"},
-    {"cli"},
+    {"cli", "completion"},
 )
 """A module imports what stands above it, and a folder of modules also its own parts."""
 

@@ -15,7 +15,10 @@ import numpy as np
 
 from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.inference.embedding_files import digest_params
+from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float, Int
+from nucleotide_transformer.variants.config import WindowConfig
 from nucleotide_transformer.variants.evidence import CONTEXT, Evidence
 
 FILE_NAME = "llr_calibration.json"
@@ -52,6 +55,26 @@ class Calibration:
         content = self.settings | {"means": rows, "counts": self.counts.tolist()}
         with write_whole(path) as partial:
             partial.write_text(json.dumps(content), encoding="utf-8")
+
+
+def make_settings(model: Model, around: WindowConfig) -> dict[str, Any]:
+    """What a table must agree in with those who use it."""
+    return {
+        "parameters": digest_params(model.params),
+        "window_tokens": around.resolve(model).num_kmers,
+    }
+
+
+def find_calibration(config: Any, model: Model) -> Calibration | None:
+    """The table that a config with `scores`, `calibration`, `model` and `around` asks for, if any.
+
+    Raises:
+        MissingInputError, InputError: as `load_calibration`.
+    """
+    if "llr_calibrated" not in config.scores:
+        return None
+    settings = make_settings(model, config.around)
+    return load_calibration(config.calibration, config.model, settings)
 
 
 def load_calibration(path: Path | None, model: str | Path, settings: dict[str, Any]) -> Calibration:

@@ -98,14 +98,14 @@ class SeenTask:
         forward = make_forward(self.config, self.compute)
         positions = jnp.maximum(numbers - 1 - jnp.arange(self.num_before), 0)
         with_head = self.num_before > 0
-        outputs = forward.apply(params, tokens, layers=(self.layer,), logits=with_head)
+        asked = (positions,) if with_head else ()
+        outputs = forward.apply(params, tokens, *asked, layers=(self.layer,), logits=with_head)
         x = outputs.embeddings[self.layer].astype(jnp.float32)
         known = is_known(tokens, self.config)[..., None]
         mean = jnp.sum(x, axis=1, where=known) / jnp.maximum(known.sum(axis=1), 1)
         letters = jnp.zeros((len(tokens), 0, self.config.k, 4))
         if with_head:
-            scores = jnp.take_along_axis(outputs.logits, positions[..., None], axis=1)
-            letters = log_letters(log_kmers(scores, self.config), self.config.k)
+            letters = log_letters(log_kmers(outputs.logits, self.config), self.config.k)
         return SeenResult(mean, letters)
 
 

@@ -18,10 +18,9 @@ from nucleotide_transformer.errors import (
     UnwritableOutputError,
 )
 from nucleotide_transformer.files import write_whole
-from nucleotide_transformer.inference.embedding_files import digest_params
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.variants.blocks import Blocks
-from nucleotide_transformer.variants.calibration import load_calibration
+from nucleotide_transformer.variants.calibration import find_calibration, make_settings
 from nucleotide_transformer.variants.changes import REASONS, check_allele
 from nucleotide_transformer.variants.config import STDIN, ScoreVariantsConfig
 from nucleotide_transformer.variants.progress import make_bar
@@ -83,7 +82,7 @@ def check_variants(config: ScoreVariantsConfig) -> Variants:
             if no contig of the variants is in the FASTA.
     """
     check_output(config.output)
-    _check_place(config.output)
+    check_place(config.output)
     reference = open_reference(config.fasta)
     source = config.vcf
     if config.vcf == STDIN:
@@ -115,9 +114,8 @@ def score_variants(
     """
     variants = check_variants(config) if variants is None else variants
     settings = _make_settings(model, config, variants)
-    calibration = None
-    if "llr_calibrated" in config.scores:
-        calibration = load_calibration(config.calibration, config.model, settings)
+    calibration = find_calibration(config, model)
+    if calibration:
         settings["calibration"] = calibration.digest
     scorer = Scorer(
         model, variants.reference, config.scores, around=config.around, calibration=calibration
@@ -147,7 +145,7 @@ def _run_blocks(
             bar.advance(task, len(block))
 
 
-def _check_place(output: Path) -> None:
+def check_place(output: Path) -> None:
     """Raises in one line if the output is there, or if there is no way to write it."""
     if output.exists():
         raise OutputExistsError(f"{output}: exists already: delete it, or choose another name")
@@ -229,10 +227,9 @@ def _make_settings(model: Model, config: ScoreVariantsConfig, variants: Variants
     return {
         "version": __version__,
         "model": config.model,
-        "parameters": digest_params(model.params),
+        **make_settings(model, config.around),
         "compute_dtype": model.compute.compute_dtype,
         "scores": list(config.scores),
-        "window_tokens": settings.num_kmers,
         "flank": settings.flank,
         "layer": settings.layer,
         "fasta": Path(config.fasta).name,

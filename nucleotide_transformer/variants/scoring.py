@@ -10,7 +10,7 @@ from nucleotide_transformer.types import Float
 from nucleotide_transformer.variants.calibration import Calibration
 from nucleotide_transformer.variants.changes import Change, find_change
 from nucleotide_transformer.variants.config import WindowConfig, check_scores
-from nucleotide_transformer.variants.evidence import Collector
+from nucleotide_transformer.variants.evidence import Collector, Evidence
 from nucleotide_transformer.variants.reading import Allele
 from nucleotide_transformer.variants.reference import Reference
 from nucleotide_transformer.variants.scores import SCORES
@@ -80,10 +80,19 @@ class Scorer:
 
     def score_changes(self, changes: Sequence[Change]) -> Float[np.ndarray, "N S"]:
         """Scores of changes, a column for each; NaN where there is none."""
-        evidence = self._collector.collect(changes, self._needs - {"background"})
+        return self.compute(self.find_evidence(changes))
+
+    def find_evidence(self, changes: Sequence[Change], *also: str) -> Evidence:
+        """What the scores need, and what else is named: see `Collector.collect`."""
+        needs = {*self._needs, *also} - {"background"}
+        evidence = self._collector.collect(changes, needs)
         if "background" in self._needs:
             assert self._calibration, "checked before"
             evidence.background = self._calibration.look_up(evidence)
+        return evidence
+
+    def compute(self, evidence: Evidence) -> Float[np.ndarray, "N S"]:
+        """Scores from their evidence."""
         is_snv = evidence.ref >= 0
         columns = []
         for name in self.scores:
