@@ -53,6 +53,8 @@ class WindowConfig:
         rule = f"must be {config.k} or above: a token of the model"
         require(window >= config.k, "window", window, rule)
         check_length(window // config.k + 1, config, f"window = {window}: tokens")
+        rule = f"must be {config.k - 1} or above: a token that holds the change"
+        require(self.flank >= config.k - 1, "flank", self.flank, rule)
         layer = config.num_layers if self.layer is None else self.layer
         rule = f"must lie between 0 and {config.num_layers}"
         require(0 <= layer <= config.num_layers, "layer", layer, rule)
