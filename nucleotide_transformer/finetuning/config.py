@@ -56,6 +56,9 @@ class FinetuneConfig:
     """Table of the sequences that the result is measured on, once, at the end."""
     held_out_share: float = 0.1
     """Share of the training set that is held out where there is no validation set, by class."""
+    folds: int | None = None
+    """Cross-validation: so many runs, each validated with another part of the training set, and all
+    measured on the test set; in place of validation and held_out_share."""
     kind: Kind = "classification"
     """What the labels are: one class a sequence, any number of classes, or numbers."""
     sequence_column: str = "sequence"
@@ -121,6 +124,9 @@ class FinetuneConfig:
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "must be 0 or above")
         share = self.held_out_share
         require(0 < share < 1, "held_out_share", share, "must lie between 0 and 1")
+        rule = "must be 2 or above, and without a validation set; or none"
+        fits = self.folds is None or (self.folds >= 2 and self.validation is None)
+        require(fits, "folds", self.folds, rule)
         require(0 <= self.seed < 2**32, "seed", self.seed, "must lie in [0, 2**32)")
         rule = f"must be below total_steps = {self.total_steps}"
         require(self.warmup_steps < self.total_steps, "warmup_steps", self.warmup_steps, rule)
