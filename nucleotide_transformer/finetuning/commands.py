@@ -19,6 +19,7 @@ from nucleotide_transformer.finetuning.prediction_files import (
     predict_file,
 )
 from nucleotide_transformer.finetuning.run import finetune as run_finetuning
+from nucleotide_transformer.finetuning.segments import read_segments
 from nucleotide_transformer.pretrained import Model, load_pretrained
 from nucleotide_transformer.training.devices import find_devices
 
@@ -91,6 +92,16 @@ def read_table(
 ) -> LabelledSequences:
     """The sequences and labels of a table; their classes are those of the training set."""
     columns = config.label_column
+    if config.kind == "segmentation":
+        beds = {
+            config.train: config.train_labels,
+            config.validation: config.validation_labels,
+            config.test: config.test_labels,
+        }
+        bed = beds[path]
+        assert bed is not None
+        classes = None if like is None else like.classes
+        return read_segments(path, bed, window=config.window, classes=classes)
     return read_labelled(
         path,
         kind=config.kind,

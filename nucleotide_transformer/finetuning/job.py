@@ -16,8 +16,8 @@ from nucleotide_transformer.finetuning.batches import (
     round_lengths,
 )
 from nucleotide_transformer.finetuning.config import FinetuneConfig
+from nucleotide_transformer.finetuning.evaluation import find_metric
 from nucleotide_transformer.finetuning.labels import LabelledSequences
-from nucleotide_transformer.finetuning.metrics import METRICS
 from nucleotide_transformer.finetuning.objective import Standard, measure_labels
 from nucleotide_transformer.model.adapters import choose_adapter
 from nucleotide_transformer.model.encoder import check_length
@@ -88,6 +88,7 @@ def make_job(
         compute=model.compute,
         num_outputs=len(train.classes),
         pooling=config.pooling,
+        per_nucleotide=config.kind == "segmentation",
         adapter=choose_adapter(config.method, rank=lora.rank, alpha=lora.alpha, sites=lora.sites),
     )
     return Job(
@@ -142,7 +143,7 @@ def keep_best(
         job: the run.
         evaluate: metrics of placed parameters.
     """
-    metric = METRICS[job.train.kind][0]
+    metric = find_metric(job.train)
 
     def evaluate_and_keep(params: Any) -> dict[str, float]:
         found = evaluate(params)

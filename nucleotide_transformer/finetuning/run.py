@@ -13,7 +13,7 @@ from nucleotide_transformer.finetuning.batches import (
     Batches,
 )
 from nucleotide_transformer.finetuning.config import FinetuneConfig
-from nucleotide_transformer.finetuning.evaluation import Evaluator, has_stalled
+from nucleotide_transformer.finetuning.evaluation import Evaluator, find_metric, has_stalled
 from nucleotide_transformer.finetuning.job import (
     Job,
     digest_labelled,
@@ -22,7 +22,6 @@ from nucleotide_transformer.finetuning.job import (
     make_job,
 )
 from nucleotide_transformer.finetuning.labels import LabelledSequences
-from nucleotide_transformer.finetuning.metrics import METRICS
 from nucleotide_transformer.finetuning.objective import (
     Examples,
     encode_labels,
@@ -127,7 +126,7 @@ def finetune(
 
 def make_plan(job: Job) -> RunPlan:
     """When the run does what, and what makes it the same run."""
-    config, metric = job.config, METRICS[job.train.kind][0]
+    config, metric = job.config, find_metric(job.train)
     return RunPlan(
         folder=config.output,
         total_steps=config.total_steps,
@@ -199,7 +198,7 @@ def make_input(job: Job) -> Batches:
 def make_evaluator(job: Job) -> Evaluator:
     """What measures the model on the validation set, compiled."""
 
-    def predict(params: AnyParams, tokens: Int[Array, "B T"]) -> Float[Array, "B C"]:
+    def predict(params: AnyParams, tokens: Int[Array, "B T"]) -> Float[Array, "..."]:
         return make_predictions(job.train.kind, job.network.apply(params, tokens))
 
     step = make_gather_step(

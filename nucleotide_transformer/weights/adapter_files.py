@@ -36,6 +36,8 @@ from nucleotide_transformer.weights.assembly import describe_problems, show_name
 from nucleotide_transformer.weights.configs import read_json
 from nucleotide_transformer.weights.huggingface import open_tensors, write_safetensors
 
+KINDS = ("classification", "multilabel", "regression", "segmentation")
+"""What a model can be adapted to."""
 Strand = Literal["both", "one"]
 """Whether predictions of both strands are averaged."""
 
@@ -55,7 +57,7 @@ class TrainedHead:
     params: Params = dataclasses.field(repr=False)
     """Of the head alone, float32."""
     kind: str
-    """classification, multilabel or regression."""
+    """One of `KINDS`."""
     classes: tuple[str, ...]
     """Names of the outputs: classes, or targets."""
     pooling: Pooling
@@ -186,7 +188,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "lora_rank": lambda value: type(value) is int and 0 < value < 1 << 16,
     "lora_alpha": lambda value: isinstance(value, float | int) and math.isfinite(value),
     "lora_sites": lambda value: _is_texts(value) and set(value) <= LINEAR.keys(),
-    "kind": lambda value: value in ("classification", "multilabel", "regression"),
+    "kind": lambda value: value in KINDS,
     "classes": lambda value: _is_texts(value) and bool(value),
     "pooling": lambda value: value in get_args(Pooling),
     "strand": lambda value: value in get_args(Strand),
@@ -265,6 +267,7 @@ def expect_params(adapter: Adapter, base: Params, config: ModelConfig) -> Params
         compute=ComputeConfig(),
         num_outputs=len(adapter.classes),
         pooling=adapter.pooling,
+        per_nucleotide=adapter.kind == "segmentation",
         adapter=choose_adapter(
             adapter.method,
             rank=adapter.lora_rank,
