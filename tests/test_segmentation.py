@@ -11,6 +11,7 @@ from small_tasks import COMPUTE, MODEL, make_config, make_model
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.finetuning.batches import turn
 from nucleotide_transformer.finetuning.predict import predict, score_model
+from nucleotide_transformer.finetuning.prediction_files import PredictConfig, predict_file
 from nucleotide_transformer.finetuning.run import finetune
 from nucleotide_transformer.finetuning.segments import (
     UNKNOWN,
@@ -130,3 +131,16 @@ def test_islands_are_found(tmp_path):
     one = dataclasses.replace(loaded, head=dataclasses.replace(loaded.head, strand="one"))
     (alone,) = predict(one, validation.sequences[:1])
     assert np.abs(alone - found).max() > 1e-4
+    fasta = tmp_path / "1" / "x.fa"
+    place = {"model": "here", "input": fasta}
+    output = predict_file(loaded, PredictConfig(**place, output=tmp_path / "y.bedgraph"))
+    tracks = [line.split("\t") for line in output.read_text().splitlines()]
+    assert tracks.pop(0) == ['track type=bedGraph name="island"']
+    covered = sum(int(end) - int(start) for _, start, end, _ in tracks)
+    assert covered == 24 * 60
+    written = np.concatenate(
+        [[float(x)] * (int(end) - int(start)) for contig, start, end, x in tracks if contig == "c0"]
+    )
+    np.testing.assert_allclose(written, found[:, 0], atol=6e-5)  # four digits
+    with pytest.raises(InputError, match=r"y.csv.*a segmentation is written as .bedgraph"):
+        predict_file(loaded, PredictConfig(**place, output=tmp_path / "y.csv"))
