@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from nucleotide_transformer.data.dataset import make_dataset as make_dataset
     from nucleotide_transformer.data.manifest import load_manifest as load_manifest
     from nucleotide_transformer.errors import InputError as InputError
+    from nucleotide_transformer.finetuning.config import FinetuneConfig as FinetuneConfig
+    from nucleotide_transformer.finetuning.labels import read_labelled as read_labelled
+    from nucleotide_transformer.finetuning.predict import predict as predict
+    from nucleotide_transformer.finetuning.predict import predict_array as predict_array
+    from nucleotide_transformer.finetuning.run import finetune as finetune
     from nucleotide_transformer.inference.embedding import embed as embed
     from nucleotide_transformer.inference.embedding import embed_array as embed_array
     from nucleotide_transformer.inference.likelihoods import fill_mask as fill_mask
@@ -45,6 +50,7 @@ _HOME = {
     "ComputeConfig": "config",
     "CorpusConfig": "data.corpus_config",
     "EvaluateConfig": "pretraining.evaluate",
+    "FinetuneConfig": "finetuning.config",
     "InputError": "errors",
     "KmerTokenizer": "tokenizers",
     "ModelConfig": "config",
@@ -55,6 +61,7 @@ _HOME = {
     "embed_array": "inference.embedding",
     "evaluate_model": "pretraining.evaluate",
     "fill_mask": "inference.likelihoods",
+    "finetune": "finetuning.run",
     "get_pretrained_model": "weights.compat",
     "init_params": "model",
     "load_config": "configfile",
@@ -63,8 +70,11 @@ _HOME = {
     "make_dataset": "data.dataset",
     "make_forward": "model",
     "nucleotide_probabilities": "inference.nucleotides",
+    "predict": "finetuning.predict",
+    "predict_array": "finetuning.predict",
     "pretrain": "pretraining.run",
     "pseudo_log_likelihoods": "inference.likelihoods",
+    "read_labelled": "finetuning.labels",
     "verify_model": "verification",
 }
 
@@ -72,6 +82,7 @@ __all__ = [
     "ComputeConfig",
     "CorpusConfig",
     "EvaluateConfig",
+    "FinetuneConfig",
     "InputError",
     "KmerTokenizer",
     "ModelConfig",
@@ -83,6 +94,7 @@ __all__ = [
     "embed_array",
     "evaluate_model",
     "fill_mask",
+    "finetune",
     "get_pretrained_model",
     "init_params",
     "load_config",
@@ -91,8 +103,11 @@ __all__ = [
     "make_dataset",
     "make_forward",
     "nucleotide_probabilities",
+    "predict",
+    "predict_array",
     "pretrain",
     "pseudo_log_likelihoods",
+    "read_labelled",
     "verify_model",
 ]
 
