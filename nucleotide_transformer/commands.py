@@ -72,7 +72,14 @@ class PlainConsole(Console):
     """Takes no text for markup: the name of a species or a folder may have brackets."""
 
     def __init__(self) -> None:
-        super().__init__(soft_wrap=True, highlight=False, markup=False, emoji=False)
+        super().__init__(
+            force_jupyter=False,
+            force_terminal=False if Console().is_jupyter else None,
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
         if not self.is_terminal:
             self.width = LOG_WIDTH
 
@@ -181,7 +188,8 @@ def export(config: "ExportConfig") -> int:
 
     from nucleotide_transformer.pretrained import export_model
 
-    export_model(config.source, config.folder, layout=config.layout, overwrite=config.overwrite)
+    fields = {name: value for name, value in vars(config).items() if name != "source"}
+    export_model(config.source, **fields)
     PlainConsole().print(f"wrote {config.folder} in the {config.layout} layout")
     return 0
 

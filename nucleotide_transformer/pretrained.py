@@ -12,6 +12,7 @@ import functools
 import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from nucleotide_transformer.model.token_tables import fold_tables
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Int, Params
 from nucleotide_transformer.weights.adapter_files import (
+    FOLDER,
     TrainedHead,
     check_base,
     check_shapes,
@@ -43,6 +45,7 @@ from nucleotide_transformer.weights.folders import (
     find_folder,
     find_layout,
     load_folder,
+    open_draft,
     save_folder,
 )
 from nucleotide_transformer.weights.hub import (
@@ -51,6 +54,7 @@ from nucleotide_transformer.weights.hub import (
     describe_origin,
     find_named,
 )
+from nucleotide_transformer.weights.peft import save_peft
 
 __all__ = ["Model", "export_model", "get_pretrained_model", "load_pretrained"]
 
@@ -260,10 +264,17 @@ def _load_adapted(
         base,
         params=jax.tree.map(lambda leaf: jnp.asarray(leaf, compute.param_dtype), merged),
         compute=compute,
-        origin=f"{base.origin}, with the adapter {folder.resolve().parent.name}/{folder.name}",
+        origin=describe_adapted(base.origin, folder),
         source=str(folder.resolve()),
         head=adapter.head,
     )
+
+
+def describe_adapted(origin: str, folder: Path) -> str:
+    """What a model with an adapter merged into it was made from, for its card."""
+    folder = folder.resolve()
+    name = folder.parent.name if folder.name == FOLDER else folder.name
+    return f"{origin}, with the adapter {name} merged into it (without its head)"
 
 
 def randomise(model: Model, seed: int) -> Model:
@@ -295,15 +306,20 @@ def _load_run(folder: Path, compute: ComputeConfig) -> tuple[Params, ModelConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """A run or released weights, converted into a folder that others can load."""
+    """A run, an adapter or released weights, converted into a folder that others can load."""
 
     source: str = PACKAGED
     """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
     model that comes with the package."""
     folder: Path
     """Where to; a new or empty folder."""
-    layout: Layout = "huggingface"
-    """Whose files to write: those of transformers, or those of the published JAX code."""
+    layout: Literal["huggingface", "jax", "peft"] = "huggingface"
+    """Whose files to write: those of transformers, or of the published JAX code; or, for the method
+    lora, of peft: the adapter without its base."""
+    merge: bool = False
+    """Of an adapter: fold it into its base, and write the whole model. Its head is not written."""
+    base: str | None = None
+    """Of an adapter: the model that it was trained on; found by what it says by default."""
     overwrite: bool = False
     """Replace an export that is there already."""
 
@@ -312,7 +328,9 @@ def export_model(
     source: str | Path,
     folder: str | Path,
     *,
-    layout: Layout = "huggingface",
+    layout: Literal["huggingface", "jax", "peft"] = "huggingface",
+    merge: bool = False,
+    base: "str | Path | Model | None" = None,
     overwrite: bool = False,
     compute: ComputeConfig = ComputeConfig(),
 ) -> Model:
@@ -321,17 +339,33 @@ def export_model(
     Args:
         source: see `load_pretrained`.
         folder: where to.
-        layout: "huggingface" or "jax".
+        layout: "huggingface" or "jax"; "peft" for an adapter of the method lora.
+        merge: fold an adapter into its base, and write the whole model.
+        base: of an adapter; see `load_pretrained`.
         overwrite: replace an export that is there already.
         compute: its `param_dtype` is the type of the numbers that are written.
 
     Raises:
         OutputExistsError: if the folder is not empty; before anything is loaded.
+        InputError: for an adapter without `merge` or "peft", or either for what is no adapter.
         MissingInputError, NotAFolderError, InputError: see `load_pretrained`.
     """
     check_target(expand_user(folder), overwrite)
-    model = load_pretrained(source, compute=compute)
-    model.save_pretrained(folder, layout, overwrite=overwrite)
+    model = load_pretrained(source, compute=compute, base=base)
+    is_adapter = model.head is not None
+    if not is_adapter and (merge or layout == "peft"):
+        raise InputError(
+            f"{source}: is no adapter: without merge, in the layout huggingface or jax"
+        )
+    if is_adapter and merge == (layout == "peft"):
+        rule = "give either merge, for the whole model, or the layout peft"
+        raise InputError(f"{source}: is an adapter: {rule}")
+    if layout == "peft":
+        assert model.source is not None
+        with open_draft(expand_user(folder), overwrite) as draft:
+            save_peft(draft, load_adapter(Path(model.source)))
+    else:
+        model.save_pretrained(folder, layout, overwrite=overwrite)
     return model
 
 

@@ -38,7 +38,7 @@ from nucleotide_transformer.model.encoder import check_length
 from nucleotide_transformer.model.flops import count_forward_flops
 from nucleotide_transformer.model.stacking import AnyParams, arrange_params
 from nucleotide_transformer.model.task_network import HEAD, TaskNetwork, is_trained
-from nucleotide_transformer.pretrained import Model, randomise
+from nucleotide_transformer.pretrained import Model, describe_adapted, randomise
 from nucleotide_transformer.training.devices import (
     Layout,
     find_devices,
@@ -307,7 +307,7 @@ def finish(job: Job, step: int, num_trained: int) -> FinetuneResult:
     model = dataclasses.replace(
         job.model,
         params=adapter.merge(job.model.params),
-        origin=f"{job.model.origin}, with the adapter {config.output.resolve().name}/{FOLDER}",
+        origin=describe_adapted(job.model.origin, folder),
         source=str(folder.resolve()),
         head=adapter.head,
     )

@@ -40,7 +40,7 @@ Adapt = Callable[[Site, Array, Array], Array]
 Adapter = Callable[[ModelConfig, ComputeConfig], Adapt]
 """The class of an adapter, or a function that makes one."""
 
-_LINEAR = {
+LINEAR = {
     "query": "mha/query",
     "key": "mha/key",
     "value": "mha/value",
@@ -121,7 +121,7 @@ class Lora(hk.Module):
         """
         super().__init__(name=name)
         del config
-        require(set(sites) <= _LINEAR.keys(), "sites", sites, f"must be among {list(_LINEAR)}")
+        require(set(sites) <= LINEAR.keys(), "sites", sites, f"must be among {list(LINEAR)}")
         self._dtype = jnp.dtype(compute.param_dtype)
         self._rank, self._alpha, self._sites = rank, alpha, tuple(sites)
 
@@ -174,7 +174,7 @@ def merge_adapter(params: Params, alpha: float = 16.0) -> Params:
         if kind == "ia3":
             _scale(merged, block, site, merged.pop(name)["scale"])
         elif kind == "lora":
-            leaves, target = merged.pop(name), merged[f"{block}/~/{_LINEAR[site]}"]
+            leaves, target = merged.pop(name), merged[f"{block}/~/{LINEAR[site]}"]
             rank = leaves["down"].shape[-1]
             change = jnp.matmul(leaves["down"], leaves["up"], precision=jax.lax.Precision.HIGHEST)
             target["w"] = jnp.asarray(target["w"]) + (alpha / rank) * change
@@ -187,6 +187,6 @@ def _scale(params: Params, block: str, site: str, factors: Float[Array, " F"]) -
         target = params[f"{block}/~/fc2"]
         target["w"] = jnp.asarray(target["w"]) * factors[:, None]
         return
-    target = params[f"{block}/~/{_LINEAR[site]}"]
+    target = params[f"{block}/~/{LINEAR[site]}"]
     for name, leaf in target.items():
         target[name] = jnp.asarray(leaf) * factors
