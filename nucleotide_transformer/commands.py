@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import tyro
 from rich.console import Console
 
-from nucleotide_transformer import fetching, probing
+from nucleotide_transformer import fetching
 from nucleotide_transformer.errors import NotAFolderError, UnwritableOutputError
 
 if TYPE_CHECKING:
@@ -349,12 +349,12 @@ COMMANDS: dict[str, Command] = {
     ),
     "probe": Command(
         "what the layers of a frozen model know of labelled sequences",
-        probing.probe,
+        find_later("finetuning.task_commands.probe"),
         "finetuning.probe.ProbeConfig",
     ),
     "tasks run": Command(
         "many tasks and methods, with their controls, in one table",
-        probing.run_tasks,
+        find_later("finetuning.task_commands.run_tasks"),
         "finetuning.tasks.TasksConfig",
     ),
     "benchmark": Command(

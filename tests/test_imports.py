@@ -37,7 +37,7 @@ ORDER = (
     {"analysis"},
     {"benchmark", "packaging"},
     {"environment"},
-    {"fetching", "probing"},
+    {"fetching"},
     {"commands"},
     {"cli", "completion"},
 )
