@@ -4,8 +4,8 @@ import shlex
 import sys
 from typing import Any
 
+from nucleotide_transformer.commands.console import say
 from nucleotide_transformer.finetuning import tasks
-from nucleotide_transformer.finetuning.commands import say
 from nucleotide_transformer.finetuning.leaks import describe_leaks
 from nucleotide_transformer.finetuning.probe import (
     PLOT_FILE,
