@@ -81,7 +81,7 @@ def score_brca1(model: Model, config: EvaluateVariantsConfig) -> list[dict[str, 
         table = None
         if "llr_calibrated" in names:
             background = CalibrateConfig(
-                fasta=fasta, output=Path("x.json"), num_places=config.background, around=around
+                fasta=fasta, output=Path("x.json"), num_places=config.background, window=window
             )
             table = calibrate(model, background, progress=True)
         scorer = Scorer(model, reference, names, around=around, calibration=table)

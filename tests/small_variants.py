@@ -15,7 +15,8 @@ from nucleotide_transformer.variants.scoring import Scorer
 K = V2.k
 WIDTH = 8
 """K-mers of a window."""
-AROUND = WindowConfig(window=K * WIDTH + 1, flank=7, num_devices=1)
+OPTIONS = {"window": K * WIDTH + 1, "flank": 7, "num_devices": 1}
+AROUND = WindowConfig(**OPTIONS)
 
 
 def make_model() -> Model:

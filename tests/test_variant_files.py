@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pysam
 import pysam.bcftools
 import pytest
-from small_variants import AROUND, make_model, make_text
+from small_variants import AROUND, OPTIONS, make_model, make_text
 
 from nucleotide_transformer.variants import run as run_module
 from nucleotide_transformer.variants.config import STDIN, ScoreVariantsConfig
@@ -80,7 +80,7 @@ WHY = [".", "., ., star, .", "symbolic", "breakend", ".", "not_snv", ".", ".", "
 
 
 def make_config(tmp_path, fasta, vcf, name="out.vcf.gz", **options):
-    options = {"scores": ("llr", "pll"), "around": AROUND} | options
+    options = {"scores": ("llr", "pll"), **OPTIONS} | options
     return ScoreVariantsConfig(vcf=vcf, fasta=fasta, output=tmp_path / name, **options)
 
 

@@ -66,14 +66,14 @@ def make_settings(model: Model, around: WindowConfig) -> dict[str, Any]:
 
 
 def find_calibration(config: Any, model: Model) -> Calibration | None:
-    """The table that a config with `scores`, `calibration`, `model` and `around` asks for, if any.
+    """The table that a `WindowConfig` with `scores`, `calibration` and `model` asks for, if any.
 
     Raises:
         MissingInputError, InputError: as `load_calibration`.
     """
     if "llr_calibrated" not in config.scores:
         return None
-    settings = make_settings(model, config.around)
+    settings = make_settings(model, config)
     return load_calibration(config.calibration, config.model, settings)
 
 

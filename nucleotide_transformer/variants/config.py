@@ -62,7 +62,7 @@ class WindowConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScoreVariantsConfig:
+class ScoreVariantsConfig(WindowConfig):
     """How much a model expects the variants of a file, next to the reference."""
 
     vcf: Path
@@ -86,12 +86,11 @@ class ScoreVariantsConfig:
     calibration: Path | None = None
     """Table of `nt calibrate` for llr_calibrated; llr_calibration.json in the model's folder by
     default."""
-    around: WindowConfig = WindowConfig()
-    """Window, layer, devices."""
     compute: ComputeConfig = ComputeConfig()
     """Precision."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_scores(self.scores)
 
 

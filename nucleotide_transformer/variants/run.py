@@ -118,7 +118,7 @@ def score_variants(
     if calibration:
         settings["calibration"] = calibration.digest
     scorer = Scorer(
-        model, variants.reference, config.scores, around=config.around, calibration=calibration
+        model, variants.reference, config.scores, around=config, calibration=calibration
     )
     blocks = Blocks(config.output)
     blocks.check(settings)
@@ -222,12 +222,12 @@ def _describe_names(contigs: dict[str, int], reference: Reference) -> Iterator[s
 
 def _make_settings(model: Model, config: ScoreVariantsConfig, variants: Variants) -> dict[str, Any]:
     """What the result depends on, in types that JSON has."""
-    settings = config.around.resolve(model)
+    settings = config.resolve(model)
     digest = hashlib.blake2b(repr(list(variants.reference.lengths.items())).encode())
     return {
         "version": __version__,
         "model": config.model,
-        **make_settings(model, config.around),
+        **make_settings(model, config),
         "compute_dtype": model.compute.compute_dtype,
         "scores": list(config.scores),
         "flank": settings.flank,
