@@ -50,6 +50,18 @@ def test_llr_is_the_double_loop_over_frames_and_strands(model, name, masked):
                 np.testing.assert_allclose(value, wanted, **CLOSE)
 
 
+@pytest.mark.parametrize(("name", "masked"), [("llr", True), ("wt_llr", False)])
+def test_fewer_frames_are_the_first_ones_of_each_strand(model, name, masked):
+    around = dataclasses.replace(AROUND, frames=1)
+    scorer = Scorer(model, make_reference(c=TEXT), (name, "pll"), around=around)
+    alleles = list_changes(TEXT, 40, 43)
+    found = scorer.score(alleles).values
+    assert np.isfinite(found).all()
+    for allele, value in zip(alleles, found[:, 0], strict=True):
+        p = plain_distribution(model, TEXT, allele.start, masked=masked, frames=1)
+        np.testing.assert_allclose(value, np.log(p[allele.alt]) - np.log(p[allele.ref]), **CLOSE)
+
+
 def test_entropy_is_that_of_the_place(model):
     found = make_scorer(model, ("entropy",), c=TEXT).score(list_changes(TEXT, 0, 40)).values
     for rows, place in ((found[:3], 0), (found[3:], 40)):
@@ -232,6 +244,10 @@ def test_passes_are_shared(model, monkeypatch):
     assert count_rows(monkeypatch, llr, list_changes(TEXT, 40)) == 2 * K
     assert count_rows(monkeypatch, llr, list_changes(TEXT, 20, 40, 60)) == 3 * 2 * K
     assert count_rows(monkeypatch, llr, list_changes(TEXT, *range(30, 60))) == 2 * (30 + K - 1)
+    one = Scorer(
+        model, make_reference(c=TEXT), ("llr",), around=dataclasses.replace(AROUND, frames=1)
+    )
+    assert count_rows(monkeypatch, one, list_changes(TEXT, *range(30, 60))) == 2 * 30 // K
     wild = make_scorer(model, ("wt_llr",), c=TEXT)
     # Half a window is 4 k-mers, 12 nucleotides: 30 of them meet 3 or 4 windows in each frame.
     assert count_rows(monkeypatch, wild, list_changes(TEXT, *range(30, 60))) <= 2 * K * 4

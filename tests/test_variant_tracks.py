@@ -199,7 +199,7 @@ def test_pieces_are_of_known_letters_and_the_seed():
 
 def test_tables_of_others_are_refused(model, tmp_path):
     path = tmp_path / "llr_calibration.json"
-    settings = {"parameters": "p", "window_tokens": 8}
+    settings = {"parameters": "p", "window_tokens": 8, "frames": 3}
     with pytest.raises(FileNotFoundError, match="no such file: make the table of llr_calibrated"):
         load_calibration(None, tmp_path, settings)
     for text in ("", "[]", '{"means": [1], "counts": [1]}'):
@@ -291,6 +291,8 @@ def test_what_a_track_may_be_called(tmp_path, fasta):
         ({"num_devices": 0}, "num_devices = 0: must be 1 or above"),
         ({"window": 2}, "window = 2: must be 3 or above: a token of the model"),
         ({"flank": 1}, "flank = 1: must be 2 or above: a token that holds the change"),
+        ({"frames": 0}, "frames = 0: must be 1 or above"),
+        ({"frames": 4}, "frames = 4: must be 3 or below"),
         ({"layer": 3}, "layer = 3: must lie between 0 and 2"),
     ],
 )
