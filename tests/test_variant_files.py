@@ -6,6 +6,7 @@ import io
 import os
 import re
 import sys
+import tracemalloc
 import types
 
 import numpy as np
@@ -16,12 +17,13 @@ import pysam.bcftools
 import pytest
 from small_variants import AROUND, OPTIONS, make_model, make_text
 
+from nucleotide_transformer.options import parse
 from nucleotide_transformer.variants import run as run_module
 from nucleotide_transformer.variants.config import STDIN, ScoreVariantsConfig
 from nucleotide_transformer.variants.reading import read_variants
 from nucleotide_transformer.variants.reference import open_reference
 from nucleotide_transformer.variants.run import check_variants, score_variants
-from nucleotide_transformer.variants.scoring import Scorer
+from nucleotide_transformer.variants.scoring import Scored, Scorer
 
 TEXT = make_text(300, seed=3)
 OTHER = make_text(120, seed=4)
@@ -122,12 +124,17 @@ def test_vcf_to_vcf_as_bcftools_reads_it(model, tmp_path, fasta):
 def test_scored_again_a_vcf_has_the_fields_once(model, tmp_path, fasta):
     first = make_config(tmp_path, fasta, write_vcf(tmp_path / "in.vcf", make_rows()))
     score_variants(model, first)
-    second = make_config(tmp_path, fasta, first.output, "again.vcf.gz", scores=("llr",))
+    text = gzip.decompress(first.output.read_bytes()).replace(b"AC=1;", b"AC=1;NT_other=2;")
+    (tmp_path / "first.vcf.gz").write_bytes(gzip.compress(text))
+    second = make_config(
+        tmp_path, fasta, tmp_path / "first.vcf.gz", "again.vcf.gz", scores=("llr",)
+    )
     score_variants(model, second)
     with gzip.open(second.output, "rt") as file:
         text = file.read()
     assert text.count("##INFO=<ID=NT_llr") == text.count("##INFO=<ID=NT_skip") == 1
     assert "NT_pll" not in text
+    assert text.count("NT_other=2") == len(make_rows()) - 1  # the record without an ALT has AC=1
     assert text.count("##contig=<ID=1,") == text.count("##nucleotide_transformer=") == 1
 
 
@@ -217,6 +224,38 @@ def test_unsorted_and_duplicate_records(model, tmp_path, fasta, monkeypatch):
     score_variants(model, plain)
     kept = [line.split("\t")[2] for line in plain.output.read_text().splitlines() if line[0] != "#"]
     assert kept == [row[2] for row in rows]
+
+
+def test_a_long_contig_has_an_index_of_the_other_kind(model, tmp_path, fasta, monkeypatch):
+    from nucleotide_transformer.variants import writing
+
+    monkeypatch.setattr(writing, "TABIX_LIMIT", 300)
+    config = make_config(tmp_path, fasta, write_vcf(tmp_path / "in.vcf", make_rows()))
+    _, index = score_variants(model, config).paths
+    assert index.name == "out.vcf.gz.csi"
+    text = pysam.bcftools.query("-f", "%ID\n", "-r", "1:290-300", str(config.output))
+    assert text == "last\n"
+
+
+def test_memory_is_flat_in_the_number_of_variants(model, tmp_path, fasta, monkeypatch):
+    """Of reading, keeping and writing; scores are taken for granted."""
+    monkeypatch.setattr(run_module, "BLOCK", 128)
+
+    def score(self, alleles):
+        return Scored(np.zeros((len(alleles), 1)), [""] * len(alleles))
+
+    monkeypatch.setattr(Scorer, "score", score)
+    peaks = []
+    for size in (500, 2_000):
+        source = tmp_path / f"{size}.tsv"
+        row = f"1\t5\t{TEXT[4]}\t{other_letters(TEXT[4])[0]}\n"
+        source.write_text("chrom\tpos\tref\talt\n" + size * row)
+        config = make_config(tmp_path, fasta, source, f"{size}.tsv.gz", scores=("llr",))
+        tracemalloc.start()
+        score_variants(model, config)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0] + 100_000
 
 
 def test_standard_input_is_kept_until_the_end(model, tmp_path, fasta, monkeypatch):
@@ -374,6 +413,22 @@ def test_genomes_of_every_kind(tmp_path, fasta, kind):
     again = open_reference(path)
     assert bool(again.notes) == (kind == "gzip")
     assert not list(tmp_path.glob("*partial*"))
+
+
+def test_a_genome_beside_which_nothing_can_be_written(tmp_path, fasta, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    reference = open_reference(fasta)
+    assert "has no index, and none can be written beside it: read whole" in reference.notes[0]
+    assert reference.fetch("two", 3, 9) == OTHER[3:9].encode()
+    assert [path.name for path in tmp_path.iterdir()] == ["genome.fa"]
+
+
+def test_standard_input_is_called_by_its_hyphen():
+    words = ["--vcf", "-", "--fasta", "a.fa", "--output", "b.vcf", "--window", "99"]
+    config = parse(ScoreVariantsConfig, words, "nt score-variants")
+    assert (config.vcf, config.window, config.scores) == (STDIN, 99, ("llr",))
+    with pytest.raises(ValueError, match="--scores = 'lr': must be one of llr, llr_kmer"):
+        parse(ScoreVariantsConfig, [*words, "--scores", "lr"], "nt score-variants")
 
 
 def test_letters_of_a_genome_that_are_none(tmp_path):
