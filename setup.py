@@ -91,7 +91,7 @@ EXTRAS = {
         "ruff>=0.14",
     ],
     # The bound above keeps pip on one torch; PyTorch's own index has the small CPU builds.
-    "interop": [*HUB, "torch>=2.13,<2.14", "transformers>=5.23"],
+    "interop": [*HUB, "peft>=0.21.2", "torch>=2.13,<2.14", "transformers>=5.23"],
     "notebooks": ["ipykernel>=6.29", "nbmake>=1.5.5"],
 }
 

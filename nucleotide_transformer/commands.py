@@ -5,16 +5,14 @@ What a command computes with is imported when it runs, so that help and errors a
 
 import dataclasses
 import importlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tyro
-from rich.console import Console
 
-from nucleotide_transformer import fetching
-from nucleotide_transformer.errors import NotAFolderError, UnwritableOutputError
+from nucleotide_transformer import fetching, probing
+from nucleotide_transformer.console import LOG_WIDTH, PlainConsole, check_place
 
 if TYPE_CHECKING:
     from nucleotide_transformer.benchmark.config import BenchmarkConfig
@@ -32,8 +30,6 @@ FAILED = 1
 """Exit code of a run that failed; Python's own after a traceback, too."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
-LOG_WIDTH = 160
-"""Columns of a table where the output is no terminal."""
 LEFT_OUT_IF_NARROW = ("assembly", "group", "contigs", "unknown", "N50", "left out")
 """Columns of a corpus that a narrow terminal has no room for."""
 _PACKAGE = __name__.partition(".")[0]
@@ -66,34 +62,6 @@ class InfoConfig:
 
     folder: Path
     """Folder that `nt corpus build` made."""
-
-
-class PlainConsole(Console):
-    """Takes no text for markup: the name of a species or a folder may have brackets."""
-
-    def __init__(self) -> None:
-        super().__init__(soft_wrap=True, highlight=False, markup=False, emoji=False)
-        if not self.is_terminal:
-            self.width = LOG_WIDTH
-
-    def on_broken_pipe(self) -> None:
-        """The reader of a pipe is gone: rich would exit here."""
-        raise
-
-
-def check_place(output: Path) -> None:
-    """Checks that a file or folder can be made, before a model is loaded for it.
-
-    Raises:
-        NotAFolderError: if a file is in the way.
-        UnwritableOutputError: if the system lets nobody write there.
-    """
-    place = output.expanduser().absolute()
-    above = next(folder for folder in place.parents if folder.exists())
-    if not above.is_dir():
-        raise NotAFolderError(f"{output}: {above} is a file: must be a folder")
-    if not os.access(above, os.W_OK):
-        raise UnwritableOutputError(f"{output}: {above} can't be written to")
 
 
 def build_corpus(config: "CorpusConfig") -> int:
@@ -181,7 +149,8 @@ def export(config: "ExportConfig") -> int:
 
     from nucleotide_transformer.pretrained import export_model
 
-    export_model(config.source, config.folder, layout=config.layout, overwrite=config.overwrite)
+    fields = {name: value for name, value in vars(config).items() if name != "source"}
+    export_model(config.source, **fields)
     PlainConsole().print(f"wrote {config.folder} in the {config.layout} layout")
     return 0
 
@@ -313,6 +282,17 @@ COMMANDS: dict[str, Command] = {
         evaluate,
         "pretraining.evaluate.EvaluateConfig",
     ),
+    "finetune": Command(
+        "adapt a model to labelled sequences, or resume a run",
+        find_later("finetuning.commands.finetune"),
+        "finetuning.config.FinetuneConfig",
+        takes_file=True,
+    ),
+    "predict": Command(
+        "the labels of sequences by a fine-tuned model",
+        find_later("finetuning.commands.predict"),
+        "finetuning.prediction_files.PredictConfig",
+    ),
     "export": Command(
         "a run or released weights to a folder that others can load",
         export,
@@ -352,6 +332,16 @@ COMMANDS: dict[str, Command] = {
         "what a change scores on average, by the nucleotides around it",
         find_later("variants.commands.calibrate"),
         "variants.background.CalibrateConfig",
+    ),
+    "probe": Command(
+        "what the layers of a frozen model know of labelled sequences",
+        probing.probe,
+        "finetuning.probe.ProbeConfig",
+    ),
+    "tasks run": Command(
+        "many tasks and methods, with their controls, in one table",
+        probing.run_tasks,
+        "finetuning.tasks.TasksConfig",
     ),
     "benchmark": Command(
         "speed and memory of training and inference on this machine",

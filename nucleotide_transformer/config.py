@@ -10,6 +10,7 @@ from nucleotide_transformer.errors import require
 from nucleotide_transformer.errors import require_positive as require_positive
 from nucleotide_transformer.files import require_local
 from nucleotide_transformer.optimizer_config import OptimizerConfig as OptimizerConfig
+from nucleotide_transformer.token_ids import TokenIds
 from nucleotide_transformer.types import Vocabulary
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -37,7 +38,7 @@ refused before anything of that size is made."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(TokenIds):
     """What the network computes. The defaults are `100M_multi_species_v2`."""
 
     vocabulary: Vocabulary = "v2"
@@ -115,41 +116,6 @@ class ModelConfig:
         """Tokens of the longest sequence that the model can take; None for rotary models."""
         return self.max_positions if self.position == "learned" else None
 
-    @property
-    def vocabulary_size(self) -> int:
-        """Special tokens, 4**k k-mers, and the five single letters A, T, C, G, N."""
-        return {"v1": 4, "v2": 6}[self.vocabulary] + 4**self.k + 5
-
-    @property
-    def unk_token_id(self) -> int:
-        """Id of `<unk>`."""
-        return 0
-
-    @property
-    def pad_token_id(self) -> int:
-        """Id of `<pad>`."""
-        return 1
-
-    @property
-    def mask_token_id(self) -> int:
-        """Id of `<mask>`."""
-        return 2
-
-    @property
-    def cls_token_id(self) -> int:
-        """Id of `<cls>`."""
-        return 3
-
-    @property
-    def first_kmer_id(self) -> int:
-        """Id of the k-mer AA...A; the other k-mers and A, T, C, G, N follow it."""
-        return {"v1": 4, "v2": 6}[self.vocabulary]
-
-    @property
-    def num_nucleotide_tokens(self) -> int:
-        """Tokens that spell known nucleotides: 4**k k-mers and A, T, C, G, but not N."""
-        return 4**self.k + 4
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
@@ -168,9 +134,9 @@ class ComputeConfig:
     stack: Stack = "scan"
     """One compiled block scanned over the layers, or every layer compiled by itself."""
     remat: Remat = "dots"
-    """What the backward pass computes again. dots: norms and activations, neither the matrix
-    products nor the attention (but for the scores of its einsum form); block: whole
-    blocks, for the least memory; none: nothing."""
+    """What the backward pass of training computes again. dots: norms and activations, neither
+    matrix products nor attention (but for the scores of its einsum form); block: whole blocks, for
+    the least memory; none: nothing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -253,8 +219,8 @@ class CheckpointConfig:
     every_steps: int = 1_000
     """Save every N updates, and also at the end and on Ctrl-C."""
     keep: int = 3
-    """Latest checkpoints kept, besides the one with the lowest held-out loss: of those that were
-    evaluated, so every_steps here and in evaluation should have a common multiple."""
+    """Latest checkpoints kept, besides the one with the lowest held-out loss. Only a checkpoint of
+    an update that was evaluated has one: every_steps of both should have a common multiple."""
 
     def __post_init__(self) -> None:
         require_positive(self, "every_steps", "keep")

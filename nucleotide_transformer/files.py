@@ -1,5 +1,6 @@
 """Files and folders that are there whole or not at all."""
 
+import errno
 import os
 import re
 import secrets
@@ -8,11 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nucleotide_transformer.errors import RuleError
+import filelock
+
+from nucleotide_transformer.errors import InputError, RuleError
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 PARTIAL_PREFIX = ".partial-"
 """Start of the name of what is being written."""
+LOCK_FILE = ".lock"
+"""File in a folder that a process writes to. What counts is the system's lock on it, which ends
+with its process: a file that a killed one left holds nothing up."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What file systems without locks answer."""
 
 
 def require_local(field: str, path: Path) -> None:
@@ -24,6 +32,38 @@ def require_local(field: str, path: Path) -> None:
     if address:
         rule = "must be a path of this machine: mount the bucket, or copy what it holds"
         raise RuleError(field, f"{address[1]}://{address[2]}", rule)
+
+
+@contextmanager
+def hold_folder(folder: Path, rule: str, name: str = LOCK_FILE) -> Iterator[None]:
+    """Keeps other processes from writing to a folder, which must exist, meanwhile.
+
+    On file systems without locks nothing is kept.
+
+    Args:
+        folder: which one.
+        rule: what the message says.
+        name: of the file that is locked, and removed at the end.
+
+    Raises:
+        InputError: if another process holds it.
+    """
+    path = folder / name
+    lock = filelock.FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise InputError(f"{folder}: {rule}") from None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        yield
+        return
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import functools
 import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +20,22 @@ import numpy as np
 from jaxtyping import Shaped
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
-from nucleotide_transformer.errors import InputError
-from nucleotide_transformer.model import Outputs, exact_products, make_forward
+from nucleotide_transformer.errors import InputError, MissingInputError
+from nucleotide_transformer.model import Outputs, exact_products, init_params, make_forward
 from nucleotide_transformer.model.encoder import check_layers, check_length
 from nucleotide_transformer.model.platform import find_default_device, resolve_compute
-from nucleotide_transformer.model.stacking import AnyParams, arrange_params
+from nucleotide_transformer.model.stacking import AnyParams, arrange_for_inference
 from nucleotide_transformer.model.token_tables import fold_tables
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Int, Params
+from nucleotide_transformer.weights.adapter_files import (
+    FOLDER,
+    TrainedHead,
+    check_base,
+    check_shapes,
+    find_adapter,
+    load_adapter,
+)
 from nucleotide_transformer.weights.assembly import ParamsBuilder
 from nucleotide_transformer.weights.compat import get_pretrained_model as get_pretrained_model
 from nucleotide_transformer.weights.folders import (
@@ -36,6 +45,7 @@ from nucleotide_transformer.weights.folders import (
     find_folder,
     find_layout,
     load_folder,
+    open_draft,
     save_folder,
 )
 from nucleotide_transformer.weights.hub import (
@@ -44,6 +54,7 @@ from nucleotide_transformer.weights.hub import (
     describe_origin,
     find_named,
 )
+from nucleotide_transformer.weights.peft import save_peft
 
 __all__ = ["Model", "export_model", "get_pretrained_model", "load_pretrained"]
 
@@ -64,6 +75,10 @@ class Model:
     """What the parameters were made from, for the model card of an export."""
     license: str | None = None
     """Licence of the parameters by its short name on the hub, where it is known."""
+    source: str | None = None
+    """What `load_pretrained` finds it by on this machine: a name, or the path of its folder."""
+    head: TrainedHead | None = None
+    """What fine-tuning put onto it, for `predict`; its parameters are not among the model's."""
 
     def __post_init__(self) -> None:
         """Decides what "auto" is on this machine."""
@@ -115,7 +130,7 @@ class Model:
         """
         kept = self._arranged
         if None not in kept:
-            kept[None] = arrange_params(self.params, self.compute.stack)
+            kept[None] = arrange_for_inference(self.params, self.compute)
         if sharding not in kept:
             first = kept[None]
             kept.clear()
@@ -167,6 +182,7 @@ def load_pretrained(
     compute: ComputeConfig = ComputeConfig(),
     revision: str | None = None,
     cache: str | Path | None = None,
+    base: "str | Path | Model | None" = None,
 ) -> Model:
     """Loads a model, finding out by itself how it is stored.
 
@@ -176,24 +192,30 @@ def load_pretrained(
 
     Args:
         source: the name of a released model or of the packaged one, a local folder (of either
-            layout, or a run of `nt pretrain` or one of its checkpoints), or a repository of the
-            Hugging Face hub. A folder that is called like a released model is given as a `Path`,
-            or with `./` before its name.
+            layout, a run of `nt pretrain` or one of its checkpoints, or an adapter or a run of
+            `nt finetune`), or a repository of the Hugging Face hub. A folder that is called like a
+            released model is given as a `Path`, or with `./` before its name.
         layout: which one to read where both are there; the JAX one by default.
         compute: precision; parameters are cast to its `param_dtype`.
         revision: of a repository; by default the one that is pinned in the table of released
             models, or else its main branch.
         cache: folder of the hub's cache; huggingface_hub's own by default.
+        base: of an adapter: the model that it was trained on, or where that is; by default it is
+            found by what the adapter says. The adapter is folded into its weights.
 
     Raises:
         MissingInputError: if there is no such folder or no model in it, neither network nor cache
             has the model, or none was packaged.
         InputError: for an unknown name (the nearest is suggested), a file that is damaged or asks
             for more than arrays, a packaged file that is not as it was, or tensors that don't fit
-            the model: one line lists them all.
+            the model: one line lists them all; or for an adapter of another base.
     """
     place = None if cache is None else expand_user(cache)
     folder = find_folder(source, layout, revision=revision, cache=place)
+    if layout is None and (found_adapter := find_adapter(folder)):
+        return _load_adapted(found_adapter, compute, base, cache)
+    if base is not None:
+        raise InputError(f"{source}: base = {str(base)!r}: is for adapters, and this is none")
     if layout is None and find_layout(folder) is None and (run := _load_run(folder, compute)):
         params, config = run
     else:
@@ -210,6 +232,61 @@ def load_pretrained(
         tokenizer=KmerTokenizer(vocabulary=config.vocabulary, k=config.k),
         origin=origin if released or not expand_user(source).is_dir() else folder.resolve().name,
         license=license,
+        source=str(
+            folder.resolve() if released is None and folder == expand_user(source) else source
+        ),
+    )
+
+
+def _load_adapted(
+    folder: Path,
+    compute: ComputeConfig,
+    base: "str | Path | Model | None",
+    cache: str | Path | None,
+) -> Model:
+    """Loads an adapter, and its base in float32, and folds the one into the other."""
+    adapter = load_adapter(folder)
+    if not isinstance(base, Model):
+        whole = dataclasses.replace(compute, param_dtype="float32")
+        place: str | Path = adapter.base if base is None else base
+        try:
+            base = load_pretrained(place, compute=whole, cache=cache)
+        except MissingInputError as error:
+            hint = f"{folder}: the adapter's base model: {error}"
+            raise MissingInputError(f"{hint}; give another place of it as the base") from error
+    name = base.source or base.origin
+    if adapter.random_seed is not None:
+        base = randomise(base, adapter.random_seed)
+    check_base(adapter, base.params, folder, name)
+    check_shapes(adapter, base.params, base.config, folder)
+    merged = adapter.merge(base.params)
+    return dataclasses.replace(
+        base,
+        params=jax.tree.map(lambda leaf: jnp.asarray(leaf, compute.param_dtype), merged),
+        compute=compute,
+        origin=describe_adapted(base.origin, folder),
+        source=str(folder.resolve()),
+        head=adapter.head,
+    )
+
+
+def describe_adapted(origin: str, folder: Path) -> str:
+    """What a model with an adapter merged into it was made from, for its card."""
+    folder = folder.resolve()
+    name = folder.parent.name if folder.name == FOLDER else folder.name
+    return f"{origin}, with the adapter {name} merged into it (without its head)"
+
+
+def randomise(model: Model, seed: int) -> Model:
+    """The same network with random weights: the control of every result with trained ones.
+
+    Args:
+        model: whose architecture, precision and tokenizer are kept.
+        seed: of the weights.
+    """
+    params = init_params(jax.random.key(seed), model.config, model.compute)
+    return dataclasses.replace(
+        model, params=params, origin=f"{model.origin}, with random weights", head=None
     )
 
 
@@ -229,15 +306,20 @@ def _load_run(folder: Path, compute: ComputeConfig) -> tuple[Params, ModelConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """A run or released weights, converted into a folder that others can load."""
+    """A run, an adapter or released weights, converted into a folder that others can load."""
 
     source: str = PACKAGED
     """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
     model that comes with the package."""
     folder: Path
     """Where to; a new or empty folder."""
-    layout: Layout = "huggingface"
-    """Whose files to write: those of transformers, or those of the published JAX code."""
+    layout: Literal["huggingface", "jax", "peft"] = "huggingface"
+    """Whose files to write: those of transformers, or of the published JAX code; or, for the method
+    lora, of peft: the adapter without its base."""
+    merge: bool = False
+    """Of an adapter: fold it into its base, and write the whole model. Its head is not written."""
+    base: str | None = None
+    """Of an adapter: the model that it was trained on; found by what it says by default."""
     overwrite: bool = False
     """Replace an export that is there already."""
 
@@ -246,7 +328,9 @@ def export_model(
     source: str | Path,
     folder: str | Path,
     *,
-    layout: Layout = "huggingface",
+    layout: Literal["huggingface", "jax", "peft"] = "huggingface",
+    merge: bool = False,
+    base: "str | Path | Model | None" = None,
     overwrite: bool = False,
     compute: ComputeConfig = ComputeConfig(),
 ) -> Model:
@@ -255,17 +339,33 @@ def export_model(
     Args:
         source: see `load_pretrained`.
         folder: where to.
-        layout: "huggingface" or "jax".
+        layout: "huggingface" or "jax"; "peft" for an adapter of the method lora.
+        merge: fold an adapter into its base, and write the whole model.
+        base: of an adapter; see `load_pretrained`.
         overwrite: replace an export that is there already.
         compute: its `param_dtype` is the type of the numbers that are written.
 
     Raises:
         OutputExistsError: if the folder is not empty; before anything is loaded.
+        InputError: for an adapter without `merge` or "peft", or either for what is no adapter.
         MissingInputError, NotAFolderError, InputError: see `load_pretrained`.
     """
     check_target(expand_user(folder), overwrite)
-    model = load_pretrained(source, compute=compute)
-    model.save_pretrained(folder, layout, overwrite=overwrite)
+    model = load_pretrained(source, compute=compute, base=base)
+    is_adapter = model.head is not None
+    if not is_adapter and (merge or layout == "peft"):
+        raise InputError(
+            f"{source}: is no adapter: without merge, in the layout huggingface or jax"
+        )
+    if is_adapter and merge == (layout == "peft"):
+        rule = "give either merge, for the whole model, or the layout peft"
+        raise InputError(f"{source}: is an adapter: {rule}")
+    if layout == "peft":
+        assert model.source is not None
+        with open_draft(expand_user(folder), overwrite) as draft:
+            save_peft(draft, load_adapter(Path(model.source)))
+    else:
+        model.save_pretrained(folder, layout, overwrite=overwrite)
     return model
 
 

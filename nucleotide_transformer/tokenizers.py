@@ -6,7 +6,7 @@ such as `<mask>` that stands in the text: both end the run.
 
 How it is made fast: all texts of a batch are joined into one, every byte becomes a code, and the
 codes above `_LAST_LETTER` (N, special tokens, the separator that stands for `<cls>`) cut it into
-segments: one such code and the run behind it. The widths of a segment's tokens are then known, and
+segments: one such code and the run after it. The widths of a segment's tokens are then known, and
 with them where each token starts.
 """
 
@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt16
 
 from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.token_ids import SPECIAL_TOKENS, TokenIds
 from nucleotide_transformer.types import Int, UInt8, Vocabulary
 
 Nucleotides = str | bytes | Shaped[np.ndarray, "..."]
@@ -31,10 +32,6 @@ ManyNucleotides = Sequence[Nucleotides] | UInt8[np.ndarray, "B _"]
 
 _LETTERS = "ATCG"
 _AMBIGUOUS = "NRYSWKMBDHV"
-_SPECIAL_TOKENS = {
-    "v1": ("<unk>", "<pad>", "<mask>", "<cls>"),
-    "v2": ("<unk>", "<pad>", "<mask>", "<cls>", "<eos>", "<bos>"),
-}
 
 # Codes of a byte: 0 to 3 are the letters, and what follows stands alone as a token.
 _LAST_LETTER, _N, _SEPARATOR, _FIRST_SPECIAL, _INVALID = 3, 4, 5, 6, 255
@@ -50,7 +47,7 @@ def _make_codes() -> bytes:
     for letter, code in spellings.items():
         codes[ord(letter)] = codes[ord(letter.lower())] = code
     codes[ord("\n")] = _SEPARATOR
-    for i in range(len(_SPECIAL_TOKENS["v2"])):
+    for i in range(len(SPECIAL_TOKENS["v2"])):
         codes[_ESCAPE + i] = _FIRST_SPECIAL + i
     return bytes(codes)
 
@@ -59,7 +56,7 @@ _CODES = _make_codes()
 
 
 @dataclasses.dataclass(frozen=True)
-class KmerTokenizer:
+class KmerTokenizer(TokenIds):
     """Tokens of k nucleotides, in the vocabulary of the released models.
 
     Ids: the special tokens (four in `v1`, six in `v2`), the 4**k k-mers in the order of the letters
@@ -85,8 +82,8 @@ class KmerTokenizer:
     k: int = 6
 
     def __post_init__(self) -> None:
-        rule = f"must be one of {', '.join(_SPECIAL_TOKENS)}"
-        require(self.vocabulary in _SPECIAL_TOKENS, "vocabulary", self.vocabulary, rule)
+        rule = f"must be one of {', '.join(SPECIAL_TOKENS)}"
+        require(self.vocabulary in SPECIAL_TOKENS, "vocabulary", self.vocabulary, rule)
         require(3 <= self.k <= 8, "k", self.k, "must lie between 3 and 8")
 
     def encode(self, sequence: Nucleotides) -> Int[np.ndarray, " T"]:
@@ -154,7 +151,7 @@ class KmerTokenizer:
     def tokens(self) -> tuple[str, ...]:
         """Every token, in the order of the ids; what a `vocab.txt` lists."""
         kmers = map("".join, itertools.product(_LETTERS, repeat=self.k))
-        return (*_SPECIAL_TOKENS[self.vocabulary], *kmers, *_LETTERS, "N")
+        return (*SPECIAL_TOKENS[self.vocabulary], *kmers, *_LETTERS, "N")
 
     @functools.cached_property
     def _ids_by_token(self) -> dict[str, int]:
@@ -172,36 +169,6 @@ class KmerTokenizer:
         rule = f"is no token of vocabulary {self.vocabulary} with k = {self.k}"
         require(token in self._ids_by_token, "token", token, rule)
         return self._ids_by_token[token]
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Special tokens, 4**k k-mers, and the five single letters A, T, C, G, N."""
-        return self.first_kmer_id + 4**self.k + 5
-
-    @property
-    def first_kmer_id(self) -> int:
-        """Id of the k-mer AA...A; the other k-mers and A, T, C, G, N follow it."""
-        return len(_SPECIAL_TOKENS[self.vocabulary])
-
-    @property
-    def unk_token_id(self) -> int:
-        """Id of `<unk>`, which `encode` gives only where the text says so."""
-        return 0
-
-    @property
-    def pad_token_id(self) -> int:
-        """Id of `<pad>`."""
-        return 1
-
-    @property
-    def mask_token_id(self) -> int:
-        """Id of `<mask>`."""
-        return 2
-
-    @property
-    def cls_token_id(self) -> int:
-        """Id of `<cls>`."""
-        return 3
 
     @functools.cached_property
     def _ids_by_code(self) -> Int[np.ndarray, " C"]:
@@ -237,7 +204,7 @@ class KmerTokenizer:
         text = b"\n".join([b"", *texts, b"\n" * (self.k - 1)])
         is_valid = text.isascii()
         if b"<" in text:
-            for i, token in enumerate(_SPECIAL_TOKENS[self.vocabulary]):
+            for i, token in enumerate(SPECIAL_TOKENS[self.vocabulary]):
                 text = text.replace(token.encode(), bytes([_ESCAPE + i]))
         codes = np.frombuffer(text.translate(_CODES), np.uint8)
         breaks = np.flatnonzero(codes > _LAST_LETTER)
@@ -264,7 +231,7 @@ class KmerTokenizer:
         """Returns what is wrong with a sequence, in one line, or None if it is valid."""
         text = sequence if isinstance(sequence, str) else _to_ascii(sequence).decode("latin-1")
         letters = f"{_LETTERS}U{_AMBIGUOUS}"
-        special = _SPECIAL_TOKENS[self.vocabulary]
+        special = SPECIAL_TOKENS[self.vocabulary]
         valid = re.match(f"(?:[{letters}{letters.lower()}]|{'|'.join(special)})*", text)
         position = valid.end() if valid else 0
         if position == len(text):

@@ -20,9 +20,10 @@ specification. `tests/conftest.py` has beartype check them at run time.
 | G      | heads of all sequences of a batch                                   |
 | N      | devices, or entries of a list that the docstring names              |
 | Q      | elements of a device's slice                                        |
-| C      | words that k letters spell                                          |
+| C      | words that k letters spell; classes, or targets, of a task          |
 | W      | words or windows in a sequence                                      |
 | E      | numbers that go along with a sequence                               |
+| R      | rank of a change                                                    |
 """
 
 from typing import TYPE_CHECKING, Any, Literal

@@ -21,7 +21,7 @@ PACKAGE = "nucleotide_transformer"
 ORDER = (
     {"types"},
     {"errors"},
-    {"files", "namesake"},
+    {"files", "namesake", "token_ids"},
     {"optimizer_config"},
     {"config"},
     {"fields", "tokenizers"},
@@ -36,15 +36,15 @@ ORDER = (
     {"pretraining", "finetuning", "variants"},
     {"analysis"},
     {"benchmark", "packaging"},
-    {"environment"},
-    {"fetching"},
+    {"environment", "console"},
+    {"fetching", "probing"},
     {"commands"},
     {"cli", "completion"},
 )
 """A module imports what stands above it, and a folder of modules also its own parts."""
 
 WITHOUT_JAX = {
-    *("types", "errors", "files", "namesake", "optimizer_config", "config", "fields"),
+    *("types", "errors", "files", "namesake", "token_ids", "optimizer_config", "config", "fields"),
     *("configfile", "option_help", "options", "tokenizers", "data"),
 }
 JAX = {"jax", "jaxlib", "haiku", "optax", "orbax", "chex", "flax"}

@@ -1,13 +1,14 @@
 """Two processes never train one run."""
 
 import dataclasses
+import errno
 import fcntl
 
 import pytest
 
 from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.files import LOCK_FILE
 from nucleotide_transformer.pretraining.run import pretrain
-from nucleotide_transformer.training import lock
 from nucleotide_transformer.training.loop import Run
 from nucleotide_transformer.training.metrics import read_metrics
 
@@ -28,13 +29,13 @@ def test_a_run_under_way_is_not_started_again(run_config, monkeypatch):
     assert refused == [4]
     steps = [line["step"] for line in read_metrics(run_config.output) if line["kind"] == "train"]
     assert steps == list(range(1, 9))
-    assert not (run_config.output / lock.LOCK).exists()
+    assert not (run_config.output / LOCK_FILE).exists()
 
 
 def test_what_a_killed_or_refused_run_left_holds_nothing_up(run_config):
     short = dataclasses.replace(run_config, total_tokens=512)
     pretrain(short, show=False)
-    (short.output / lock.LOCK).touch()
+    (short.output / LOCK_FILE).touch()
     with pytest.raises(InputError, match="seed = 0 there, 1 here"):
         pretrain(dataclasses.replace(short, seed=1), show=False)
     assert pretrain(dataclasses.replace(short, total_tokens=1024), show=False).step == 2
@@ -42,7 +43,7 @@ def test_what_a_killed_or_refused_run_left_holds_nothing_up(run_config):
 
 def test_a_file_system_without_locks_trains(run_config, monkeypatch):
     def fail(*_):
-        raise OSError("no locks")
+        raise OSError(errno.ENOLCK, "no locks")
 
     monkeypatch.setattr(fcntl, "flock", fail)
     assert pretrain(dataclasses.replace(run_config, total_tokens=512), show=False).step == 1

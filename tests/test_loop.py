@@ -103,7 +103,7 @@ def held_out_losses(monkeypatch):
     return arm
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_resumes_bit_for_bit(config, tmp_path, stop_after, monkeypatch, kind):
     whole = dataclasses.replace(config, output=tmp_path / "whole")
     summary = pretrain(whole, show=False)

@@ -14,6 +14,7 @@ from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.packaging.card import Facts, compare, make_trained_card
 from nucleotide_transformer.packaging.records import (
     RunRecord,
+    SeedRun,
     check_recipe,
     read_evaluation,
     read_genomes,
@@ -42,7 +43,7 @@ def facts(tmp_path):
         hardware="",
         results=None,
         unseen_results=None,
-        other_seed=None,
+        seeds=(),
     )
 
 
@@ -73,7 +74,7 @@ def test_it_says_what_the_records_say(facts):
 
 def test_what_is_not_known_is_not_in_it(facts):
     card = make_trained_card(facts)
-    for words in ("## Results", "make model", "hours on", "No part of these", "another seed"):
+    for words in ("## Results", "make model", "hours on", "No part of these", "seeds"):
         assert words not in card
 
 
@@ -99,13 +100,14 @@ def test_only_a_recipe_that_repeats_the_run_is_named(facts):
             check_recipe(other, RECIPE)
 
 
-def test_results_by_group_unseen_species_and_another_seed(facts, tmp_path):
-    results, unseen, seed = (
+def test_results_by_group_unseen_species_and_other_seeds(facts, tmp_path):
+    results, unseen, other = (
         read_evaluation(write_evaluation(tmp_path / "own.json", nats, step=40), 40)
         for nats in (7.6, 7.8, 7.613)
     )
+    seeds = (SeedRun(0, 81_920, results), SeedRun(4, 81_920, other))
     card = make_trained_card(
-        dataclasses.replace(facts, results=results, unseen_results=unseen, other_seed=seed)
+        dataclasses.replace(facts, results=results, unseen_results=unseen, seeds=seeds)
     )
     bits = [nats / 6 / math.log(2) for nats in (7.5, 7.8, 7.65)]
     row = (
@@ -115,7 +117,9 @@ def test_results_by_group_unseen_species_and_another_seed(facts, tmp_path):
     assert row in card
     assert "| no group | 34 | 7.6000 " in card
     assert "| all | 1,234 | 7.8000 ± 0.0100 |" in card
-    assert "| Fungi | 7.5000 | 7.5130 | +0.0130 |" in card
+    assert "2 runs of this recipe, each of 81,920 tokens." in card
+    assert "|  | seed 0 | seed 4 | apart |" in card
+    assert "| Fungi | 7.5000 | 7.5130 | 0.0130 |" in card
 
 
 def test_an_evaluation_without_errors_is_shown_without_them(tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -230,6 +231,52 @@ def test_the_evaluation_of_the_run_is_taken_by_itself(made, job, tmp_path):
         InputError, match=r"evaluation\.json: step = 4: .* has 8: evaluate this one"
     ):
         package_run(dataclasses.replace(job, run=run))
+
+
+@pytest.fixture(scope="module")
+def seed_runs(made):
+    """Two shorter runs of the same recipe, of seeds 5 and 2, that finished."""
+    folder, run = made
+    runs = []
+    for seed in (5, 2):
+        short = dataclasses.replace(
+            run, seed=seed, output=folder / f"seed{seed}", total_tokens=512 * 2
+        )
+        pretrain(short, show=False)
+        write_evaluation(short.output / "evaluation.json", 6.0 + seed, step=2)
+        runs.append(short.output)
+    return tuple(runs)
+
+
+def test_the_card_says_how_far_seeds_are_apart(seed_runs, job):
+    package_run(dataclasses.replace(job, seed_runs=seed_runs))
+    card = (job.folder / "README.md").read_text()
+    assert "2 runs of this recipe, each of 1,024 tokens." in card
+    assert "|  | seed 2 | seed 5 | apart |" in card
+    assert "| all | 8.0000 | 11.0000 | 3.0000 |" in card
+
+
+def test_seed_runs_that_differ_in_more_or_less_than_their_seeds(made, seed_runs, job, tmp_path):
+    _, run = made
+    for folders, message in (
+        (seed_runs[:1], "seed_runs = [5]: must have several seeds"),
+        ((seed_runs[0],) * 2, "seed_runs = [5, 5]: must have several seeds"),
+        ((seed_runs[0], run.output), "run: total_tokens = 4096: must be as in "),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            package_run(dataclasses.replace(job, seed_runs=folders))
+    other = dataclasses.replace(
+        run,
+        seed=2,
+        output=tmp_path / "other",
+        total_tokens=512 * 2,
+        masking=configs.MaskingConfig(ratio=0.3),
+    )
+    pretrain(other, show=False)
+    message = "other: masking.ratio = 0.3 there, 0.15 here: only the seed may differ"
+    with pytest.raises(InputError, match=re.escape(message)):
+        package_run(dataclasses.replace(job, seed_runs=(seed_runs[0], other.output)))
+    assert not job.folder.exists()
 
 
 def test_a_table_of_other_genomes(job, tmp_path):

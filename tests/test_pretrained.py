@@ -17,11 +17,11 @@ from jax.sharding import PartitionSpec as P
 from small_models import V2, assert_same_params, save_model
 
 from nucleotide_transformer import pretrained
-from nucleotide_transformer.config import ComputeConfig, PretrainConfig
+from nucleotide_transformer.config import ComputeConfig, PretrainConfig, Stack
 from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.inference.embedding import embed_array
 from nucleotide_transformer.inference.likelihoods import fill_mask
-from nucleotide_transformer.model import init_params
+from nucleotide_transformer.model import init_params, make_forward
 from nucleotide_transformer.pretrained import (
     Model,
     export_model,
@@ -102,7 +102,9 @@ def test_layers_that_do_not_exist(asked: Any, message: str, model: Model) -> Non
         model([[3, 4]], **asked)
 
 
-def test_a_run_of_ours_loads_with_its_checkpoint(tmp_path: Path) -> None:
+def test_a_run_of_ours_loads_with_its_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     import optax
 
     from nucleotide_transformer.training.checkpoints import Checkpointer
@@ -123,6 +125,7 @@ def test_a_run_of_ours_loads_with_its_checkpoint(tmp_path: Path) -> None:
     checkpointer.close()
     export_model(tmp_path / "run", tmp_path / "exported")
     assert_same_params(load_pretrained(tmp_path / "exported").params, state.params)
+    assert not caplog.records  # orbax has remarks on what is as it should be
 
 
 def test_two_models_of_different_precision_do_not_change_each_other(model: Model) -> None:
@@ -174,13 +177,13 @@ def test_a_call_makes_no_copy_of_the_parameters(tmp_path: Path) -> None:
 
 def test_parameters_are_arranged_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    arrange = pretrained.arrange_params
+    arrange = pretrained.arrange_for_inference
 
     def count(*arguments: Any) -> Any:
         calls.append(arguments)
         return arrange(*arguments)
 
-    monkeypatch.setattr(pretrained, "arrange_params", count)
+    monkeypatch.setattr(pretrained, "arrange_for_inference", count)
     for _ in range(2):
         embed_array(model, ["ACGTAC", "TTT"])
         fill_mask(model, "ACG<mask>")
@@ -189,3 +192,22 @@ def test_parameters_are_arranged_once(model: Model, monkeypatch: pytest.MonkeyPa
     placed = model.arrange(NamedSharding(Mesh(np.array(jax.devices()[:2]), ("d",)), P()))
     again = model.arrange(NamedSharding(Mesh(np.array(jax.devices()[:2]), ("d",)), P()))
     assert jax.tree.all(jax.tree.map(lambda one, two: one is two, placed, again))
+
+
+@pytest.mark.parametrize("stack", ["scan", "loop"])
+def test_matrices_are_rounded_once_and_not_at_every_call(tmp_path: Path, stack: Stack) -> None:
+    save_model(tmp_path / "m", V2, "jax")
+    compute = ComputeConfig(compute_dtype="bfloat16", stack=stack)
+    model = load_pretrained(tmp_path / "m", compute=compute)
+    tokens = jnp.arange(9, 29).reshape(2, 10)
+    arranged = model.arrange()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(arranged):
+        assert leaf.dtype == ("bfloat16" if path[-1].key == "w" else "float32"), path
+    apply = make_forward(V2, compute).apply
+    given = model(tokens, layers=(1,))
+    expected = jax.jit(apply, static_argnames="layers")(model.params, tokens, layers=(1,))
+    np.testing.assert_array_equal(given.logits, expected.logits)
+    np.testing.assert_array_equal(given.embeddings[1], expected.embeddings[1])
+    conversion = "bf16[16,48] = convert_element_type"  # of the first feed-forward matrix
+    assert conversion in str(jax.make_jaxpr(apply)(model.params, tokens))
+    assert conversion not in str(jax.make_jaxpr(apply)(arranged, tokens))

@@ -127,7 +127,7 @@ class Transcript:
 
     @property
     def acceptors(self) -> list[Site]:
-        """The first nucleotide behind every intron, in the direction of reading."""
+        """The first nucleotide after every intron, in the direction of reading."""
         forward = self.strand == "+"
         places = [end if forward else start - 1 for start, end in self.introns]
         return [Site(self.contig, place, self.strand) for place in places]
@@ -150,7 +150,7 @@ class Annotation:
         """Kind -> its sites, each once whatever the number of its transcripts, sorted.
 
         Position 0 is the first nucleotide of the codon, of the intron (donor), or of the exon
-        behind the intron (acceptor).
+        after the intron (acceptor).
         """
         sites: dict[str, set[Site]] = {"start": set(), "stop": set()}
         sites |= {"donor": set(), "acceptor": set()}

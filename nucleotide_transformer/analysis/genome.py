@@ -74,7 +74,7 @@ class Genome:
         Args:
             place: the nucleotide that the window is about.
             before: nucleotides in front of it, in the direction of reading.
-            after: nucleotides behind it.
+            after: nucleotides after it.
             strand: "+" or "-", which reads backwards and complements.
         """
         left, right = (before, after) if strand == "+" else (after, before)

@@ -146,7 +146,7 @@ def judge_regions(
 def _make_rows(tokenizer: KmerTokenizer, region: Region) -> Iterator[Row]:
     tokens = tokenizer.encode(spell(region.codes))
     for hidden in region.hidden:
-        yield Row(tokens, tuple((hidden + 1).tolist()))  # behind <cls>
+        yield Row(tokens, tuple((hidden + 1).tolist()))  # after <cls>
 
 
 def _add_up(

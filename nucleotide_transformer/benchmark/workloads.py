@@ -14,7 +14,7 @@ from nucleotide_transformer.config import DataConfig, ModelConfig, PretrainConfi
 from nucleotide_transformer.inference.embedding import PoolTask
 from nucleotide_transformer.model import exact_products, init_params, make_forward
 from nucleotide_transformer.model.flops import count_forward_flops
-from nucleotide_transformer.model.stacking import arrange_params
+from nucleotide_transformer.model.stacking import arrange_for_inference, arrange_params
 from nucleotide_transformer.pretraining.objective import Sequences, make_blank, make_loss
 from nucleotide_transformer.pretraining.run import count_run_flops
 from nucleotide_transformer.training.devices import AXIS, lay_out, plan_layout
@@ -148,7 +148,7 @@ class InferenceWorkload:
         mesh = Mesh(np.array(devices), (AXIS,))
         self._mesh, self._split = mesh, NamedSharding(mesh, P(AXIS))
         params = init_params(jax.random.key(config.seed), model, config.compute)
-        arranged = arrange_params(params, config.compute.stack)
+        arranged = arrange_for_inference(params, config.compute)
         self._params = jax.device_put(arranged, NamedSharding(mesh, P()))
         size = (case.sequences_per_step, case.sequence_tokens)
         seeds = range(config.seed, config.seed + NUM_BATCHES)

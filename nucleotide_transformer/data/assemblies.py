@@ -65,7 +65,7 @@ class ListConfig:
     output: Path = Path("genomes/genomes.tsv")
     """Table to write. Downloads go to its folder."""
     reference_only: bool = True
-    """Of a taxon, list only what NCBI chose as reference genomes."""
+    """For a taxon, list only NCBI's reference genomes."""
     service: str = "https://api.ncbi.nlm.nih.gov/datasets/v2"
     """Address of NCBI's Datasets service."""
 

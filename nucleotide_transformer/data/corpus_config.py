@@ -33,35 +33,35 @@ class CorpusConfig:
     max_unknown: float = 0.5
     """Chunks with a larger share of N than this are left out, and counted."""
     max_unknown_tokens: float | None = None
-    """The same of the tokens of a chunk, of which an N is one and six letters are one: 0.5 leaves
-    out chunks with more than a seventh N. 1 leaves out none, as earlier versions did. By default
-    0.5; in a corpus that is there, as it was built."""
+    """Chunks with a larger share of N among their tokens are left out, too: one N is a token, and
+    so are six known letters. 0.5 leaves out chunks that are more than a seventh N; 1 leaves out
+    none, as earlier versions did. By default 0.5, or what an existing corpus was built with."""
     min_length: int = 0
-    """Contigs, and parts of them in one split, of fewer nucleotides are left out, and counted. A
-    whole record, chunk_length + 2 * overlap, is what the published corpus was built with."""
+    """Contigs with fewer nucleotides are left out and counted, and so are parts of contigs in one
+    split. The published corpus kept whole records only: chunk_length + 2 * overlap."""
     short_contigs: Literal["auto", "pack", "pad"] = "auto"
-    """What becomes of contigs, and parts of them in one split, that are shorter than a record.
-    pack: they are joined within a genome and a split, with an N between two, until a record is
-    full; pad: each is a short record, and the rest of its sequence is padding. auto is pack; in a
-    corpus that is there, it is as that was built."""
+    """What becomes of contigs, or parts of contigs in one split, that are shorter than a record.
+    pack: those of one genome and split are joined, with an N between them, until a record is full.
+    pad: each is a short record, and the rest of its sequence is padding. auto: pack, or what an
+    existing corpus was built with."""
     validation_fraction: float = 0.05
-    """Share of a genome that goes to validation, by blocks: of every genome but those in which a
-    contig is named below."""
+    """Share of each genome that goes to validation, in blocks. Genomes with a contig that is named
+    below have none."""
     test_fraction: float = 0.05
-    """Share of the same genomes that goes to test, by blocks."""
+    """Share of the same genomes that goes to test, in blocks."""
     block_length: int = 60_000
-    """Nucleotides of a block, which goes to one split whole. A genome with two blocks more than
-    block_length / fraction (1.3 million by default) has held-out ones for certain."""
+    """Nucleotides of a block; a block is in one split only. Genomes that are longer than
+    block_length / fraction by two blocks (1.3 million by default) always have held-out blocks."""
     validation_contigs: tuple[str, ...] = ()
     """Contigs that are the validation split: `contig`, `species:contig` or `species:*`. A genome
     (a FASTA file) in which a contig is named, here or for test, has no blocks held out: its other
-    contigs are for training. All other genomes do."""
+    contigs are for training. All other genomes have held-out blocks."""
     test_contigs: tuple[str, ...] = ()
     """Contigs that are the test split, named in the same ways."""
     seed: int = 0
-    """Moves the held-out blocks."""
+    """Decides which blocks are held out."""
     compression: Literal["none", "zstd"] = "none"
-    """Of the records: none takes 1.0 bytes a nucleotide and reads faster, zstd takes 0.3."""
+    """Compression of the records. none: 1.0 bytes a nucleotide, read faster; zstd: 0.3."""
     workers: int | None = None
     """Processes, each of which builds one genome at a time. By default one per core, but no more
     than the size of the input is worth."""

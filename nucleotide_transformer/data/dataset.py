@@ -68,7 +68,7 @@ def make_dataset(
     Records come in an order shuffled over the whole split (see `sampling.RecordOrder`; its
     temperature is `data.temperature`). A sequence starts at a random nucleotide within the overlap
     of its record, so that the reading frame varies, and ends after `data.sequence_tokens` tokens.
-    What lies behind them in a record is not read: chunk_length should be about
+    The rest of a record is not read: chunk_length should be about
     (sequence_tokens - 1) * k. A record shorter than a chunk starts no later than needed for that
     or for the frame to vary. The share `data.reverse_complement` of the sequences is read from the
     other strand: they start and end as if the corpus held the reverse complement of their record.

@@ -29,7 +29,6 @@ from rich.progress import (
 )
 
 from nucleotide_transformer.data.assemblies import Assembly, load_assemblies
-from nucleotide_transformer.data.folder import hold_lock
 from nucleotide_transformer.data.parallel import catch_termination
 from nucleotide_transformer.data.web import (
     RETRY_STATUSES,
@@ -39,7 +38,7 @@ from nucleotide_transformer.data.web import (
     make_session,
 )
 from nucleotide_transformer.errors import InputError, require, require_positive
-from nucleotide_transformer.files import PARTIAL_PREFIX
+from nucleotide_transformer.files import PARTIAL_PREFIX, hold_folder
 
 LOCK_FILE = ".download.lock"
 _BLOCK_BYTES = 1 << 20
@@ -57,12 +56,12 @@ class DownloadConfig:
     num_downloads: int = 4
     """Files at a time."""
     num_retries: int = 8
-    """How often a file is asked for again without a byte having come."""
+    """Requests in a row for one file that may fail without a byte, after the first."""
     first_wait: float = 1.0
-    """Seconds before the first of these; twice as long before each further one, up to a minute, or
-    as long as the server says."""
+    """Seconds to wait before the first retry; twice as long before each further one, up to a
+    minute, or as long as the server asks."""
     timeout: float = WAIT_SECONDS
-    """Seconds without a byte, after which a connection is given up."""
+    """Seconds without a byte after which a connection is given up."""
 
     def __post_init__(self) -> None:
         require_positive(self, "num_downloads", "first_wait", "timeout")
@@ -115,7 +114,7 @@ def download(
     assemblies = load_assemblies(config.table)
     folder = config.table.parent
     rule = "another process is downloading to this folder: wait for it, or end it"
-    with hold_lock(folder, LOCK_FILE, rule), catch_termination():
+    with hold_folder(folder, rule, LOCK_FILE), catch_termination():
         _check_room(folder, assemblies)
         advance = start(sum(assembly.num_bytes or 0 for assembly in assemblies))
         stop, session = threading.Event(), make_session()

@@ -6,18 +6,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
-
 from nucleotide_transformer.data.chunking import SPLITS
 from nucleotide_transformer.data.manifest import CONTIGS_FILE, GENOME_FILE, MANIFEST_FILE
-from nucleotide_transformer.errors import InputError, NotAFolderError, OutputExistsError
-from nucleotide_transformer.files import PARTIAL_PREFIX
+from nucleotide_transformer.errors import NotAFolderError, OutputExistsError
+from nucleotide_transformer.files import LOCK_FILE, PARTIAL_PREFIX, hold_folder
 
 MARKER_FILE = ".corpus"
 """Says that `nt corpus build` made the folder. Corpora of earlier versions have none: their own
 files tell."""
-LOCK_FILE = ".lock"
-"""Held by the process that builds; the system lets go of it when that ends, however it ends."""
 _MARKER_TEXT = "`nt corpus build` made this folder, and removes from it what it did not finish.\n"
 _FILES_OF_A_GENOME = {GENOME_FILE, CONTIGS_FILE, *(f"{split}.array_record" for split in SPLITS)}
 _PARTIAL_GENOME = re.compile(re.escape(PARTIAL_PREFIX) + r"[0-9a-f]+-.*-[0-9a-f]{8}")
@@ -44,7 +40,7 @@ def own_folder(folder: Path) -> Iterator[None]:
         rule = "a file stands in its path: the output must be a folder"
         raise NotAFolderError(f"{folder}: {rule}") from None
     rule = "another process is building this corpus: wait for it, or end it"
-    with hold_lock(folder, LOCK_FILE, rule):
+    with hold_folder(folder, rule):
         try:
             (folder / MARKER_FILE).write_text(_MARKER_TEXT, encoding="utf-8")
             genomes.mkdir(exist_ok=True)
@@ -90,28 +86,6 @@ def _is_ours(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(values, dict) and {"format_version", "config"} <= values.keys()
-
-
-@contextlib.contextmanager
-def hold_lock(folder: Path, name: str, rule: str) -> Iterator[None]:
-    """Holds a lock in a folder; on file systems without locks nothing is held.
-
-    Raises:
-        InputError: if another process holds it; says the rule.
-    """
-    lock = filelock.FileLock(folder / name, timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise InputError(f"{folder}: {rule}") from None
-    except NotImplementedError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        (folder / name).unlink(missing_ok=True)
-        lock.release()
 
 
 def _remove_partial(folder: Path) -> None:

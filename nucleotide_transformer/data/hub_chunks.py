@@ -31,8 +31,8 @@ class ChunksConfig:
     name: str | None = None
     """Configuration of the dataset, such as 6kbp."""
     revision: str | None = None
-    """Of the dataset on the hub. refs/convert/parquet is the hub's own copy as Parquet, which a
-    dataset needs that is a program: these are not run."""
+    """Revision of the dataset on the hub. A dataset that is a loading script needs
+    refs/convert/parquet, the hub's own copy as Parquet: scripts are not run."""
     output: Path = Path("genomes")
     """New or empty folder for the FASTA files and their table, genomes.tsv. Its column `group`
     holds the split."""

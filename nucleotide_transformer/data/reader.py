@@ -154,7 +154,7 @@ class SplitReader:
             records = list(self._readers[shard].read(positions))
         except RuntimeError as error:
             raise _explain(path, error) from None
-        if not all(records):  # what the library gives behind the end of a file
+        if not all(records):  # what the library gives beyond the end of a file
             place = f"record {positions[records.index(b'')]} is empty"
             raise InputError(f"{path}: {place}: the file changed while it was read: {BUILD_AGAIN}")
         return records

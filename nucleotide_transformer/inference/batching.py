@@ -321,7 +321,7 @@ class _Queue:
         return bool(self._waiting or self._running)
 
     def release(self) -> None:
-        """Sends off the row that everything behind it waits for, or awaits its result."""
+        """Sends off the row that all later ones wait for, or awaits its result."""
         for length, rows in self._waiting.items():
             if self._next in rows:
                 self._start(length)

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from nucleotide_transformer.inference.batching import (
 )
 from nucleotide_transformer.model import Outputs, make_forward
 from nucleotide_transformer.model.encoder import check_layers
+from nucleotide_transformer.model.heads import is_known as is_known
 from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import Nucleotides
@@ -151,12 +152,6 @@ def pool_tokens(
     if pooling == "max":
         return jnp.max(x, axis=1, where=keep[..., None], initial=-jnp.inf)
     return x[:, 0] if pooling == "cls" else x
-
-
-def is_known(tokens: Any, config: ModelConfig) -> Any:
-    """Which tokens (NumPy or JAX) spell known nucleotides: k-mers and A, C, G, T."""
-    place = tokens - config.first_kmer_id
-    return (place >= 0) & (place < config.num_nucleotide_tokens)
 
 
 def is_within(tokens: Int[Array, "B T"], spans: Int[Array, "B 2"]) -> Bool[Array, "B T"]:

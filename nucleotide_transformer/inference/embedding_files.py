@@ -74,7 +74,8 @@ class EmbedConfig:
     input: Path
     """Sequences: .fa, .fasta, .fna, .csv or .tsv (also with .gz), or .parquet."""
     output: Path
-    """File to write: .parquet, .npz, .h5 or .hdf5. What is unfinished lies in <output>.parts."""
+    """File to write: .parquet, .npz, .h5 or .hdf5. Until it is complete, its parts are in
+    <output>.parts."""
     bed: Path | None = None
     """Intervals of the FASTA file to embed, instead of its contigs."""
     stranded: bool = False
@@ -115,7 +116,7 @@ def check_files(config: EmbedConfig) -> SequenceTotals:
     """
     output = Path(config.output)
     get_writer(output)
-    _check_output(output)
+    check_output(output)
     return measure_sequences(_read(config))
 
 
@@ -130,7 +131,7 @@ def embed_file(
 
     The input is read and checked whole before the first sequence is embedded. Finished sequences
     are kept in parts in the folder `<output>.parts`; called again with the same arguments, the
-    function goes on behind them. The output appears when it is complete, and the folder goes.
+    function resumes after them. The output appears when it is complete, and the folder is removed.
 
     Args:
         model: what `load_pretrained(config.model, ...)` returns.
@@ -154,8 +155,8 @@ def embed_file(
     totals = check_files(config) if totals is None else totals
     _check_memory(model, config, totals)
     settings = _make_settings(model, config, totals)
-    parts = _Parts(output, settings)
-    with _show(progress, totals, output) as bar, parts:
+    parts = Parts(output, settings)
+    with show_bar(progress, totals, output) as bar, parts:
         records = _read(config)
         finished = itertools.islice(records, parts.num_finished)
         bar.reset(bar.task_ids[0], completed=sum(len(record.sequence) for record in finished))
@@ -179,7 +180,7 @@ def _check_memory(model: Model, config: EmbedConfig, totals: SequenceTotals) -> 
     require(fits, "pooling", config.pooling, f"a sequence {rule}: cut it with a window")
 
 
-def _check_output(output: Path) -> None:
+def check_output(output: Path) -> None:
     """Raises in one line if the output is there, or if there is no way to write it."""
     if output.exists():
         raise OutputExistsError(f"{output}: exists already: delete it, or choose another name")
@@ -259,7 +260,7 @@ def digest_params(params: Params) -> str:
     return digest.hexdigest()
 
 
-class _Parts:
+class Parts:
     """The folder of finished parts of a run. As a context it keeps what is finished at a stop."""
 
     def __init__(self, output: Path, settings: Settings) -> None:
@@ -314,7 +315,7 @@ class _Parts:
         self.paths.append(path)
         self._rows, self._num_bytes, self._time = [], 0, time.monotonic()
 
-    def __enter__(self) -> "_Parts":
+    def __enter__(self) -> "Parts":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -347,7 +348,7 @@ class _RateColumn(ProgressColumn):
         return Text(f"{task.speed:,.0f} nt/s" if task.speed else "- nt/s")
 
 
-def _show(progress: bool, totals: SequenceTotals, output: Path) -> Progress:
+def show_bar(progress: bool, totals: SequenceTotals, output: Path) -> Progress:
     """A bar for all nucleotides of the input."""
     console = Console(quiet=not progress, stderr=True)
     columns = (BarColumn(), _RateColumn(), TimeElapsedColumn(), TimeRemainingColumn())

@@ -1,4 +1,4 @@
-"""What the language-model head says: logits, log-likelihoods, and the tokens behind `<mask>`."""
+"""What the language-model head says: logits, log-likelihoods, and the tokens at `<mask>`."""
 
 import collections
 import dataclasses
@@ -40,7 +40,7 @@ _NO_MASK = f"must hold at least one {_MASK}"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FillMaskConfig:
-    """The likeliest tokens behind each <mask> of a sequence."""
+    """The likeliest tokens at each <mask> of a sequence."""
 
     model: str = PACKAGED
     """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
@@ -78,7 +78,7 @@ class TokenProbability(NamedTuple):
 def fill_mask(
     model: Model, sequence: Nucleotides, *, top_k: int = 5
 ) -> list[list[TokenProbability]]:
-    """The most probable tokens behind every `<mask>` of a sequence, best first.
+    """The most probable tokens at each `<mask>` of a sequence, best first.
 
     Probabilities are the softmax over the whole vocabulary, special tokens included.
 
@@ -225,7 +225,7 @@ class TokenLogLikelihoodTask:
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLogLikelihoodTask:
-    """Log-probabilities of the tokens at `numbers`, all of them behind a `<mask>`."""
+    """Log-probabilities of the tokens at `numbers`, all of them hidden by `<mask>`."""
 
     config: ModelConfig
     compute: ComputeConfig
@@ -301,7 +301,7 @@ def hide_in_turn(
 def _mask_in_turn(
     model: Model, sequences: Iterable[Nucleotides], batching: BatchConfig
 ) -> Iterator[Float[np.ndarray, " T"]]:
-    """Log-probabilities of the known tokens of each sequence, each behind a `<mask>`."""
+    """Log-probabilities of the known tokens of each sequence, each hidden by `<mask>`."""
     size = resolve_windows(model.config, batching)
     plans: collections.deque[Any] = collections.deque()
 

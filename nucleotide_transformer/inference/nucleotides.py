@@ -209,7 +209,7 @@ class MarginalsTask:
 
 @dataclasses.dataclass(frozen=True)
 class MaskedMarginalsTask:
-    """Marginals at the tokens at `numbers`, all of them behind a `<mask>`."""
+    """Marginals at the tokens at `numbers`, all of them hidden by `<mask>`."""
 
     config: ModelConfig
     compute: ComputeConfig
@@ -225,7 +225,7 @@ class MaskedMarginalsTask:
 def _add_masked(
     total: _Total, model: Model, frames: list[Frame], size: WindowSize, batching: BatchConfig
 ) -> None:
-    """Adds all frames, each token behind a `<mask>` in a row of its own."""
+    """Adds all frames, each token hidden by `<mask>` in a row of its own."""
     places: collections.deque[tuple[int, bool]] = collections.deque()
 
     def make_rows() -> Iterator[Row]:

@@ -9,7 +9,7 @@ import importlib
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -37,6 +37,14 @@ class SequenceRecord(NamedTuple):
     """One past the last nucleotide."""
 
 
+class TableRow(NamedTuple):
+    """A row of a table of sequences."""
+
+    record: SequenceRecord
+    values: tuple[Any, ...]
+    """Of the further columns that were asked for: text, or in Parquet any type; None if absent."""
+
+
 class SequenceTotals(NamedTuple):
     """What a file holds."""
 
@@ -59,7 +67,7 @@ def read_sequences(
     """Yields the sequences of a file, in its order.
 
     The kind of file is told by its name: .fa, .fasta, .fna, .ffn, .fas; .csv, .tsv (all of these
-    may be gzip, with .gz behind) or .parquet.
+    may be gzip: .csv.gz) or .parquet.
 
     - FASTA: every contig; upper case, U is T and ambiguity codes are N.
     - FASTA and BED: every interval, in the order of the BED, named by its column 4 or else
@@ -90,11 +98,31 @@ def read_sequences(
         return _read_intervals(path, Path(bed), stranded)
     if suffix in FASTA_SUFFIXES:
         return _read_fasta(path)
-    columns = _Columns(sequence_column, name_column)
-    rows = (
-        _read_parquet(path, columns) if suffix == "parquet" else _read_text(path, suffix, columns)
-    )
-    return _check_rows(path, rows)
+    return (row.record for row in _read_table(path, _Columns(sequence_column, name_column)))
+
+
+def read_table(
+    path: Path,
+    *,
+    value_columns: Sequence[str],
+    sequence_column: str = "sequence",
+    name_column: str = "name",
+) -> Iterator[TableRow]:
+    """Yields the sequences of a table with the values of further columns, in its order.
+
+    Args:
+        path: a file .csv, .tsv (both may be gzip, with .gz behind) or .parquet.
+        value_columns: columns that must be there.
+        sequence_column: column with the sequences.
+        name_column: column with the names.
+
+    Raises:
+        MissingInputError, InputError: in one line, as `read_sequences` does.
+    """
+    path = Path(path)
+    rule = f"must be a table .{', .'.join(TABLE_SUFFIXES)}"
+    require(get_suffix(path) in TABLE_SUFFIXES, "input", str(path), rule)
+    return _read_table(path, _Columns(sequence_column, name_column, tuple(value_columns)))
 
 
 def cut_tiles(
@@ -126,7 +154,7 @@ def cut_tiles(
 
 
 def get_suffix(path: Path) -> str:
-    """What stands behind the last dot of a file's name, .gz apart, in lower case."""
+    """What follows the last dot of a file's name, .gz apart, in lower case."""
     return Path(path).name.removesuffix(".gz").rpartition(".")[2].lower()
 
 
@@ -201,24 +229,31 @@ class _Columns(NamedTuple):
 
     sequence: str
     name: str
+    values: tuple[str, ...] = ()
+    """Further ones, all of which must be there."""
 
     def select(self, path: Path, there: list[str]) -> list[str]:
         """The columns to read, of those that are there."""
         if self.sequence not in there:
             shown = ", ".join(there[:8]) or "none"
             raise InputError(f"{path}: no column {self.sequence!r} with the sequences; has {shown}")
+        for name in self.values:
+            if name not in there:
+                raise InputError(f"{path}: no column {name!r}; has {', '.join(there[:8])}")
         place = ["contig", "start", "end"]
-        for name in (self.sequence, self.name, *place):
+        for name in (self.sequence, self.name, *self.values, *place):
             if there.count(name) > 1:
                 raise InputError(f"{path}: {there.count(name)} columns are called {name!r}")
         optional = [self.name, *(place if set(place) <= set(there) else [])]
-        return [
-            self.sequence,
-            *(name for name in optional if name in there and name != self.sequence),
-        ]
+        found = (self.sequence, *(name for name in optional if name in there), *self.values)
+        return list(dict.fromkeys(found))
 
-    def make_record(self, path: Path, index: int, row: dict[str, Any]) -> SequenceRecord:
-        """The record of a row."""
+    def make_row(self, path: Path, index: int, row: dict[str, Any]) -> TableRow:
+        """The record of a row, and its values."""
+        values = tuple(row[name] for name in self.values)
+        return TableRow(self._make_record(path, index, row), values)
+
+    def _make_record(self, path: Path, index: int, row: dict[str, Any]) -> SequenceRecord:
         sequence = row[self.sequence]
         where = f"{path}: row {index + 1}"
         if sequence is not None and not isinstance(sequence, str):
@@ -238,14 +273,23 @@ class _Columns(NamedTuple):
             raise InputError(f"{where}: start, end = {shown!r}: must be integers") from None
 
 
-def _read_text(path: Path, suffix: str, columns: _Columns) -> Iterator[SequenceRecord]:
+def _read_table(path: Path, columns: _Columns) -> Iterator[TableRow]:
+    """The rows of a table, checked."""
+    suffix = get_suffix(path)
+    rows = (
+        _read_parquet(path, columns) if suffix == "parquet" else _read_text(path, suffix, columns)
+    )
+    return _check_rows(path, rows)
+
+
+def _read_text(path: Path, suffix: str, columns: _Columns) -> Iterator[TableRow]:
     """The rows of a CSV or TSV file."""
     lines = (line + "\n" for _, line in read_lines(path))
     reader = csv.DictReader(lines, delimiter="," if suffix == "csv" else "\t", strict=True)
     try:
         there = columns.select(path, list(reader.fieldnames or []))
         for index, row in enumerate(_read_rows(reader)):
-            yield columns.make_record(path, index, {name: row[name] for name in there})
+            yield columns.make_row(path, index, {name: row[name] for name in there})
     except csv.Error as error:
         raise InputError(f"{path}: line {reader.reader.line_num}: {error}") from None
 
@@ -263,7 +307,7 @@ def _read_rows(reader: Iterator[Any]) -> Iterator[Any]:
         yield row
 
 
-def _read_parquet(path: Path, columns: _Columns) -> Iterator[SequenceRecord]:
+def _read_parquet(path: Path, columns: _Columns) -> Iterator[TableRow]:
     """The rows of a Parquet file."""
     if not path.is_file():
         raise MissingInputError(f"{path}: no such file")
@@ -277,7 +321,7 @@ def _read_parquet(path: Path, columns: _Columns) -> Iterator[SequenceRecord]:
         index = 0
         for batch in _read_batches(path, file, there):
             for row in batch.to_pylist():
-                yield columns.make_record(path, index, row)
+                yield columns.make_row(path, index, row)
                 index += 1
 
 
@@ -289,17 +333,18 @@ def _read_batches(path: Path, file: Any, columns: list[str]) -> Iterator[Any]:
         raise InputError(f"{path}: damaged Parquet file: {str(error).splitlines()[0]}") from None
 
 
-def _check_rows(path: Path, records: Iterator[SequenceRecord]) -> Iterator[SequenceRecord]:
-    """Passes records on, or says which one has an illegal character, or that there is none."""
+def _check_rows(path: Path, rows: Iterator[TableRow]) -> Iterator[TableRow]:
+    """Passes rows on, or says which one has an illegal character, or that there is none."""
     index = -1
-    for index, record in enumerate(records):
+    for index, row in enumerate(rows):
+        record = row.record
         valid = _VALID.match(record.sequence)
         size = valid.end() if valid else 0
         if size < len(record.sequence):
             place = f"{path}: row {index + 1}: sequence {record.name!r}: position {size + 1}"
             rule = f"must be a nucleotide (IUPAC: {_LETTERS})"
             raise InputError(f"{place}: {record.sequence[size]!r}: {rule}")
-        yield record
+        yield row
     if index < 0:
         raise InputError(f"{path}: no row: must hold at least one sequence")
 

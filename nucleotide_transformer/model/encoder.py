@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.model.adapters import Adapter
 from nucleotide_transformer.model.layers import (
     Embed,
     LayerNorm,
@@ -85,16 +86,20 @@ class Encoder:
 
     config: ModelConfig
     compute: ComputeConfig
+    adapter: Adapter | None = None
+    """What changes the blocks; see `model/adapters.py`."""
 
     def init(self, key: PRNGKey) -> Params:
         """Random parameters, whose numbers depend on the key and the architecture alone.
+
+        Those of an adapter come on top, and change none of the others.
 
         One small program draws each block in turn: one of all blocks takes half a minute to
         compile, and drawing them stacked takes their memory twice.
         """
         # A form of the attention that needs no kernel: there is one token.
         compute = dataclasses.replace(self.compute, attention="einsum")
-        simple = dataclasses.replace(self, compute=compute)
+        simple = dataclasses.replace(self, compute=compute, adapter=None)
         of_ends, of_blocks = jax.random.split(key)
         params: Params = simple._init_ends(of_ends)
         for index in range(self.config.num_layers):
@@ -103,7 +108,33 @@ class Encoder:
                 name_block(index) + name.removeprefix(BLOCK): leaves
                 for name, leaves in block.items()
             }
+        return params | self.init_adapter(key)
+
+    def init_adapter(self, key: PRNGKey) -> Params:
+        """Random parameters of the adapter alone, in all blocks; none without an adapter."""
+        if self.adapter is None:
+            return {}
+        compute = dataclasses.replace(self.compute, attention="einsum")
+        simple = dataclasses.replace(self, compute=compute)
+        params: Params = {}
+        for index in range(self.config.num_layers):
+            # Two foldings, so that no block of the encoder has the same key.
+            of_block = jax.random.fold_in(jax.random.fold_in(key, 1), index)
+            added = simple._init_block_adapter(of_block)
+            params |= {
+                name_block(index) + name.removeprefix(BLOCK): leaves
+                for name, leaves in added.items()
+            }
         return params
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _init_block_adapter(self, key: PRNGKey) -> Params:
+        """What the adapter adds to the parameters of a block."""
+        x, keep = jnp.zeros((1, 1, self.config.embed_dim)), jnp.ones((1, 1), bool)
+        plain = dataclasses.replace(self, adapter=None)._block
+        known = jax.eval_shape(plain.init, key, x, keep)
+        params: Any = self._block.init(key, x, keep)
+        return {name: leaves for name, leaves in params.items() if name not in known}
 
     @functools.partial(jax.jit, static_argnums=0)
     def _init_ends(self, key: PRNGKey) -> Params:
@@ -215,7 +246,8 @@ class Encoder:
     @functools.cached_property
     def _block(self) -> hk.Transformed:
         def run(*inputs: Any, **options: Any) -> Any:
-            return TransformerBlock(self.config, self.compute, BLOCK)(*inputs, **options)
+            block = TransformerBlock(self.config, self.compute, BLOCK, self.adapter)
+            return block(*inputs, **options)
 
         return hk.without_apply_rng(hk.transform(run))
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.model.adapters import Adapter
 from nucleotide_transformer.model.encoder import Encoder
 from nucleotide_transformer.model.heads import Head, MaskedLMHead
 from nucleotide_transformer.model.layers import take_tokens
@@ -35,6 +36,8 @@ def make_forward(
     config: ModelConfig,
     compute: ComputeConfig = ComputeConfig(),
     head: Head | None = MaskedLMHead,
+    *,
+    adapter: Adapter | None = None,
 ) -> hk.Transformed:
     """The model as a pair of pure functions.
 
@@ -62,6 +65,8 @@ def make_forward(
         compute: precision and form of the computation.
         head: a class such as `MaskedLMHead`, which is called with (config, compute), then with
             embeddings [B, M, D]; None for the encoder alone.
+        adapter: a class such as `Ia3` in `model/adapters.py`, which every block makes and calls;
+            None for the blocks as they are. The encoder's own parameters are the same with it.
 
     Example:
         >>> forward = make_forward(ModelConfig(num_layers=2), head=None)
@@ -70,7 +75,7 @@ def make_forward(
         (1, 5, 512)
     """
     compute = resolve_compute(compute, config)
-    encoder = Encoder(config, compute)
+    encoder = Encoder(config, compute, adapter)
     run_head = make_head(head, config, compute) if head else None
 
     def init(key: PRNGKey, tokens: Int[Array, "B T"] | None = None) -> Params:
@@ -120,6 +125,13 @@ def make_head(head: Head, config: ModelConfig, compute: ComputeConfig) -> hk.Tra
 def init_head(head: Head, config: ModelConfig, compute: ComputeConfig, key: PRNGKey) -> Params:
     """Random parameters of a head."""
     return make_head(head, config, compute).init(key, jnp.zeros((1, 1, config.embed_dim)))
+
+
+def init_adapter(
+    adapter: Adapter, config: ModelConfig, compute: ComputeConfig, key: PRNGKey
+) -> Params:
+    """Parameters of an adapter in all blocks, before training."""
+    return Encoder(config, compute, adapter).init_adapter(key)
 
 
 def exact_products(compute: ComputeConfig) -> contextlib.AbstractContextManager[Any]:

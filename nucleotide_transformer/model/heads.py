@@ -6,16 +6,20 @@ settings of its own, `head=functools.partial(Head, num_labels=3)`.
 """
 
 from collections.abc import Callable
+from typing import Any, Literal
 
 import haiku as hk
+import jax.numpy as jnp
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.model.layers import LayerNorm, Linear, gelu
 from nucleotide_transformer.model.token_tables import SharedColumns
-from nucleotide_transformer.types import Array, Float
+from nucleotide_transformer.types import Array, Float, Int
 
 Head = Callable[[ModelConfig, ComputeConfig], Callable[[Array], Array]]
 """The class of a head, or a function that makes one."""
+Pooling = Literal["mean", "cls", "max"]
+"""How the embeddings of a sequence's tokens become one."""
 
 
 class MaskedLMHead(hk.Module):
@@ -43,3 +47,49 @@ class MaskedLMHead(hk.Module):
         """Logits of the tokens."""
         x = self._norm(gelu(self._dense(x)))
         return self._output(x, self._shared() if self._shared else None)
+
+
+class TaskHead(hk.Module):
+    """One linear layer: what fine-tuning puts onto pooled embeddings, or onto those of tokens."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        compute: ComputeConfig,
+        *,
+        num_outputs: int,
+        name: str = "task_head",
+    ):
+        super().__init__(name=name)
+        del config
+        self._linear = Linear(
+            num_outputs, param_dtype=compute.param_dtype, output_dtype="float32", name="outputs"
+        )
+
+    def __call__(self, x: Float[Array, "B M D"]) -> Float[Array, "B M C"]:
+        """Logits, or values, in float32."""
+        return self._linear(x)
+
+
+def is_known(tokens: Any, config: ModelConfig) -> Any:
+    """Which tokens (NumPy or JAX) spell known nucleotides: k-mers and A, C, G, T."""
+    place = tokens - config.first_kmer_id
+    return (place >= 0) & (place < config.num_nucleotide_tokens)
+
+
+def pool_known(
+    x: Float[Array, "B T D"], tokens: Int[Array, "B T"], config: ModelConfig, pooling: Pooling
+) -> Float[Array, "B D"]:
+    """One embedding a sequence, in float32.
+
+    mean and max go over the tokens of known nucleotides: `<cls>`, padding, N and `<mask>` don't
+    count. Without any such token they are zero. cls is the embedding of `<cls>`.
+    """
+    x = x.astype(jnp.float32)
+    if pooling == "cls":
+        return x[:, 0]
+    keep = is_known(tokens, config)[..., None]
+    if pooling == "mean":
+        return jnp.sum(x, axis=1, where=keep) / jnp.maximum(keep.sum(axis=1), 1)
+    largest = jnp.max(x, axis=1, where=keep, initial=-jnp.inf)
+    return jnp.where(keep.any(axis=1), largest, 0.0)

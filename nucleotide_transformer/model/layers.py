@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from nucleotide_transformer.config import ComputeConfig, Dtype, ModelConfig
+from nucleotide_transformer.model.adapters import Adapt, Adapter, Site, keep_plain
 from nucleotide_transformer.model.attention import attend, attention_weights
 from nucleotide_transformer.model.kernels.gate import apply_gate
 from nucleotide_transformer.model.kernels.layer_norm import normalise
@@ -142,9 +143,15 @@ def take_tokens(
 class SelfAttention(hk.Module):
     """Multi-head self-attention, rotary or not, with biases in all four projections."""
 
-    def __init__(self, config: ModelConfig, compute: ComputeConfig, name: str = "mha"):
+    def __init__(
+        self,
+        config: ModelConfig,
+        compute: ComputeConfig,
+        adapt: Adapt = keep_plain,
+        name: str = "mha",
+    ):
         super().__init__(name=name)
-        self._config, self._compute = config, compute
+        self._config, self._compute, self._adapt = config, compute, adapt
 
     def __call__(
         self,
@@ -173,15 +180,18 @@ class SelfAttention(hk.Module):
         query, key, value = keep_for_backward((query, key, value))
         mixed = attend(query, key, value, keep, self._compute.attention)
         weights = attention_weights(query, key, keep) if return_weights else None
-        return self._make_linear("mha_output")(mixed.reshape(queries.shape)), weights
+        mixed = mixed.reshape(queries.shape)
+        update = self._make_linear("mha_output")(mixed)
+        return self._adapt("attention_output", mixed, update), weights
 
     @hk.transparent
-    def _project(self, x: Float[Array, "B N D"], *names: str) -> list[Float[Array, "B N H K"]]:
+    def _project(self, x: Float[Array, "B N D"], *names: Site) -> list[Float[Array, "B N H K"]]:
         """What each of the linear layers gives, all in one product."""
         layers = [self._make_linear(name).read(x.shape[-1]) for name in names]
         weights, biases = zip(*layers, strict=True)
         heads = (*x.shape[:2], self._config.num_heads, self._config.key_dim)
-        return [y.reshape(heads) for y in multiply_jointly(x, weights, biases)]
+        results = zip(names, multiply_jointly(x, weights, biases), strict=True)
+        return [self._adapt(name, x, y).reshape(heads) for name, y in results]
 
     @hk.transparent
     def _make_linear(self, name: str) -> Linear:
@@ -193,14 +203,21 @@ class SelfAttention(hk.Module):
 class TransformerBlock(hk.Module):
     """Pre-layer-norm block: x + attention(norm(x)), then x + feed-forward(norm(x))."""
 
-    def __init__(self, config: ModelConfig, compute: ComputeConfig, name: str):
+    def __init__(
+        self,
+        config: ModelConfig,
+        compute: ComputeConfig,
+        name: str,
+        adapter: Adapter | None = None,
+    ):
         super().__init__(name=name)
         self._config = config
+        self._adapt = adapter(config, compute) if adapter else keep_plain
         dtype = compute.param_dtype
         norm = functools.partial(LayerNorm, epsilon=config.layer_norm_epsilon, param_dtype=dtype)
         linear = functools.partial(Linear, bias=config.ffn_bias, param_dtype=dtype)
         self._attention_norm = norm(name="mha_layer_norm")
-        self._attention = SelfAttention(config, compute)
+        self._attention = SelfAttention(config, compute, self._adapt)
         self._ffn_norm = norm(name="final_layer_norm")
         self._fc1 = linear((1 + config.ffn_gated) * config.ffn_dim, name="fc1")
         self._fc2 = linear(config.embed_dim, name="fc2")
@@ -227,10 +244,10 @@ class TransformerBlock(hk.Module):
     def _feed_forward(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """(act(x W1a) * x W1b) W2 if gated (SwiGLU: Shazeer 2020), else act(x W1) W2."""
         activate = {"swish": jax.nn.silu, "gelu": gelu}[self._config.ffn_activation]
-        hidden = keep_for_backward(self._fc1(x))
-        if self._config.ffn_gated:
-            return self._fc2(apply_gate(activate, hidden))
-        return self._fc2(activate(hidden))
+        wide = keep_for_backward(self._adapt("fc1", x, self._fc1(x)))
+        hidden = apply_gate(activate, wide) if self._config.ffn_gated else activate(wide)
+        hidden = self._adapt("hidden", x, hidden)
+        return self._adapt("fc2", hidden, self._fc2(hidden))
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -8,7 +8,13 @@ from pathlib import Path
 
 from nucleotide_transformer.config import Dtype, ModelConfig, PretrainConfig
 from nucleotide_transformer.configfile import config_to_dict
-from nucleotide_transformer.packaging.records import MODEL, Comparisons, GenomeRecord, RunRecord
+from nucleotide_transformer.packaging.records import (
+    MODEL,
+    Comparisons,
+    GenomeRecord,
+    RunRecord,
+    SeedRun,
+)
 from nucleotide_transformer.packaging.rounding import Rounding
 from nucleotide_transformer.training.identity import flatten
 from nucleotide_transformer.weights.cards import (
@@ -107,7 +113,8 @@ class Facts:
     hardware: str
     results: Comparisons | None
     unseen_results: Comparisons | None
-    other_seed: Comparisons | None
+    seeds: Sequence[SeedRun]
+    """Runs of the same recipe; empty if there are none."""
 
 
 def make_trained_card(facts: Facts) -> str:
@@ -202,17 +209,14 @@ def describe_compute(record: RunRecord, hardware: str) -> str:
 
 
 def describe_results(facts: Facts) -> str:
-    """The evaluations that there are: held-out blocks, unseen species, another seed."""
+    """The evaluations that there are: held-out blocks, unseen species, other seeds."""
     parts = []
     if facts.results:
         parts.append("Held-out blocks of the species of the corpus:\n\n" + compare(facts.results))
     if facts.unseen_results:
         parts.append("Species that it never saw:\n\n" + compare(facts.unseen_results))
-    if facts.results and facts.other_seed:
-        table = compare_seeds(facts.results, facts.other_seed)
-        parts.append(
-            "The same run with another seed, cross-entropy in nats, on the same tokens:\n\n" + table
-        )
+    if facts.seeds:
+        parts.append(compare_seeds(facts.seeds))
     if not parts:
         return ""
     return (
@@ -248,14 +252,19 @@ def compare(comparisons: Comparisons) -> str:
     return make_table(head, rows, set(range(1, len(head))))
 
 
-def compare_seeds(own: Comparisons, other: Comparisons) -> str:
-    """A table of two runs' cross-entropies, a row for each group that both have."""
+def compare_seeds(seeds: Sequence[SeedRun]) -> str:
+    """A table of the cross-entropies of several runs, a row for each group."""
     rows = []
-    for group in own:
-        if group in other:
-            pair = [part[group]["predictors"][MODEL]["cross_entropy"] for part in (own, other)]
-            rows.append((group, f"{pair[0]:.4f}", f"{pair[1]:.4f}", f"{pair[1] - pair[0]:+.4f}"))
-    return make_table(("", "this model", "another seed", "difference"), rows, {1, 2, 3})
+    for group in seeds[0].comparisons:
+        nats = [run.comparisons[group]["predictors"][MODEL]["cross_entropy"] for run in seeds]
+        apart = max(nats) - min(nats)
+        rows.append((group, *(f"{value:.4f}" for value in nats), f"{apart:.4f}"))
+    head = ("", *(f"seed {run.seed}" for run in seeds), "apart")
+    return (
+        f"How far seeds are apart: {len(seeds)} runs of this recipe, each of"
+        f" {seeds[0].num_tokens:,} tokens.\nCross-entropy in nats, on the same held-out tokens:\n\n"
+        + make_table(head, rows, set(range(1, len(head))))
+    )
 
 
 def describe_rounding(roundings: Sequence[Rounding]) -> str:

@@ -15,6 +15,7 @@ from nucleotide_transformer.config import ComputeConfig, Dtype
 from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.packaging.card import Facts, make_trained_card
 from nucleotide_transformer.packaging.records import (
+    EVALUATION,
     Comparisons,
     RunRecord,
     check_genomes,
@@ -22,6 +23,7 @@ from nucleotide_transformer.packaging.records import (
     read_evaluation,
     read_genomes,
     read_run,
+    read_seed_runs,
 )
 from nucleotide_transformer.packaging.rounding import (
     STORED,
@@ -38,8 +40,6 @@ from nucleotide_transformer.weights.runs import Choice
 
 MAX_BYTES = 25_000_000
 """Of a packaged model, all of its files."""
-EVALUATION = "evaluation.json"
-"""What a finished run wrote of itself."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,8 +65,9 @@ class PackageConfig:
     """An `evaluation.json` of held-out blocks; that of the run by default, if it has one."""
     unseen_results: Path | None = None
     """One of the genomes that the model never saw."""
-    other_seed: Path | None = None
-    """One of held-out blocks, of a run that differs in its seed alone."""
+    seed_runs: tuple[Path, ...] = ()
+    """Finished runs that differ in their seeds alone, two or more: the card says how far they are
+    apart. They may be shorter than `run`."""
     hardware: str = ""
     """What the run was computed on, for the card."""
 
@@ -106,6 +107,7 @@ def package_run(config: PackageConfig) -> Package:
     genomes = read_genomes(config.genomes)
     checked = check_genomes(record, genomes, config.genomes)
     results = _read_results(config, record)
+    seeds = read_seed_runs(config.seed_runs, record)
     exact, stored = (_load(record, dtype) for dtype in ("float32", config.dtype))
     probe = make_probe(exact.tokenizer, record.config.data.sequence_tokens)
     roundings = measure_roundings(exact.params, exact.config, probe)
@@ -122,6 +124,7 @@ def package_run(config: PackageConfig) -> Package:
             roundings=roundings,
             recipe=config.recipe,
             hardware=config.hardware,
+            seeds=seeds,
             **results,
         )
     )
@@ -152,7 +155,6 @@ def _read_results(config: PackageConfig, record: RunRecord) -> dict[str, Compari
     files = (
         ("results", config.results or own_or_none, step),
         ("unseen_results", config.unseen_results, step),
-        ("other_seed", config.other_seed, None),
     )
     return {name: read_evaluation(file, of) if file else None for name, file, of in files}
 

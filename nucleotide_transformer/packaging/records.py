@@ -5,7 +5,7 @@ Everything that a card says in numbers is read here, from files that programs wr
 
 import csv
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from nucleotide_transformer.config import PretrainConfig
 from nucleotide_transformer.configfile import config_from_dict, config_to_dict, load_config
 from nucleotide_transformer.data.manifest import load_manifest
 from nucleotide_transformer.data.sources import SHIPPED_GENOMES
-from nucleotide_transformer.errors import InputError, MissingInputError
+from nucleotide_transformer.errors import InputError, MissingInputError, require
 from nucleotide_transformer.pretraining.run import FREE_FIELDS
 from nucleotide_transformer.training.identity import (
     REMOVED_FIELDS,
@@ -27,6 +27,8 @@ from nucleotide_transformer.weights.configs import read_json
 
 Comparisons = Mapping[str, Mapping[str, Any]]
 """The comparisons of an evaluation, by group of species: see `read_evaluation`."""
+EVALUATION = "evaluation.json"
+"""What a finished run wrote of itself."""
 MODEL = "this model"
 """Name of the model among the predictors of an evaluation."""
 _COLUMNS = ("file", "species", "assembly", "group", "nucleotides", "licence", "sha256")
@@ -48,6 +50,16 @@ class RunRecord(NamedTuple):
     """Of the updates whose speed was measured: no compiling, evaluating or saving."""
     num_untimed: int
     """Updates whose speed was not."""
+
+
+class SeedRun(NamedTuple):
+    """One of several runs that differ in their seeds alone."""
+
+    seed: int
+    num_tokens: int
+    """That it was trained on."""
+    comparisons: Comparisons
+    """Of its held-out tokens at the end."""
 
 
 class GenomeRecord(NamedTuple):
@@ -87,6 +99,40 @@ def read_run(run: Path, which: runs.Choice) -> RunRecord:
     corpus = runs.read_record(checkpoint).get("corpus")
     untimed = step - timed // config.tokens_per_update
     return RunRecord(checkpoint, config, corpus, step, seconds / 3600, untimed)
+
+
+def read_seed_runs(folders: Sequence[Path], packaged: RunRecord) -> list[SeedRun]:
+    """Reads what runs of several seeds wrote at their ends, in the order of the seeds.
+
+    Raises:
+        MissingInputError: if one of them is no finished run.
+        InputError: if one differs in more than its seed and its length from the packaged run, or
+            from the others in its length, or two have one seed.
+    """
+    runs_read = [read_run(folder, "last") for folder in folders]
+    for folder, record in zip(folders, runs_read, strict=True):
+        here, there = (flatten(config_to_dict(each.config)) for each in (packaged, record))
+        free = {*FREE_FIELDS, "seed"} - {"model.init"}
+        if differing := [
+            f"{name} = {there[name]!r} there, {value!r} here"
+            for name, value in here.items()
+            if there[name] != value and not is_among(name, free)
+        ]:
+            raise InputError(f"{folder}: {'; '.join(differing)}: only the seed may differ")
+        if record.config.total_tokens != runs_read[0].config.total_tokens:
+            rule = f"must be as in {folders[0]}: only the seed may differ"
+            raise InputError(f"{folder}: total_tokens = {record.config.total_tokens}: {rule}")
+    seeds = [record.config.seed for record in runs_read]
+    require(len(set(seeds)) == len(seeds) != 1, "seed_runs", seeds, "must have several seeds")
+    found = [
+        SeedRun(
+            record.config.seed,
+            record.step * record.config.tokens_per_update,
+            read_evaluation(folder / EVALUATION, record.step),
+        )
+        for folder, record in zip(folders, runs_read, strict=True)
+    ]
+    return sorted(found, key=lambda run: run.seed)
 
 
 def _add_up_time(lines: list[dict[str, Any]], end: int) -> tuple[float, int]:

@@ -127,7 +127,7 @@ def evaluate_baselines(
     masked token, N or end, so never what is masked: p(k-mer | left, right) is proportional to
     the product of the chain's transitions through the k-mer and on to its right. Where a known
     context is shorter than the order, the lower order takes over, which the same counts give. (What
-    lies behind a masked neighbour is not used: summing over the neighbour gains 0.001 nats.)
+    lies beyond a masked neighbour is not used: summing over the neighbour gains 0.001 nats.)
     Single letters are predicted alike; between k-mers and letters the frequency of both kinds
     decides.
 

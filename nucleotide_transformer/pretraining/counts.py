@@ -66,7 +66,7 @@ class BaselinesConfig:
     folder: Path
     """Folder that `nt corpus build` made; the counts become a file in it."""
     nucleotides: int = 1_000_000_000
-    """Nucleotides of the training split to count, at most, in records spread evenly over it."""
+    """Most nucleotides of the training split to count, in records spread evenly over it."""
     k: int = 6
     """Nucleotides of a token of the model."""
     workers: int | None = None

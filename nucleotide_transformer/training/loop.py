@@ -7,7 +7,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 
 from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.errors import NotAFolderError, OutputExistsError, RunFailedError
+from nucleotide_transformer.files import hold_folder
 from nucleotide_transformer.training.checkpoints import Checkpointer, restore
 from nucleotide_transformer.training.devices import (
     Layout,
@@ -27,8 +28,7 @@ from nucleotide_transformer.training.devices import (
     lay_out,
 )
 from nucleotide_transformer.training.identity import check_same_rates, check_same_run, flatten
-from nucleotide_transformer.training.lock import hold_folder
-from nucleotide_transformer.training.metrics import IntervalLog, MetricWriter
+from nucleotide_transformer.training.metrics import IntervalLog, MetricWriter, read_metrics
 from nucleotide_transformer.training.progress import RunProgress
 from nucleotide_transformer.training.state import TrainState
 from nucleotide_transformer.training.step import (
@@ -43,6 +43,10 @@ METRICS_LAG = 2
 """Updates that may be under way before the host waits for the metrics of one: enough that a
 device never waits for the host, few enough that a diverged run stops at once."""
 
+ALREADY_TRAINING = (
+    "another process is training this run; processes that train together each need --distributed"
+)
+"""They would remove each other's saves under way, and mix their metrics."""
 STOPPING = b"\nstopping: the run is saved after this update; Ctrl-C again ends it at once\n"
 
 
@@ -76,6 +80,9 @@ class RunPlan:
     """What else makes the run the same run, such as the digest of its corpus."""
     make_schedule: Callable[[Any], optax.Schedule]
     """Learning rates of a config like `config`."""
+    is_over: Callable[[list[dict[str, Any]]], bool] | None = None
+    """Whether the run ends before `total_steps`: a function of the lines of held-out metrics so
+    far, as `metrics.jsonl` has them, so that a run that resumes decides as it would have."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,10 +139,10 @@ class Run:
         with ExitStack() as opened:
             if first:
                 (plan.folder / FOLDER).mkdir(parents=True, exist_ok=True)
-                opened.enter_context(hold_folder(plan.folder))
+                opened.enter_context(hold_folder(plan.folder, ALREADY_TRAINING))
             self._checkpointer = Checkpointer(plan.folder, keep=plan.keep) if first else None
             state = self._restore() or initial or task.init_state()
-            check_agreement((state.trainable, state.opt_state))
+            check_agreement(state)
             self.step = int(state.step)
             self._state = place_state(state, devices)
             self._log = IntervalLog(
@@ -146,6 +153,11 @@ class Run:
                 total_steps=plan.total_steps,
             )
             self._writer = MetricWriter(plan.folder, step=self.step) if first else None
+            self._history = [
+                line
+                for line in read_metrics(plan.folder)
+                if line["kind"] == "validation" and line["step"] <= self.step
+            ]
             self._fills: deque[float] = deque()
             self._evaluated: tuple[int, dict[str, float]] | None = None
             self.progress = RunProgress(
@@ -156,12 +168,16 @@ class Run:
     def train(self, stop: threading.Event) -> dict[str, float] | None:
         """Updates until the last step, or until `stop` is set in any process.
 
+        It is set here if nobody sees the output any more: the reader of a pipe is gone.
+
         Returns:
             Held-out metrics at the end; None if the run was stopped before.
         """
         pending: deque[tuple[int, StepMetrics]] = deque()
-        stopping = False
-        while self.step < self._plan.total_steps and not stopping:
+        stopping, over = False, self._find_end()
+        while self.step < self._plan.total_steps and not (stopping or over):
+            if self.progress.is_lost:
+                stop.set()
             pending.append(self._update(stop, newest=pending[-1][1] if pending else None))
             stopping = self._record(pending, leave=METRICS_LAG)
             # Alone, a process need not wait for its own word to come back from the devices.
@@ -175,9 +191,10 @@ class Run:
                     if stopping:
                         self._save({})  # first: a cluster may give it seconds
                     held_out = self._evaluate_safely() if evaluate else {}
-                    if save or stopping:
+                    over = self._is_over()
+                    if save or stopping or over:
                         self._save(held_out)
-        if self.step < self._plan.total_steps:
+        if self.step < self._plan.total_steps and not over:
             return None
         held_out = self.evaluate()
         self._save(held_out)  # for a run that was finished already, and stopped before this
@@ -192,8 +209,23 @@ class Run:
             tokens = self.step * self._plan.tokens_per_update
             values = {name: value for name, value in held_out.items() if name != "score"}
             self._write("validation", self.step, {"tokens": tokens, **values})
+            self._history.append({"step": self.step, **values})
             self.progress.say(f"update {self.step:,}: {self._task.describe(held_out)}")
         return self._evaluated[1]
+
+    def _find_end(self) -> bool:
+        """Whether a run that resumes is over; measures what it was stopped before it could."""
+        plan = self._plan
+        measured = {line["step"] for line in self._history}
+        due = plan.is_over and self.step and self.step % plan.evaluate_every_steps == 0
+        if due and agree_on(self.step not in measured):
+            self._save(self.evaluate())
+        return self._is_over()
+
+    def _is_over(self) -> bool:
+        """Whether the plan ends the run here: the same answer in all processes."""
+        is_over = self._plan.is_over
+        return bool(is_over and agree_on(is_over(self._history)))
 
     def _evaluate_safely(self) -> dict[str, float]:
         """As `evaluate`; no update is lost if it fails, or is interrupted."""
@@ -328,6 +360,8 @@ def check_output(folder: Path) -> None:
 def catch_signals(*, show: bool) -> Iterator[threading.Event]:
     """Turns the first Ctrl-C or SIGTERM into an event and says so; a second ends the process.
 
+    And SIGHUP, of a terminal that closes, unless `nohup` has it ignored. It may come twice.
+
     Call it after `join_processes`, where JAX takes over SIGTERM.
     """
     stop = threading.Event()
@@ -335,13 +369,16 @@ def catch_signals(*, show: bool) -> Iterator[threading.Event]:
         yield stop
         return
     previous = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    if (of_terminal := signal.getsignal(signal.SIGHUP)) != signal.SIG_IGN:
+        previous[signal.SIGHUP] = of_terminal
 
     def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
         stop.set()
         if show:
-            os.write(2, STOPPING)
+            with suppress(OSError):  # the terminal may be gone
+                os.write(2, STOPPING)
         for kind, handler in previous.items():
-            signal.signal(kind, handler)
+            signal.signal(kind, signal.SIG_IGN if kind == signal.SIGHUP else handler)
 
     for kind in previous:
         signal.signal(kind, ask_to_stop)

@@ -1,7 +1,10 @@
 """What a run prints while it trains: its plan, a progress bar and held-out results."""
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -9,13 +12,56 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from nucleotide_transformer.training.step import StepMetrics
 
 
+class LosableOutput:
+    """Standard output, which may go away: with the reader of a pipe, or with the terminal.
+
+    No update may be lost with it. What is written afterwards is dropped.
+    """
+
+    def __init__(self) -> None:
+        self._file = sys.stdout  # rich puts one of its own in its place
+        self.is_lost = False
+        """Whether it went away."""
+
+    def write(self, text: str) -> int:
+        """Writes a text, if there is still somewhere to write it to."""
+        self._try(lambda: self._file.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Writes what is held back."""
+        self._try(self._file.flush)
+
+    def _try(self, write: Any) -> None:
+        if self.is_lost:
+            return
+        try:
+            write()
+        except BrokenPipeError:  # the command line tells by it that the reader is gone
+            self.is_lost = True
+        except OSError:
+            self.is_lost = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._file.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 class RunProgress:
     """The console of one run; says nothing if `show` is False."""
 
     def __init__(self, *, total_steps: int, first_step: int, show: bool):
         self._total_steps, self._first_step = total_steps, first_step
+        self._output = LosableOutput()
         self._console = Console(
-            quiet=not show, soft_wrap=True, highlight=False, markup=False, emoji=False
+            file=self._output,  # type: ignore[arg-type]  # has all that is asked of it
+            force_jupyter=False,  # in a notebook lines of text, not a box for each, and no bar
+            force_terminal=False if Console().is_jupyter else None,
+            quiet=not show,
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+            emoji=False,
         )
         self._bar = Progress(
             TextColumn("updates"),
@@ -30,6 +76,11 @@ class RunProgress:
         self._task = self._bar.add_task(
             "", total=total_steps, completed=first_step, metrics="compiling"
         )
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nobody can see it any more."""
+        return self._output.is_lost
 
     def announce(self, plan: Sequence[tuple[str, str]]) -> None:
         """Prints what the run will do, a line for each name and text."""

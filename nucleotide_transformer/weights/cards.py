@@ -17,7 +17,7 @@ TOKENIZER_FILES = (VOCABULARY, "tokenizer_config.json", "special_tokens_map.json
 CARD = "README.md"
 
 _LATE_SPECIALS = ("<eos>", "<bos>")
-"""The released first generation lists these behind its 4,105 tokens, without ids in the model."""
+"""The released first generation lists these after its 4,105 tokens, without ids in the model."""
 
 _PLAIN = """\
 ```python

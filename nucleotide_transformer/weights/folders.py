@@ -22,7 +22,14 @@ from nucleotide_transformer.errors import (
 from nucleotide_transformer.files import PARTIAL_PREFIX, sync, write_whole
 from nucleotide_transformer.model.token_tables import fold_tables
 from nucleotide_transformer.types import Params
-from nucleotide_transformer.weights import cards, configs, huggingface, packaged, released_jax
+from nucleotide_transformer.weights import (
+    cards,
+    configs,
+    huggingface,
+    packaged,
+    peft,
+    released_jax,
+)
 from nucleotide_transformer.weights.hub import (
     check_files,
     download,
@@ -39,11 +46,12 @@ _WRITTEN = re.compile(
         + [re.escape(name) for name in (huggingface.CONFIG, cards.CARD, packaged.SUMS)]
         + [re.escape(name) for name in (packaged.REFERENCE, f"{configs.TORCH_MODULE}.py")]
         + [re.escape(name) for name in (released_jax.HYPERPARAMS, released_jax.CHECKPOINT)]
+        + [re.escape(name) for name in (peft.CONFIG, peft.TENSORS)]
         + [r"model-\d+-of-\d+\.safetensors", re.escape(PARTIAL_PREFIX) + ".*"]
     )
 )
 """Names of files that an export writes, and of what one that was killed leaves."""
-_CONFIGS = (huggingface.CONFIG, released_jax.HYPERPARAMS)
+_CONFIGS = (huggingface.CONFIG, released_jax.HYPERPARAMS, peft.CONFIG)
 """Files without which a folder is no model."""
 
 PATTERNS: dict[Layout, tuple[str, ...]] = {

@@ -211,7 +211,7 @@ def save_huggingface(
         name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
         shard = {tensor: _take_tensor(params, places[tensor]) for tensor in names}
         file = folder / (SAFETENSORS if len(shards) == 1 else name)
-        _write_safetensors(file, shard)
+        write_safetensors(file, shard)
         shutil.copymode(folder / CONFIG, file)  # the library writes for the owner alone
         weight_map |= dict.fromkeys(names, name)
         total += sum(array.nbytes for array in shard.values())
@@ -220,7 +220,8 @@ def save_huggingface(
         write_json(folder / SAFETENSORS_INDEX, index)
 
 
-def _write_safetensors(file: Path, tensors: dict[str, Shaped[np.ndarray, "..."]]) -> None:
+def write_safetensors(file: Path, tensors: dict[str, Shaped[np.ndarray, "..."]]) -> None:
+    """Writes a file; a disk that is full is an `OSError`, as elsewhere."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 

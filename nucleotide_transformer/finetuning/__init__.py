@@ -1,0 +1,1 @@
+"""What a model is adapted to, how, and how well it does beside its controls."""

@@ -1,0 +1,111 @@
+"""The commands `nt finetune` and `nt predict`."""
+
+import json
+import sys
+from typing import Any
+
+import jax
+
+from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.finetuning.config import FinetuneConfig
+from nucleotide_transformer.finetuning.labels import LabelledSequences, read_labelled
+from nucleotide_transformer.finetuning.leaks import find_leaks
+from nucleotide_transformer.finetuning.predict import score_model
+from nucleotide_transformer.finetuning.prediction_files import (
+    PredictConfig,
+    check_files,
+    predict_file,
+)
+from nucleotide_transformer.finetuning.run import FinetuneResult
+from nucleotide_transformer.finetuning.run import finetune as run_finetuning
+from nucleotide_transformer.pretrained import load_pretrained
+from nucleotide_transformer.training.devices import find_devices
+
+RESULTS = "results.json"
+"""Of a run: what the best model gets right, and what was trained."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+def finetune(config: FinetuneConfig) -> int:
+    """`nt finetune`."""
+    if config.train is None:
+        raise InputError("nt finetune: --train: must be given")
+    train = read_table(config, config.train)
+    validation, test = (
+        None if path is None else read_table(config, path, like=train)
+        for path in (config.validation, config.test)
+    )
+    for data in (validation, test):
+        if data is not None:
+            tell_leaks(train, data)
+    find_devices(config.num_devices)
+    model = load_pretrained(config.model, compute=config.compute)
+    result = run_finetuning(model, train, validation, config)
+    if result.model is None:
+        say(f"stopped after update {result.step:,}; the same command resumes there")
+        return INTERRUPTED
+    scores = {"validation": result.metrics}
+    if test is not None:
+        scores["test"] = score_model(result.model, test, batching=config.batching)
+    if jax.process_index() == 0:
+        write_results(config, result, scores)
+    for name, metrics in scores.items():
+        words = ", ".join(f"{metric} {value:.3f}" for metric, value in metrics.items())
+        say(f"{name:10} {words}")
+    say(f"best after update {result.best_step:,} of {result.step:,}; wrote {result.adapter}")
+    return 0
+
+
+def predict(config: PredictConfig) -> int:
+    """`nt predict`."""
+    totals = check_files(config)  # before the model: a typo should not cost a download
+    find_devices(None)
+    model = load_pretrained(config.model, compute=config.compute, base=config.base)
+    say(f"wrote {predict_file(model, config, totals=totals, progress=True)}")
+    return 0
+
+
+def read_table(
+    config: FinetuneConfig, path: Any, *, like: LabelledSequences | None = None
+) -> LabelledSequences:
+    """The sequences and labels of a table; their classes are those of the training set."""
+    columns = config.label_column
+    return read_labelled(
+        path,
+        kind=config.kind,
+        sequence_column=config.sequence_column,
+        label_column=columns[0] if len(columns) == 1 else columns,
+        name_column=config.name_column,
+        separator=config.separator,
+        classes=None if like is None else like.classes,
+    )
+
+
+def tell_leaks(train: LabelledSequences, other: LabelledSequences) -> None:
+    """Says how many sequences of a validation or test set the training set has too."""
+    found = find_leaks(train.sequences, other.sequences).count_rows()
+    found.pop("train")
+    if any(found.values()):
+        counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in found.items())
+        say(f"note: {other.source}: of {len(other)} sequences {counts} are in {train.source} too")
+
+
+def write_results(
+    config: FinetuneConfig, result: FinetuneResult, scores: dict[str, dict[str, float]]
+) -> None:
+    """Writes what a run came to, for tables and pictures."""
+    content = {
+        "step": result.step,
+        "best_step": result.best_step,
+        "num_trained": result.num_trained,
+        **scores,
+    }
+    with write_whole(config.output / RESULTS) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def say(text: str) -> None:
+    """Prints a line."""
+    sys.stdout.write(f"{text}\n")

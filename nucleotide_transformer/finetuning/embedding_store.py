@@ -1,0 +1,181 @@
+"""Embeddings on disk, by what they are of: each sequence is computed once, whoever asks for it.
+
+A store is a folder of one network's embeddings: `settings.json` says of which, and each
+`part-000000.npz` holds `keys`, digests of a strand and a sequence, and rows of `layer_<number>`.
+A task of which a part is there already, in this run or in one that was stopped, computes the rest.
+"""
+
+import hashlib
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nucleotide_transformer.data.fasta import reverse_complement
+from nucleotide_transformer.errors import InputError, UnwritableOutputError
+from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.inference.batching import BatchConfig, resolve_windows
+from nucleotide_transformer.inference.embedding import Embedding, embed, resolve_layers
+from nucleotide_transformer.pretrained import Model
+from nucleotide_transformer.types import Float
+from nucleotide_transformer.weights.adapter_files import Strand, digest_params
+
+PART_SECONDS = 30.0
+PART_BYTES = 1 << 26
+"""A part is written when either is reached: what a stop can cost."""
+
+
+class EmbeddingStore:
+    """Mean-pooled embeddings of the chosen layers of one network."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model: Model,
+        *,
+        layers: Sequence[int] = (),
+        batching: BatchConfig = BatchConfig(),
+    ) -> None:
+        """Opens or makes a store.
+
+        Args:
+            folder: of the store.
+            model: the network.
+            layers: 0 (the input of the first block) to num_layers; all of them by default.
+            batching: size of windows and batches, devices.
+
+        Raises:
+            InputError: for a layer that does not exist, or a store of another network or with
+                other settings.
+            UnwritableOutputError: if the system lets nothing be written there.
+        """
+        every = tuple(range(model.config.num_layers + 1))
+        self.folder, self.layers = folder, resolve_layers(model.config, tuple(layers) or every)
+        self._model, self._batching = model, batching
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._check_settings()
+        except OSError as error:
+            raise UnwritableOutputError(f"{folder}: can't be written: {error.strerror}") from None
+        self._parts = sorted(folder.glob("part-*.npz"))
+        self._places: dict[int, tuple[int, int]] = {}
+        for number in range(len(self._parts)):
+            self._index(number)
+
+    def _check_settings(self) -> None:
+        """Writes the settings of a new store, or compares them with those found."""
+        settings = {
+            "parameters": digest_params(self._model.params),
+            "layers": list(self.layers),
+            "compute_dtype": self._model.compute.compute_dtype,
+            "output_dtype": self._model.compute.output_dtype,
+            **resolve_windows(self._model.config, self._batching)._asdict(),
+        }
+        path = self.folder / "settings.json"
+        if not path.exists():
+            with write_whole(path) as partial:
+                partial.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+            return
+        try:
+            found = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, ValueError):
+            raise InputError(f"{path}: damaged: delete the folder {self.folder}") from None
+        for name, value in settings.items():
+            if found.get(name) != value:
+                rule = "choose another output, or delete the folder"
+                values = f"{name} = {found.get(name)!r}, not {value!r}"
+                raise InputError(f"{self.folder}: holds embeddings with {values}: {rule}")
+
+    def _index(self, number: int) -> None:
+        """Notes which embeddings a part holds."""
+        with np.load(self._parts[number], allow_pickle=False) as arrays:
+            for row, key in enumerate(arrays["keys"].tolist()):
+                self._places[key] = (number, row)
+
+    def count_missing(self, sequences: Sequence[str], strand: Strand) -> int:
+        """Distinct sequences whose embeddings are not there yet."""
+        return len(self._find_missing(sequences, strand))
+
+    def _find_missing(self, sequences: Sequence[str], strand: Strand) -> dict[int, str]:
+        keyed = {_make_key(text, strand): text for text in sequences}
+        return {key: text for key, text in keyed.items() if key not in self._places}
+
+    def add(
+        self,
+        sequences: Sequence[str],
+        strand: Strand,
+        *,
+        advance: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Computes what is not there yet, all layers in one pass; a stop keeps what is finished.
+
+        Args:
+            sequences: A, C, G, T and N; longer ones than a window are cut into windows.
+            strand: of what the embedding is.
+            advance: called for each sequence that was computed.
+        """
+        missing = self._find_missing(sequences, strand)
+        keys: list[int] = []
+        rows: list[Embedding] = []
+        since = time.monotonic()
+        try:
+            for key, row in zip(missing, self._compute(missing.values(), strand), strict=True):
+                keys.append(key)
+                rows.append(row)
+                advance()
+                size = sum(array.nbytes for array in row.values()) * len(rows)
+                if size >= PART_BYTES or time.monotonic() - since > PART_SECONDS:
+                    self._write(keys, rows)
+                    keys, rows, since = [], [], time.monotonic()
+        finally:
+            self._write(keys, rows)
+
+    def _compute(self, sequences: Any, strand: Strand) -> Iterator[Embedding]:
+        """The embedding of each sequence; zeros where nothing of it is known."""
+        both = strand == "both"
+
+        def take() -> Iterator[str]:
+            for text in sequences:
+                yield text
+                if both:
+                    yield reverse_complement(text.encode()).decode()
+
+        stream = embed(self._model, take(), layers=self.layers, batching=self._batching)
+        count = 2 if both else 1
+        while group := list(itertools.islice(stream, count)):
+            yield {
+                layer: np.nan_to_num(np.mean([each[layer] for each in group], axis=0))
+                for layer in self.layers
+            }
+
+    def _write(self, keys: list[int], rows: list[Embedding]) -> None:
+        if not keys:
+            return
+        arrays = {f"layer_{layer}": np.stack([row[layer] for row in rows]) for layer in self.layers}
+        path = self.folder / f"part-{len(self._parts):06d}.npz"
+        with write_whole(path) as partial, partial.open("xb") as file:
+            np.savez(file, keys=np.array(keys, np.uint64), **arrays)  # type: ignore[arg-type]
+        self._parts.append(path)
+        self._index(len(self._parts) - 1)
+
+    def load(
+        self, sequences: Sequence[str], strand: Strand, layer: int
+    ) -> Float[np.ndarray, "S D"]:
+        """The embeddings of sequences that were added, in their order."""
+        places = np.array([self._places[_make_key(text, strand)] for text in sequences], np.int64)
+        result = np.zeros((len(places), self._model.config.embed_dim), np.float32)
+        for number in np.unique(places[:, 0]):
+            chosen = places[:, 0] == number
+            with np.load(self._parts[number], allow_pickle=False) as arrays:
+                result[chosen] = arrays[f"layer_{layer}"][places[chosen, 1]]
+        return result
+
+
+def _make_key(sequence: str, strand: Strand) -> int:
+    """64 bits of a digest: among a million sequences, two are alike with a chance of 1 in 30 M."""
+    digest = hashlib.blake2b(f"{strand} {sequence}".encode(), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")

@@ -1,0 +1,183 @@
+"""scikit-learn's estimators for each kind of label, their strength chosen within a training set."""
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from nucleotide_transformer.errors import require
+from nucleotide_transformer.finetuning.labels import Kind, LabelledSequences
+from nucleotide_transformer.finetuning.metrics import METRICS, score_predictions
+from nucleotide_transformer.inference.sequence_io import import_extra
+from nucleotide_transformer.types import Float
+
+Estimator = Literal["logistic", "mlp"]
+"""Logistic regression (ridge regression for numbers), or a network with one hidden layer."""
+Features = Any
+"""[S, features], a NumPy array or a sparse matrix of SciPy."""
+
+FOLDS = 3
+STRENGTHS: dict[Estimator, tuple[float, ...]] = {
+    "logistic": (0.0001, 0.001, 0.01, 0.1, 1.0),
+    "mlp": (0.01, 0.1, 1.0, 10.0),
+}
+"""Inverse weights of the penalty for standardised features (scikit-learn's `C`, or 1 / `alpha`):
+those that are tried. The strongest penalty, which comes first, wins a tie."""
+HIDDEN, BATCH, EPOCHS = 64, 32, 100
+"""Of the network: hidden units, rows of an update, and passes at most."""
+_PURPOSE = "to train on features"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """An estimator, trained on a whole training set."""
+
+    estimator: Any = dataclasses.field(repr=False)
+    kind: Kind
+    num_outputs: int
+    """Classes or targets."""
+    strength: float
+    """The inverse weight of the penalty that had the highest score."""
+    score: float
+    """Mean of the first metric of the kind over the folds of the training set."""
+
+    def predict(self, features: Features) -> Float[np.ndarray, "S C"]:
+        """Probabilities of the classes, or values of the targets."""
+        return _predict(self.estimator, features, self.kind, self.num_outputs)
+
+
+def fit_estimator(
+    features: Features,
+    train: LabelledSequences,
+    *,
+    estimator: Estimator = "logistic",
+    strengths: Sequence[float] = (),
+    standardise: bool = True,
+    seed: int = 0,
+) -> Fitted:
+    """Chooses the strength of regularisation by cross-validation, and trains on all rows with it.
+
+    No other rows than those of the training set are looked at.
+
+    Args:
+        features: a row for each of the sequences.
+        train: the labels.
+        estimator: which one.
+        strengths: inverse weights of the penalty; those of `STRENGTHS` by default.
+        standardise: give every feature a mean of 0 and a deviation of 1, as the training rows of
+            each fold have it.
+        seed: of the folds, and of the network's first weights.
+
+    Raises:
+        InputError: if a class has fewer than two sequences, or an extra is missing.
+    """
+    selection = import_extra("sklearn.model_selection", "analysis", _PURPOSE)
+    num_outputs = len(train.classes)
+    strengths = tuple(strengths) or STRENGTHS[estimator]
+    batch = min(BATCH, max(1, len(train) // 2))
+    folds = _make_folds(train, seed)
+    labels = train.labels
+    first = METRICS[train.kind][0]
+
+    def score(fitted: Any, rows: Features, truth: Any) -> float:
+        truth = truth.reshape(len(truth), -1) if train.kind == "regression" else truth
+        predicted = _predict(fitted, rows, train.kind, num_outputs)
+        value = score_predictions(train.kind, truth, predicted)[first]
+        return value if np.isfinite(value) else -1.0
+
+    def make(strength: float) -> Any:
+        return _make_estimator(train.kind, estimator, strength, batch, seed)
+
+    search = selection.GridSearchCV(
+        _make_pipeline(make(1.0), standardise),
+        {"estimator": [make(strength) for strength in strengths]},
+        scoring=score,
+        cv=folds,
+        error_score="raise",
+    )
+    with _quiet():
+        search.fit(features, labels)
+    return Fitted(
+        estimator=search.best_estimator_,
+        kind=train.kind,
+        num_outputs=num_outputs,
+        strength=float(strengths[search.best_index_]),
+        score=float(search.best_score_),
+    )
+
+
+def _make_folds(train: LabelledSequences, seed: int) -> Any:
+    """Folds with the same share of each class, or just folds where rows have several labels."""
+    selection = import_extra("sklearn.model_selection", "analysis", _PURPOSE)
+    if train.kind != "classification":
+        rule = f"there must be {FOLDS} sequences or more"
+        require(len(train) >= FOLDS, f"{train.source}: sequences", len(train), rule)
+        return selection.KFold(FOLDS, shuffle=True, random_state=seed)
+    counts = np.bincount(np.asarray(train.labels, np.int64), minlength=len(train.classes))
+    fewest = int(counts.argmin())
+    rule = f"has {counts[fewest]} sequences: there must be 2 or more for cross-validation"
+    enough = bool(counts[fewest] >= 2)
+    require(enough, f"{train.source}: class", train.classes[fewest], rule)
+    num_folds = min(FOLDS, int(counts[fewest]))
+    return selection.StratifiedKFold(num_folds, shuffle=True, random_state=seed)
+
+
+def _make_pipeline(last: Any, standardise: bool) -> Any:
+    pipeline, preprocessing = (
+        import_extra(f"sklearn.{module}", "analysis", _PURPOSE)
+        for module in ("pipeline", "preprocessing")
+    )
+    scale = preprocessing.StandardScaler() if standardise else "passthrough"
+    return pipeline.Pipeline([("scale", scale), ("estimator", last)])
+
+
+def _make_estimator(
+    kind: Kind, estimator: Estimator, strength: float, batch: int, seed: int
+) -> Any:
+    """One of scikit-learn's, with a strength of regularisation."""
+    linear, networks, multiclass = (
+        import_extra(f"sklearn.{module}", "analysis", _PURPOSE)
+        for module in ("linear_model", "neural_network", "multiclass")
+    )
+    if estimator == "mlp":
+        make = networks.MLPRegressor if kind == "regression" else networks.MLPClassifier
+        return make(
+            hidden_layer_sizes=(HIDDEN,),
+            alpha=1 / strength,
+            batch_size=batch,
+            max_iter=EPOCHS,
+            random_state=seed,
+        )
+    if kind == "regression":
+        return linear.Ridge(alpha=1 / strength)
+    logistic = linear.LogisticRegression(C=strength, max_iter=1_000)
+    return multiclass.OneVsRestClassifier(logistic) if kind == "multilabel" else logistic
+
+
+def _predict(
+    estimator: Any, features: Features, kind: Kind, num_outputs: int
+) -> Float[np.ndarray, "S C"]:
+    if kind == "regression":
+        return np.asarray(estimator.predict(features), np.float64).reshape(-1, num_outputs)
+    probabilities = np.asarray(estimator.predict_proba(features), np.float64)
+    if kind == "multilabel":
+        return probabilities
+    full = np.zeros((len(probabilities), num_outputs))
+    full[:, np.asarray(estimator.classes_, np.int64)] = probabilities
+    return full
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """One thread, and no remark on what has not converged: weak penalties lose anyway.
+
+    The products are small: several threads would wait for each other most of the time.
+    """
+    threads = import_extra("threadpoolctl", "analysis", _PURPOSE)
+    exceptions = import_extra("sklearn.exceptions", "analysis", _PURPOSE)
+    with threads.threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
+        yield

@@ -1,0 +1,138 @@
+"""Predictions of a fine-tuned model: probabilities of classes, or values of targets."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.finetuning.batches import turn
+from nucleotide_transformer.finetuning.labels import LabelledSequences
+from nucleotide_transformer.finetuning.metrics import score_predictions
+from nucleotide_transformer.finetuning.objective import make_predictions
+from nucleotide_transformer.inference.batching import BatchConfig, Row, encode_sequences, run_rows
+from nucleotide_transformer.model.stacking import AnyParams
+from nucleotide_transformer.model.task_network import TaskNetwork
+from nucleotide_transformer.pretrained import Model
+from nucleotide_transformer.types import Array, Float, Int
+from nucleotide_transformer.weights.adapter_files import TrainedHead
+
+_PLAIN = str.maketrans("URYSWKMBDHV", "TNNNNNNNNNN")
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictTask:
+    """Predictions of the rows of a batch."""
+
+    network: TaskNetwork
+    kind: str
+
+    def __call__(
+        self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
+    ) -> Float[Array, "B C"]:
+        """Probabilities, or values."""
+        del numbers
+        return make_predictions(self.kind, self.network.apply(params, tokens))
+
+
+def predict(
+    model: Model,
+    sequences: Iterable[str],
+    *,
+    batching: BatchConfig = BatchConfig(),
+    report: Callable[[float], object] = lambda _: None,
+) -> Iterator[Float[np.ndarray, " C"]]:
+    """Yields the predictions of every sequence, in their order and as they come.
+
+    Classification and multi-label: the probability of each class of `model.head.classes`.
+    Regression: the value of each target. Those of both strands are averaged if the model was
+    trained so.
+
+    Args:
+        model: what `load_pretrained` returns for an adapter, or `finetune`.
+        sequences: nucleotides, in upper or lower case.
+        batching: size of batches, devices.
+        report: called with 1 as each sequence is finished.
+
+    Raises:
+        InputError: for a model that was not fine-tuned; while iterating for a sequence that is
+            empty, too long, or has an illegal character.
+    """
+    head = find_head(model)
+    whole = dataclasses.replace(model, params=model.params | head.params)
+    network = TaskNetwork(
+        config=model.config,
+        compute=model.compute,
+        num_outputs=len(head.classes),
+        pooling=head.pooling,
+    )
+    return _predict(whole, PredictTask(network, head.kind), head, sequences, batching, report)
+
+
+def predict_array(
+    model: Model, sequences: Iterable[str], *, batching: BatchConfig = BatchConfig()
+) -> Float[np.ndarray, "S C"]:
+    """One float32 row a sequence; see `predict`.
+
+    Example:
+        >>> model = load_pretrained("runs/finetune")
+        >>> predict_array(model, ["ATTCCG" * 9]).shape
+        (1, 2)
+    """
+    rows = list(predict(model, sequences, batching=batching))
+    return np.stack(rows) if rows else np.zeros((0, len(find_head(model).classes)), np.float32)
+
+
+def score_model(
+    model: Model, data: LabelledSequences, *, batching: BatchConfig = BatchConfig()
+) -> dict[str, float]:
+    """The metrics of a fine-tuned model on labelled sequences; see `score_predictions`."""
+    predictions = predict_array(model, data.sequences, batching=batching)
+    return score_predictions(data.kind, data.labels, predictions)
+
+
+def find_head(model: Model) -> TrainedHead:
+    """The head of a fine-tuned model.
+
+    Raises:
+        InputError: if it has none.
+    """
+    if model.head is None:
+        raise InputError(
+            f"model = {model.source or model.origin!r}: was not fine-tuned: must be an adapter, or"
+            " a run of `nt finetune`"
+        )
+    return model.head
+
+
+def _predict(
+    model: Model,
+    task: PredictTask,
+    head: TrainedHead,
+    sequences: Iterable[str],
+    batching: BatchConfig,
+    report: Callable[[float], object],
+) -> Iterator[Float[np.ndarray, " C"]]:
+    """The generator behind `predict`."""
+    both = head.strand == "both"
+
+    def make_texts() -> Iterator[str]:
+        for sequence in sequences:
+            text = sequence.upper().translate(_PLAIN)
+            yield text
+            if both:
+                yield turn(text)
+
+    def make_rows() -> Iterator[Row]:
+        for index, tokens in enumerate(encode_sequences(model.tokenizer, make_texts())):
+            if tokens.size > head.max_tokens:
+                place = f"sequence {index // (1 + both)}"
+                rule = f"the model takes {head.max_tokens}"
+                raise InputError(f"{place}: {tokens.size} tokens with <cls>: {rule}")
+            yield Row(tokens)
+
+    results = run_rows(model, task, make_rows(), batching)
+    for result in results:
+        row = (result + next(results)) / 2 if both else result
+        report(1)
+        yield np.asarray(row, np.float32)

@@ -1,0 +1,206 @@
+"""Predicts the labels of the sequences of a file into a table; a run that was stopped resumes."""
+
+import collections
+import csv
+import dataclasses
+import functools
+import itertools
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nucleotide_transformer import __version__
+from nucleotide_transformer.config import ComputeConfig
+from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.finetuning.predict import find_head, predict
+from nucleotide_transformer.inference.batching import BatchConfig
+from nucleotide_transformer.inference.embedding_files import (
+    Parts,
+    check_output,
+    digest_params,
+    show_bar,
+)
+from nucleotide_transformer.inference.embedding_tables import read_part
+from nucleotide_transformer.inference.sequence_io import (
+    SequenceRecord,
+    SequenceTotals,
+    get_suffix,
+    import_extra,
+    measure_sequences,
+    read_sequences,
+)
+from nucleotide_transformer.pretrained import Model
+from nucleotide_transformer.types import Float
+
+SUFFIXES = ("csv", "tsv", "parquet")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Labels of the sequences of a file, by a fine-tuned model."""
+
+    model: str
+    """Folder of an adapter, or of a run of `nt finetune`."""
+    base: str | None = None
+    """The model that the adapter was trained on; by default it is found by what the adapter says
+    of it."""
+    input: Path
+    """Sequences: .fa, .fasta, .fna, .csv or .tsv (also with .gz), or .parquet."""
+    output: Path
+    """Table to write: .csv, .tsv or .parquet. Until it is complete, its parts are in
+    <output>.parts."""
+    sequence_column: str = "sequence"
+    """Column of a table with the sequences."""
+    name_column: str = "name"
+    """Column of a table with the names; rows are numbered without it."""
+    batching: BatchConfig = BatchConfig()
+    """Size of batches, devices."""
+    compute: ComputeConfig = ComputeConfig()
+    """Precision."""
+
+    def __post_init__(self) -> None:
+        rule = f"must be a table .{', .'.join(SUFFIXES)}"
+        require(self.output.suffix.lstrip(".") in SUFFIXES, "output", str(self.output), rule)
+
+
+def check_files(config: PredictConfig) -> SequenceTotals:
+    """Checks output and input, of which it reads all; no model is needed.
+
+    Raises:
+        InputError: as `predict_file` does.
+    """
+    check_output(config.output)
+    if get_suffix(config.output) == "parquet":
+        import_extra("pyarrow.parquet", "io", f"{config.output}: to write Parquet")
+    return measure_sequences(_read(config))
+
+
+def predict_file(
+    model: Model,
+    config: PredictConfig,
+    *,
+    totals: SequenceTotals | None = None,
+    progress: bool = False,
+) -> Path:
+    """Predicts the labels of all sequences of a file, in its order.
+
+    The table has the columns `name`, for classification `prediction` (the likeliest class), and for
+    each class `probability_<class>` or for each target `value_<target>`. Finished sequences are
+    kept in parts in the folder `<output>.parts`; called again with the same arguments, the function
+    resumes after them.
+
+    Args:
+        model: what `load_pretrained(config.model, ...)` returns.
+        config: files and options.
+        totals: what `check_files` returned, if it was called before the model was loaded.
+        progress: show a bar with rate and time left.
+
+    Returns:
+        The path of the output.
+
+    Raises:
+        OutputExistsError: if the output is there already.
+        MissingInputError, InputError: in one line, for what is wrong with the input, a sequence
+            that is too long, a model that was not fine-tuned, or parts of another run.
+    """
+    check_lengths(model, config)
+    totals = check_files(config) if totals is None else totals
+    parts = Parts(config.output, _make_settings(model, config, totals))
+    with show_bar(progress, totals, config.output) as bar, parts:
+        records = _read(config)
+        finished = itertools.islice(records, parts.num_finished)
+        bar.reset(bar.task_ids[0], completed=sum(len(record.sequence) for record in finished))
+        advance = functools.partial(bar.advance, bar.task_ids[0])
+        for record, values in _predict_records(model, config, records, advance):
+            parts.add(record, {0: values})
+    with write_whole(config.output) as partial:
+        _write(partial, get_suffix(config.output), model, parts.paths)
+    shutil.rmtree(parts.folder)
+    return config.output
+
+
+def check_lengths(model: Model, config: PredictConfig) -> None:
+    """Raises an `InputError` for the first sequence of a file that is too long for a model."""
+    most = find_head(model).max_tokens
+    for record in _read(config):
+        num_tokens = model.tokenizer.encode(record.sequence).size
+        if num_tokens > most:
+            place = f"{config.input}: sequence {record.name!r}"
+            size = f"{len(record.sequence)} nt are {num_tokens} tokens"
+            raise InputError(f"{place}: {size}: the model takes {most}")
+
+
+def _predict_records(
+    model: Model,
+    config: PredictConfig,
+    records: Iterator[SequenceRecord],
+    advance: Callable[[float], object],
+) -> Iterator[tuple[SequenceRecord, Float[np.ndarray, " C"]]]:
+    """Yields every record with its predictions; advances by nucleotides."""
+    waiting: collections.deque[SequenceRecord] = collections.deque()
+
+    def take_sequences() -> Iterator[str]:
+        for record in records:
+            waiting.append(record)
+            yield record.sequence
+
+    for values in predict(model, take_sequences(), batching=config.batching):
+        record = waiting.popleft()
+        advance(len(record.sequence))
+        yield record, values
+
+
+def _read(config: PredictConfig) -> Iterator[SequenceRecord]:
+    return read_sequences(
+        config.input,
+        sequence_column=config.sequence_column,
+        name_column=config.name_column,
+    )
+
+
+def _make_settings(model: Model, config: PredictConfig, totals: SequenceTotals) -> dict[str, Any]:
+    """What the result depends on, in types that JSON has."""
+    head = find_head(model)
+    return {
+        "version": __version__,
+        "model": config.model,
+        "parameters": digest_params(model.params | head.params),
+        "compute_dtype": model.compute.compute_dtype,
+        "input": Path(config.input).name,
+        "num_sequences": totals.num_sequences,
+        "sequences": totals.digest,
+    }
+
+
+def _write(path: Path, suffix: str, model: Model, parts: Sequence[Path]) -> None:
+    """Writes the table that the parts make up."""
+    head = find_head(model)
+    is_regression = head.kind == "regression"
+    prefix = "value" if is_regression else "probability"
+    names = [f"{prefix}_{name}" for name in head.classes]
+    chosen = ["prediction"] if head.kind == "classification" else []
+    columns = ["name", *chosen, *names]
+
+    def read_rows() -> Iterator[list[Any]]:
+        for part in parts:
+            table = read_part(part)
+            for name, row in zip(table.name, table.layers[0], strict=True):
+                best = [head.classes[int(row.argmax())]] if chosen else []
+                yield [name, *best, *(float(value) for value in row)]
+
+    if suffix == "parquet":
+        arrow = import_extra("pyarrow", "io", f"{path}: to write Parquet")
+        parquet = import_extra("pyarrow.parquet", "io", f"{path}: to write Parquet")
+        rows = list(read_rows())
+        table = dict(zip(columns, zip(*rows, strict=True), strict=True))
+        parquet.write_table(arrow.table({name: list(v) for name, v in table.items()}), path)
+        return
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="," if suffix == "csv" else "\t", lineterminator="\n")
+        writer.writerow(columns)
+        for row in read_rows():
+            writer.writerow([f"{x:.6g}" if isinstance(x, float) else x for x in row])

@@ -1,0 +1,400 @@
+"""A fine-tuning run put together: labelled sequences, network, loss, optimiser, validation."""
+
+import dataclasses
+import functools
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nucleotide_transformer.config import check_trainable
+from nucleotide_transformer.configfile import config_to_dict
+from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.finetuning.batches import (
+    Batches,
+    count_tokens,
+    hold_out,
+    round_lengths,
+)
+from nucleotide_transformer.finetuning.config import FinetuneConfig
+from nucleotide_transformer.finetuning.evaluation import Evaluator, has_stalled
+from nucleotide_transformer.finetuning.labels import LabelledSequences
+from nucleotide_transformer.finetuning.metrics import METRICS
+from nucleotide_transformer.finetuning.objective import (
+    Examples,
+    Standard,
+    encode_labels,
+    make_loss,
+    make_predictions,
+    measure_labels,
+    weigh_classes,
+)
+from nucleotide_transformer.model import exact_products
+from nucleotide_transformer.model.adapters import Method, choose_adapter
+from nucleotide_transformer.model.encoder import check_length
+from nucleotide_transformer.model.flops import count_forward_flops
+from nucleotide_transformer.model.stacking import AnyParams, arrange_params
+from nucleotide_transformer.model.task_network import HEAD, TaskNetwork, is_trained
+from nucleotide_transformer.pretrained import Model, describe_adapted, randomise
+from nucleotide_transformer.training.devices import (
+    Layout,
+    find_devices,
+    join_processes,
+    plan_layout,
+)
+from nucleotide_transformer.training.loop import Run, RunPlan, Task, catch_signals
+from nucleotide_transformer.training.optimizer import make_optimizer, make_schedule
+from nucleotide_transformer.training.peaks import find_total_peak_flops
+from nucleotide_transformer.training.state import TrainState, init_state
+from nucleotide_transformer.training.step import make_gather_step, make_train_step
+from nucleotide_transformer.types import Array, Float, Int, Params
+from nucleotide_transformer.weights.adapter_files import (
+    FOLDER,
+    Adapter,
+    digest_params,
+    save_adapter,
+)
+from nucleotide_transformer.weights.runs import find_checkpoint, read_held_out, read_params
+
+FREE_FIELDS = (
+    *("output", "model", "train", "validation", "test", "num_devices", "distributed"),
+    *("sequences_per_device", "log_every_steps", "batching"),
+    *("compute.attention", "compute.remat", "compute.stack"),
+)
+"""Config fields that may change when a run resumes: they leave every update as it was, up to
+rounding. The model and the tables count by the digests of their content and not by their names."""
+PASSES: dict[Method, int] = {"head": 1, "ia3": 2, "lora": 2, "full": 3}
+"""Products of an update over those of a forward pass: gradients of activations, and of weights."""
+
+
+class FinetuneResult(NamedTuple):
+    """How a run ended."""
+
+    model: Model | None
+    """The best of the run on the validation set, with its head; None if the run was stopped."""
+    adapter: Path
+    """Folder of the adapter."""
+    step: int
+    """Updates applied."""
+    best_step: int
+    """Updates after which the model was the best."""
+    metrics: dict[str, float]
+    """Of the best model on the validation set."""
+    num_trained: int
+    """Parameters that were trained, the head among them."""
+
+    @property
+    def finished(self) -> bool:
+        """False if the run was stopped before its end."""
+        return self.model is not None
+
+
+class Job(NamedTuple):
+    """What the parts of a run have in common."""
+
+    config: FinetuneConfig
+    model: Model
+    network: TaskNetwork
+    train: LabelledSequences
+    validation: LabelledSequences
+    train_tokens: Int[np.ndarray, " S"]
+    """Of each training sequence."""
+    validation_tokens: Int[np.ndarray, " S"]
+    max_tokens: int
+    standard: Standard
+    devices: list[jax.Device]
+    layout: Layout
+
+    def round(self, sizes: Int[np.ndarray, " S"]) -> Int[np.ndarray, " S"]:
+        """Padded lengths."""
+        return round_lengths(sizes, self.model.config.position_limit)
+
+
+def finetune(
+    model: Model,
+    train: LabelledSequences,
+    validation: LabelledSequences | None,
+    config: FinetuneConfig,
+    *,
+    show: bool = True,
+) -> FinetuneResult:
+    """Adapts a model to labelled sequences, or resumes the run in `config.output`.
+
+    Args:
+        model: to start from; what `config.model` says is not looked at.
+        train: training set.
+        validation: what decides when to stop and which updates were the best; None to hold
+            `config.held_out_share` of the training set out.
+        config: the run; its tables are not looked at.
+        show: print the plan, a progress bar and validation results.
+
+    Raises:
+        InputError: one line; the input is checked before anything is written.
+        TrainingDivergedError: if the loss is not finite.
+    """
+    join_processes(distributed=config.distributed)
+    check_trainable(model.compute)
+    with catch_signals(show=show) as stop:
+        job = make_job(model, train, validation, config)
+        task = make_task(job)
+        run = Run(make_plan(job), task, devices=job.devices, layout=job.layout, show=show)
+        run.progress.announce(describe_run(job, count_trained(task)))
+        try:
+            with run.progress:
+                result = run.train(stop)
+        finally:
+            run.close()
+    if result is None:
+        empty: dict[str, float] = {}
+        return FinetuneResult(None, config.output / FOLDER, run.step, 0, empty, count_trained(task))
+    return finish(job, run.step, count_trained(task))
+
+
+def make_job(
+    model: Model,
+    train: LabelledSequences,
+    validation: LabelledSequences | None,
+    config: FinetuneConfig,
+) -> Job:
+    """Checks what a run is made of, and takes it apart."""
+    rule = f"the labels of {train.source} are for {train.kind}"
+    require(config.kind == train.kind, "kind", config.kind, rule)
+    model = randomise(model, config.seed) if config.random_init else model
+    if validation is None:
+        train, validation = hold_out(train, config.held_out_share, config.seed)
+    if (validation.kind, validation.classes) != (train.kind, train.classes):
+        raise InputError(
+            f"{validation.source}: {validation.kind} of {', '.join(validation.classes)}: must be"
+            f" what {train.source} has: {train.kind} of {', '.join(train.classes)}"
+        )
+    most = model.config.max_positions if config.max_tokens is None else config.max_tokens
+    check_length(most, model.config, "max_tokens")
+    devices = find_devices(config.num_devices)
+    layout = plan_layout(
+        config.sequences_per_update,
+        at_most=config.sequences_per_device or config.sequences_per_update,
+        num_local=len(devices),
+        num_processes=jax.process_count(),
+    )
+    lora = config.lora
+    network = TaskNetwork(
+        config=model.config,
+        compute=model.compute,
+        num_outputs=len(train.classes),
+        pooling=config.pooling,
+        adapter=choose_adapter(config.method, rank=lora.rank, alpha=lora.alpha, sites=lora.sites),
+    )
+    return Job(
+        config=config,
+        model=model,
+        network=network,
+        train=train,
+        validation=validation,
+        train_tokens=count_tokens(train, model.tokenizer, most),
+        validation_tokens=count_tokens(validation, model.tokenizer, most),
+        max_tokens=most,
+        standard=measure_labels(train),
+        devices=devices,
+        layout=layout,
+    )
+
+
+def make_plan(job: Job) -> RunPlan:
+    """When the run does what, and what makes it the same run."""
+    config, metric = job.config, METRICS[job.train.kind][0]
+    return RunPlan(
+        folder=config.output,
+        total_steps=config.total_steps,
+        tokens_per_update=count_update_tokens(job),
+        log_every_steps=config.log_every_steps,
+        evaluate_every_steps=config.evaluate_every_steps,
+        save_every_steps=config.evaluate_every_steps,
+        keep=1,
+        config=config,
+        free_fields=FREE_FIELDS,
+        record={
+            "base": digest_params(job.model.params),
+            "train": digest_labelled(job.train),
+            "validation": digest_labelled(job.validation),
+        },
+        make_schedule=lambda config: make_schedule(config.optimizer, config.total_steps),
+        is_over=lambda history: has_stalled(history, metric, config.patience),
+    )
+
+
+def make_task(job: Job) -> Task:
+    """Fine-tuning as the loop takes it."""
+    config, network = job.config, job.network
+    optimizer = make_optimizer(config.optimizer, config.total_steps)
+    choose = functools.partial(is_trained, method=config.method)
+
+    def start() -> TrainState:
+        params = network.take_base(job.model.params) | network.init(jax.random.key(config.seed))
+        return init_state(arrange_params(params, job.model.compute.stack), optimizer, choose)
+
+    dtype: Any = job.model.compute.compute_dtype  # "auto" no more
+    return Task(
+        init_state=start,
+        state_shapes=jax.eval_shape(start),
+        train_step=make_train_step(
+            make_loss(network, job.train.kind),
+            optimizer,
+            make_schedule(config.optimizer, config.total_steps),
+            job.devices,
+            seed=config.seed,
+            context=functools.partial(exact_products, job.model.compute),
+        ),
+        batches=make_input(job),
+        blank=Examples(*(np.zeros((1,), np.float32),) * 3),  # batches are full
+        evaluate=make_evaluator(job).evaluate,
+        describe=describe_metrics,
+        flops_per_update=count_run_flops(job),
+        peak_flops=find_total_peak_flops(job.devices, dtype),
+        measure_fill=functools.partial(measure_fill, job),
+    )
+
+
+def make_input(job: Job) -> Batches:
+    """The batches of this process, update by update."""
+    config = job.config
+    return Batches(
+        job.train,
+        encode_labels(job.train, job.standard),
+        weigh_classes(job.train, balanced=config.class_weights == "balanced"),
+        tokenizer=job.model.tokenizer,
+        lengths=job.round(job.train_tokens),
+        sequences_per_update=config.sequences_per_update,
+        layout=job.layout,
+        both_strands=config.strand == "both",
+        seed=config.seed,
+    )
+
+
+def make_evaluator(job: Job) -> Evaluator:
+    """What measures the model on the validation set, compiled."""
+
+    def predict(params: AnyParams, tokens: Int[Array, "B T"]) -> Float[Array, "B C"]:
+        return make_predictions(job.train.kind, job.network.apply(params, tokens))
+
+    step = make_gather_step(
+        predict,
+        job.devices,
+        context=functools.partial(exact_products, job.model.compute),
+    )
+    return Evaluator(
+        job.validation,
+        tokenizer=job.model.tokenizer,
+        lengths=job.round(job.validation_tokens),
+        both_strands=job.config.strand == "both",
+        step=step,
+        layout=job.layout,
+        standard=job.standard,
+    )
+
+
+def finish(job: Job, step: int, num_trained: int) -> FinetuneResult:
+    """Writes the adapter of the best checkpoint, and puts it onto the base."""
+    config = job.config
+    best = find_checkpoint(config.output)
+    metrics = {name: v for name, v in read_held_out(best).items() if name != "score"}
+    adapter = make_adapter(job, read_params(best / "state"), metrics)
+    folder = config.output / FOLDER
+    if jax.process_index() == 0:
+        save_adapter(folder, adapter)
+    model = dataclasses.replace(
+        job.model,
+        params=adapter.merge(job.model.params),
+        origin=describe_adapted(job.model.origin, folder),
+        source=str(folder.resolve()),
+        head=adapter.head,
+    )
+    return FinetuneResult(model, folder, step, int(best.name), metrics, num_trained)
+
+
+def make_adapter(job: Job, saved: Params, metrics: dict[str, float]) -> Adapter:
+    """What a checkpoint has of a run, as an adapter."""
+    config, model = job.config, job.model
+    params = {
+        module: {name: jnp.asarray(leaf) for name, leaf in leaves.items() if leaf is not None}
+        for module, leaves in saved.items()
+        if is_trained(module, config.method)
+    }
+    of_head = {name: leaves for name, leaves in params.items() if name.startswith(HEAD)}
+    return Adapter(
+        params=params | job.standard.fold_into(of_head),
+        method=config.method,
+        lora_rank=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        lora_sites=config.lora.sites,
+        kind=job.train.kind,
+        classes=job.train.classes,
+        pooling=config.pooling,
+        strand=config.strand,
+        max_tokens=job.max_tokens,
+        base=model.source or model.origin,
+        base_digest=digest_params(model.params),
+        random_seed=config.seed if config.random_init else None,
+        metrics=metrics,
+        config=config_to_dict(config),
+    )
+
+
+def digest_labelled(data: LabelledSequences) -> str:
+    """Hexadecimal, of sequences and labels in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(repr((data.kind, data.classes)).encode())
+    digest.update("\n".join(data.sequences).encode())
+    digest.update(np.ascontiguousarray(data.labels).tobytes())
+    return digest.hexdigest()
+
+
+def count_update_tokens(job: Job) -> int:
+    """Tokens of an update, padding included, on average."""
+    return round(job.config.sequences_per_update * float(job.round(job.train_tokens).mean()))
+
+
+def measure_fill(job: Job, batch: Examples) -> float:
+    """Tokens of a batch that are not padding, over those of an average one with its padding."""
+    num_tokens = np.count_nonzero(np.asarray(batch.tokens) != job.model.config.pad_token_id)
+    return num_tokens * jax.process_count() / count_update_tokens(job)
+
+
+def count_run_flops(job: Job) -> int:
+    """Model FLOPs of one update."""
+    length = round(float(job.round(job.train_tokens).mean()))
+    forward = count_forward_flops(job.model.config, num_tokens=length, num_head_tokens=0)
+    return PASSES[job.config.method] * job.config.sequences_per_update * forward
+
+
+def count_trained(task: Task) -> int:
+    """Parameters that are trained."""
+    return sum(leaf.size for leaf in jax.tree.leaves(task.state_shapes.trainable))
+
+
+def describe_metrics(metrics: dict[str, float]) -> str:
+    """Validation metrics in words."""
+    return ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name != "score")
+
+
+def describe_run(job: Job, num_trained: int) -> list[tuple[str, str]]:
+    """The plan of a run: model, method, sequences."""
+    config, layout = job.config, job.layout
+    devices = "device" if layout.num_devices == 1 else "devices"
+    longest = int(job.train_tokens.max())
+    return [
+        ("model", job.model.origin),
+        (
+            "method",
+            f"{config.method}, {num_trained:,} trained parameters, learning rate"
+            f" {config.optimizer.peak_learning_rate:g}",
+        ),
+        (
+            "sequences",
+            f"{len(job.train):,} to train, {len(job.validation):,} to validate, {longest} tokens"
+            f" at most; {job.train.kind}: {', '.join(job.train.classes)}",
+        ),
+        ("update", f"{config.sequences_per_update} sequences on {layout.num_devices} {devices}"),
+    ]

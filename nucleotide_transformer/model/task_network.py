@@ -1,0 +1,81 @@
+"""A network that predicts the labels of sequences: encoder, adapter, pooling and a linear head."""
+
+import dataclasses
+import functools
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.model.adapters import Adapter, Method
+from nucleotide_transformer.model.forward import (
+    init_adapter,
+    init_head,
+    make_forward,
+    make_head,
+)
+from nucleotide_transformer.model.heads import Head, Pooling, TaskHead, pool_known
+from nucleotide_transformer.model.stacking import ENCODER, AnyParams, StackedParams
+from nucleotide_transformer.types import Array, Float, Int, Params, PRNGKey
+
+HEAD = f"{ENCODER}/~/task_head"
+"""Start of the names of the head's modules."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskNetwork:
+    """The network as pure functions of its parameters."""
+
+    config: ModelConfig
+    compute: ComputeConfig
+    num_outputs: int
+    """C, classes or targets."""
+    pooling: Pooling = "mean"
+    adapter: Adapter | None = None
+
+    def init(self, key: PRNGKey) -> Params:
+        """What comes on top of the encoder: parameters of the adapter and of the head."""
+        of_adapter, of_head = jax.random.split(key)
+        added: Params = {}
+        if self.adapter:
+            added = init_adapter(self.adapter, self.config, self.compute, of_adapter)
+        return added | init_head(self._head, self.config, self.compute, of_head)
+
+    def take_base(self, params: Params) -> Params:
+        """The parameters of a model that the encoder reads: its masked-LM head is left out."""
+        init = make_forward(self.config, self.compute, head=None).init
+        names = jax.eval_shape(init, jax.random.key(0))
+        return {name: params[name] for name in names}
+
+    def apply(self, params: AnyParams, tokens: Int[Array, "B T"]) -> Float[Array, "B C"]:
+        """Logits of the classes, or values of the targets, in float32.
+
+        Args:
+            params: of encoder, adapter and head, in either form.
+            tokens: ids, `<pad>` at the end.
+        """
+        forward = make_forward(self.config, self.compute, head=None, adapter=self.adapter)
+        last = self.config.num_layers
+        x = forward.apply(params, tokens, layers=(last,), logits=False).embeddings[last]
+        pooled = pool_known(x, tokens, self.config, self.pooling)
+        others = params.rest if isinstance(params, StackedParams) else params
+        return self._run_head.apply(others, pooled[:, None])[:, 0].astype(jnp.float32)
+
+    @functools.cached_property
+    def _head(self) -> Head:
+        return functools.partial(TaskHead, num_outputs=self.num_outputs)
+
+    @functools.cached_property
+    def _run_head(self) -> hk.Transformed:
+        return make_head(self._head, self.config, self.compute)
+
+
+def is_trained(path: str, method: Method) -> bool:
+    """Whether a method trains a parameter.
+
+    Args:
+        path: its name, or that of its module, stacked or not, as `partition` gives it.
+        method: of fine-tuning.
+    """
+    return method == "full" or "/task_head" in path or f"/{method}/" in path

@@ -1,0 +1,252 @@
+"""Adapters on disk: what fine-tuning trained, and the model that it belongs on.
+
+A folder has `adapter.safetensors`, with the trained parameters by their names in the model, and
+`adapter.json`, which says how they were trained, what they predict, and the name and the digest of
+the base model. The base model itself is not in it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nucleotide_transformer import __version__
+from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.errors import InputError, MissingInputError, require
+from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.model.adapters import Method, Site, choose_adapter, merge_adapter
+from nucleotide_transformer.model.heads import Pooling
+from nucleotide_transformer.model.task_network import HEAD, TaskNetwork, is_trained
+from nucleotide_transformer.types import Params
+from nucleotide_transformer.weights.assembly import describe_problems, show_name
+from nucleotide_transformer.weights.configs import read_json
+from nucleotide_transformer.weights.huggingface import open_tensors, write_safetensors
+
+Strand = Literal["both", "one"]
+"""Whether predictions of both strands are averaged."""
+
+FOLDER = "adapter"
+"""Of a fine-tuning run: where its adapter is."""
+RECORD, TENSORS = "adapter.json", "adapter.safetensors"
+FORMAT_VERSION = 1
+"""Of what the record holds."""
+_SHOWN = 12
+"""Hexadecimal digits of a digest that a message shows."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedHead:
+    """What fine-tuning put onto a model, and what its outputs mean."""
+
+    params: Params = dataclasses.field(repr=False)
+    """Of the head alone, float32."""
+    kind: str
+    """classification, multilabel or regression."""
+    classes: tuple[str, ...]
+    """Names of the outputs: classes, or targets."""
+    pooling: Pooling
+    """What the head reads."""
+    strand: Strand
+    """Whether predictions of both strands are averaged."""
+    max_tokens: int
+    """Tokens of the longest sequence that it takes, `<cls>` included."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Adapter:
+    """What was trained, and all that is known of it."""
+
+    params: Params = dataclasses.field(repr=False)
+    """By their names in the model: of the head, and of the adapter or, for full, the encoder."""
+    method: Method
+    lora_rank: int
+    lora_alpha: float
+    lora_sites: tuple[Site, ...]
+    """LoRA's sizes and places; of no meaning for other methods."""
+    kind: str
+    classes: tuple[str, ...]
+    pooling: Pooling
+    strand: Strand
+    max_tokens: int
+    base: str
+    """The model that it belongs on: a name, or the path of a folder."""
+    base_digest: str
+    """SHA-256 of that model's parameters; see `digest_params`."""
+    random_seed: int | None
+    """Seed of random weights that the base got in place of its own; None for its own."""
+    metrics: dict[str, float]
+    """On the validation set."""
+    config: dict[str, Any]
+    """The run's."""
+
+    def merge(self, base: Params) -> Params:
+        """The base model's parameters with the adapter folded in; the head is not among them."""
+        own = {name: leaves for name, leaves in self.params.items() if not name.startswith(HEAD)}
+        return merge_adapter(base | own, self.lora_alpha)
+
+    @property
+    def head(self) -> TrainedHead:
+        """The head, with what its outputs mean."""
+        return TrainedHead(
+            params={name: dict(p) for name, p in self.params.items() if name.startswith(HEAD)},
+            kind=self.kind,
+            classes=self.classes,
+            pooling=self.pooling,
+            strand=self.strand,
+            max_tokens=self.max_tokens,
+        )
+
+
+def digest_params(params: Params) -> str:
+    """SHA-256 of names, shapes and numbers in float32, whatever their order, in hexadecimal."""
+    digest = hashlib.sha256()
+    for module in sorted(params):
+        for name in sorted(params[module]):
+            array = np.ascontiguousarray(np.asarray(params[module][name], np.float32))
+            digest.update(f"{module}/{name} {array.shape}\n".encode())
+            digest.update(array.data)
+    return digest.hexdigest()
+
+
+def find_adapter(folder: Path) -> Path | None:
+    """The folder of an adapter: the folder itself, or that in a run; None if there is none."""
+    return next((at for at in (folder, folder / FOLDER) if (at / RECORD).is_file()), None)
+
+
+def save_adapter(folder: Path, adapter: Adapter) -> None:
+    """Writes an adapter into a folder, in place of one that is there.
+
+    The record goes first and comes last: without it a folder holds no adapter.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD).unlink(missing_ok=True)
+    tensors = {
+        f"{module}/{name}": np.asarray(leaf, np.float32)
+        for module, leaves in adapter.params.items()
+        for name, leaf in leaves.items()
+    }
+    with write_whole(folder / TENSORS) as partial:
+        write_safetensors(partial, tensors)
+    fields = {
+        field.name: getattr(adapter, field.name)
+        for field in dataclasses.fields(adapter)
+        if field.name != "params"
+    }
+    record = {"format_version": FORMAT_VERSION, "version": __version__, **fields}
+    with write_whole(folder / RECORD) as partial:
+        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        shutil.copymode(partial, folder / TENSORS)  # the library writes for the owner alone
+
+
+def load_adapter(folder: Path) -> Adapter:
+    """Reads an adapter.
+
+    Raises:
+        MissingInputError: if a file of it is not there.
+        InputError: for a record or a file that is damaged, or of a newer version.
+    """
+    file = folder / RECORD
+    if not file.is_file():
+        raise MissingInputError(f"{folder}: no adapter: no {RECORD} in it")
+    record = read_json(file)
+    version = record.pop("format_version", None)
+    rule = f"this package reads {FORMAT_VERSION}; install a newer one"
+    require(version == FORMAT_VERSION, f"{file}: format_version", version, rule)
+    record.pop("version", None)
+    names = {field.name for field in dataclasses.fields(Adapter)} - {"params"}
+    if record.keys() != names:
+        raise InputError(f"{file}: damaged: must have {', '.join(sorted(names))}")
+    for name in ("classes", "lora_sites"):
+        record[name] = tuple(record[name])
+    return Adapter(params=_read_tensors(folder / TENSORS), **record)
+
+
+def _read_tensors(file: Path) -> Params:
+    params: Params = {}
+    for label, source in open_tensors(file).items():
+        module, _, name = label.rpartition("/")
+        array = source.read()
+        if not np.isfinite(array).all():
+            raise InputError(f"{file}: {show_name(label)}: has values that are not finite")
+        params.setdefault(module, {})[name] = jnp.asarray(array, jnp.float32)
+    return params
+
+
+def check_base(adapter: Adapter, base: Params, folder: Path, name: str) -> None:
+    """Checks that a model is the one that an adapter was trained on.
+
+    Args:
+        adapter: what was read.
+        base: the model's parameters, in float32.
+        folder: of the adapter, for the message.
+        name: of the model, for the message.
+
+    Raises:
+        InputError: if it is another.
+    """
+    found = digest_params(base)
+    if found != adapter.base_digest:
+        expected = f"{adapter.base} ({adapter.base_digest[:_SHOWN]}...)"
+        rule = f"was trained on {expected}: give this model as the base"
+        raise InputError(f"{folder}: base = {name!r} ({found[:_SHOWN]}...): the adapter {rule}")
+
+
+def check_shapes(adapter: Adapter, base: Params, config: ModelConfig, folder: Path) -> None:
+    """Checks the names and shapes of an adapter's tensors against those of its method.
+
+    Args:
+        adapter: what was read.
+        base: the base model's parameters.
+        config: architecture of the base model.
+        folder: of the adapter, for the message.
+
+    Raises:
+        InputError: one line with all that is missing, unexpected or misshapen.
+    """
+    wanted = _list_shapes(expect_params(adapter, base, config))
+    found = _list_shapes(adapter.params)
+    problems = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "unexpected": [show_name(name) for name in sorted(found.keys() - wanted.keys())],
+        "misshapen": [
+            f"{name} {list(found[name])}, not {list(wanted[name])}"
+            for name in sorted(found.keys() & wanted.keys())
+            if found[name] != wanted[name]
+        ],
+    }
+    problems = {kind: labels for kind, labels in problems.items() if labels}
+    if problems:
+        raise InputError(f"{folder / TENSORS}: {describe_problems(problems)}")
+
+
+def expect_params(adapter: Adapter, base: Params, config: ModelConfig) -> Params:
+    """Shapes of what the adapter's method trains on a base model."""
+    network = TaskNetwork(
+        config=config,
+        compute=ComputeConfig(),
+        num_outputs=len(adapter.classes),
+        pooling=adapter.pooling,
+        adapter=choose_adapter(
+            adapter.method,
+            rank=adapter.lora_rank,
+            alpha=adapter.lora_alpha,
+            sites=adapter.lora_sites,
+        ),
+    )
+    added = jax.eval_shape(network.init, jax.random.key(0))
+    whole = network.take_base(base) | added
+    return {name: whole[name] for name in whole if is_trained(name, adapter.method)}
+
+
+def _list_shapes(params: Params) -> dict[str, tuple[int, ...]]:
+    return {
+        f"{module}/{name}": tuple(leaf.shape)
+        for module, leaves in params.items()
+        for name, leaf in leaves.items()
+    }

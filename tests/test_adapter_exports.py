@@ -1,0 +1,103 @@
+"""Adapters for others: merged into a whole model, or as peft has them."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from small_models import V1, random_params, save_model
+from small_tasks import make_model
+
+from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.model.task_network import HEAD
+from nucleotide_transformer.pretrained import export_model, load_pretrained
+from nucleotide_transformer.weights.adapter_files import (
+    Adapter,
+    digest_params,
+    expect_params,
+    save_adapter,
+)
+
+
+def make_adapter(model, method, *, base="elsewhere", seed=0):
+    """An adapter of random numbers, as if it were trained."""
+    adapter = Adapter(
+        params={},
+        method=method,
+        lora_rank=4,
+        lora_alpha=6.0,
+        lora_sites=("query", "value", "attention_output", "fc2"),
+        kind="classification",
+        classes=("no", "yes"),
+        pooling="mean",
+        strand="both",
+        max_tokens=64,
+        base=str(base),
+        base_digest=digest_params(model.params),
+        random_seed=None,
+        metrics={"mcc": 0.5},
+        config={},
+    )
+    random = np.random.default_rng(seed)
+    params = jax.tree.map(
+        lambda leaf: 0.3 * random.standard_normal(leaf.shape, np.float32),
+        expect_params(adapter, model.params, model.config),
+    )
+    return dataclasses.replace(adapter, params=params)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return dataclasses.replace(make_model(config=V1), params=random_params(V1))
+
+
+@pytest.fixture(scope="module", params=["ia3", "lora", "full", "head"])
+def saved(model, request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapters") / "mine"
+    save_adapter(folder, make_adapter(model, request.param))
+    return folder
+
+
+def test_a_merged_export_is_the_adapted_model(model, saved, tmp_path):
+    """Whole, without the adapter and its base; and its card says what it was made from."""
+    export_model(saved, tmp_path / "merged", merge=True, base=model)
+    alone, adapted = load_pretrained(tmp_path / "merged"), load_pretrained(saved, base=model)
+    tokens = model.tokenizer.encode_batch(["ACGTACGTTTGA"])
+    one, other = alone(tokens, layers=(2,)), adapted(tokens, layers=(2,))
+    np.testing.assert_array_equal(one.embeddings[2], other.embeddings[2])
+    assert alone.head is None
+    assert not any(HEAD in name or "lora" in name for name in alone.params)
+    card = (tmp_path / "merged" / "README.md").read_text()
+    assert "with the adapter mine merged into it (without its head)" in card
+
+
+def test_lora_in_the_layout_of_peft(model, tmp_path):
+    """[rank, input] and [output, rank], named as the layers of transformers."""
+    adapter = make_adapter(model, "lora")
+    save_adapter(tmp_path / "mine", adapter)
+    export_model(tmp_path / "mine", tmp_path / "peft", layout="peft", base=model)
+    config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["peft_type"]) == (4, 6.0, "LORA")
+    tensors = load_file(tmp_path / "peft" / "adapter_model.safetensors")
+    assert len(tensors) == 2 * 4 * 2
+    name = "base_model.model.esm.encoder.layer.1.output.dense"
+    leaves = adapter.params["esm_transformer/attention_layer_1/~/lora/fc2"]
+    np.testing.assert_array_equal(tensors[f"{name}.lora_A.weight"], leaves["down"].T)
+    np.testing.assert_array_equal(tensors[f"{name}.lora_B.weight"], leaves["up"].T)
+    export_model(tmp_path / "mine", tmp_path / "peft", layout="peft", base=model, overwrite=True)
+
+
+def test_an_export_says_what_it_can_not_do(model, saved, tmp_path):
+    for fields in ({}, {"merge": True, "layout": "peft"}):
+        with pytest.raises(InputError, match="mine: is an adapter: give either merge, "):
+            export_model(saved, tmp_path / "out", base=model, **fields)
+    method = json.loads((saved / "adapter.json").read_text())["method"]
+    if method != "lora":
+        with pytest.raises(InputError, match=f"method = '{method}': the peft layout is for lora"):
+            export_model(saved, tmp_path / "out", base=model, layout="peft")
+    save_model(tmp_path / "plain", V1, "huggingface")
+    with pytest.raises(InputError, match="plain: is no adapter: without merge"):
+        export_model(tmp_path / "plain", tmp_path / "out", merge=True)
+    assert not (tmp_path / "out").exists()

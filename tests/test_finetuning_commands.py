@@ -1,0 +1,167 @@
+"""`nt finetune` and `nt predict`: files in, files out, and what is said of bad ones."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+from real_command import run_in_pipe
+from small_models import save_model
+from small_tasks import COMPUTE, MODEL, make_task
+
+from nucleotide_transformer import cli
+from nucleotide_transformer.finetuning import prediction_files
+from nucleotide_transformer.finetuning.predict import predict_array
+from nucleotide_transformer.model import init_params
+from nucleotide_transformer.pretrained import load_pretrained
+
+OPTIONS = (
+    *("--total-steps", 6, "--warmup-steps", 2, "--evaluate-every-steps", 3, "--num-devices", 1),
+    *("--learning-rate", 0.01, "--compute.attention", "einsum"),
+)
+
+
+def write_table(path, task):
+    rows = zip(task.names, task.sequences, task.labels.tolist(), strict=True)
+    lines = [f"{name},{text},{task.classes[label]}" for name, text, label in rows]
+    path.write_text("\n".join(["name,sequence,label", *lines]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A base model in a folder, and the tables of a task."""
+    folder = tmp_path_factory.mktemp("commands")
+    params = init_params(jax.random.key(0), MODEL, COMPUTE)
+    save_model(folder / "base", MODEL, "huggingface", params)
+    for seed, (name, size) in enumerate({"train": 40, "test": 10}.items()):
+        write_table(folder / f"{name}.csv", make_task(size, seed=seed))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(folder):
+    """What a real command said, which made the run in `folder / "run"`."""
+    tables = ("--train", folder / "train.csv", "--test", folder / "test.csv")
+    place = ("--model", folder / "base", "--output", folder / "run")
+    return run_in_pipe("finetune", *place, *tables, *OPTIONS)
+
+
+def test_a_real_run_leaves_an_adapter_and_its_results(folder, tuned):
+    assert (tuned.code, tuned.err) == (0, "")
+    assert "method    ia3, 146 trained parameters, learning rate 0.01" in tuned.out
+    assert "best after update " in tuned.out
+    results = json.loads((folder / "run" / "results.json").read_text())
+    assert results["num_trained"] == 146
+    assert results["test"].keys() == {"mcc", "f1", "accuracy", "auroc"}
+    record = json.loads((folder / "run" / "adapter" / "adapter.json").read_text())
+    assert record["base"] == str((folder / "base").resolve())
+    assert (folder / "run" / "adapter" / "adapter.safetensors").stat().st_mode & 0o077
+
+
+def test_a_real_prediction_is_that_of_the_function(folder, tuned):
+    output = folder / "predicted.csv"
+    done = run_in_pipe(
+        "predict", "--model", folder / "run", "--input", folder / "test.csv", "--output", output
+    )
+    assert (done.code, done.out) == (0, f"wrote {output}\n")
+    with output.open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["name", "prediction", "probability_poor", "probability_rich"]
+    found = np.array([[row["probability_poor"], row["probability_rich"]] for row in rows], float)
+    expected = predict_array(load_pretrained(folder / "run"), make_task(10, seed=1).sequences)
+    np.testing.assert_allclose(found, expected, atol=2e-6)  # six digits
+    assert [row["prediction"] for row in rows] == [
+        ("poor", "rich")[index] for index in expected.argmax(axis=1)
+    ]
+    assert not output.with_name("predicted.csv.parts").exists()
+
+
+def test_a_prediction_that_was_stopped_resumes(folder, tuned, tmp_path, monkeypatch):
+    """After what was finished, which is not computed again; Parquet has the same rows."""
+    pq = pytest.importorskip("pyarrow.parquet")
+    model, whole = load_pretrained(folder / "run"), tmp_path / "whole.parquet"
+
+    def predict(output):
+        return prediction_files.predict_file(
+            model,
+            prediction_files.PredictConfig(
+                model=str(folder / "run"), input=folder / "test.csv", output=output
+            ),
+        )
+
+    predict(whole)
+    compute, computed = prediction_files.predict, []
+
+    def stop(model, sequences, **options):
+        for values in compute(model, sequences, **options):
+            computed.append(values)
+            if len(computed) == 5:
+                raise KeyboardInterrupt
+            yield values
+
+    monkeypatch.setattr(prediction_files, "predict", stop)
+    with pytest.raises(KeyboardInterrupt):
+        predict(tmp_path / "part.parquet")
+    assert not (tmp_path / "part.parquet").exists()
+    predict(tmp_path / "part.parquet")
+    assert len(computed) == 5 + 6
+    one, other = (
+        pq.read_table(tmp_path / f"{name}.parquet").to_pydict() for name in ("part", "whole")
+    )
+    assert one == other
+    assert len(one["name"]) == 10
+
+
+def fails(capsys, *words):
+    """The one line that a command ends with, for bad input."""
+    code = cli.main([str(word) for word in words])
+    err = capsys.readouterr().err
+    assert (code, err.count("\n")) == (2, 1), err
+    return err.removeprefix("error: ").rstrip("\n")
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(folder, tuned, tmp_path, capsys):
+    base = ("--model", folder / "base", "--output", tmp_path / "run", *OPTIONS)
+
+    def train(text, *words):
+        table = tmp_path / "train.csv"
+        table.write_text(text)
+        return fails(capsys, "finetune", "--train", table, *base, *words)
+
+    rows = "".join(f"ACGTACGTAC{'A' * (i % 3)},{i % 2}\n" for i in range(12))
+    assert fails(capsys, "finetune", *base) == "nt finetune: --train: must be given"
+    assert "train.csv: no column 'label'" in train("sequence\nACGT\n")
+    assert "there must be two classes or more" in train("sequence,label\nACGT,1\nACGA,1\n")
+    assert "row 1: label: no label" in train("sequence,label\nACGT,\n")
+    long = "ACG" * 64
+    said = train(
+        f"name,sequence,label\nlong,{long},1\n"
+        + "".join(f"n,{line}\n" for line in rows.splitlines())
+    )
+    assert said.endswith("sequence 'long': 192 nt are 65 tokens: the model takes 64 (max_tokens)")
+    test = tmp_path / "test.csv"
+    test.write_text("sequence,label\nACGT,7\n")
+    said = train("sequence,label\n" + rows, "--test", test)
+    assert "test.csv: row 1: label = '7': the training set has no such label" in said
+    said = train("sequence,label\n" + rows, "--lora.sites", "hidden")
+    assert said == "nt finetune: --lora.sites = ('hidden',): hidden is no linear layer"
+    said = train("sequence,label\n" + rows, "--method", "prompt")
+    assert "--method = 'prompt': must be one of head, ia3, lora, full" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_predictions_are_one_line_and_leave_nothing(folder, tuned, tmp_path, capsys):
+    def predict(model, text, output="out.csv"):
+        table = tmp_path / "in.fa"
+        table.write_text(text)
+        words = ("--model", model, "--input", table, "--output", tmp_path / output)
+        return fails(capsys, "predict", *words)
+
+    run = folder / "run"
+    assert "must be a table .csv, .tsv, .parquet" in predict(run, ">a\nACGT\n", "out.txt")
+    assert "was not fine-tuned" in predict(folder / "base", ">a\nACGT\n")
+    said = predict(run, f">short\nACGT\n>long\n{'ACG' * 64}\n")
+    assert said.endswith("sequence 'long': 192 nt are 65 tokens: the model takes 64")
+    assert not list(tmp_path.glob("out.csv*"))
