@@ -36,8 +36,7 @@ ORDER = (
     {"pretraining", "finetuning", "variants"},
     {"analysis"},
     {"benchmark", "packaging"},
-    {"environment", "console"},
-    {"fetching", "probing"},
+    {"environment"},
     {"commands"},
     {"cli", "completion"},
 )

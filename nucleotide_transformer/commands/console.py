@@ -1,4 +1,4 @@
-"""What commands print with, and a check of where they write."""
+"""What the commands share: exit codes, the console, and where they may write."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,10 @@ from rich.console import Console
 
 from nucleotide_transformer.errors import NotAFolderError, UnwritableOutputError
 
+FAILED = 1
+"""Exit code of a run that failed; Python's own after a traceback, too."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 LOG_WIDTH = 160
 """Columns of a table where the output is no terminal."""
 
@@ -29,6 +33,11 @@ class PlainConsole(Console):
     def on_broken_pipe(self) -> None:
         """The reader of a pipe is gone: rich would exit here."""
         raise
+
+
+def say(text: str) -> None:
+    """Prints a line."""
+    PlainConsole().print(text)
 
 
 def check_place(output: Path) -> None:

@@ -1,11 +1,11 @@
 """The commands `nt finetune` and `nt predict`."""
 
 import json
-import sys
 from typing import Any
 
 import jax
 
+from nucleotide_transformer.commands.console import INTERRUPTED, say
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.finetuning.config import FinetuneConfig
@@ -24,8 +24,6 @@ from nucleotide_transformer.training.devices import find_devices
 
 RESULTS = "results.json"
 """Of a run: what the best model gets right, and what was trained."""
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 
 def finetune(config: FinetuneConfig) -> int:
@@ -104,8 +102,3 @@ def write_results(
     }
     with write_whole(config.output / RESULTS) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def say(text: str) -> None:
-    """Prints a line."""
-    sys.stdout.write(f"{text}\n")

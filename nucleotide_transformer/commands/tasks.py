@@ -2,55 +2,53 @@
 
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rich.console import Console
+from nucleotide_transformer.analysis.study import show_steps
+from nucleotide_transformer.commands.console import say
+from nucleotide_transformer.finetuning import tasks
+from nucleotide_transformer.finetuning.leaks import describe_leaks
+from nucleotide_transformer.finetuning.probe import (
+    PLOT_FILE,
+    RESULT_FILE,
+    ProbeConfig,
+    run_probe,
+)
+from nucleotide_transformer.finetuning.task_rows import make_rows, read_published, select_rows
+from nucleotide_transformer.finetuning.task_tables import TABLE, check_libraries, write_tables
+from nucleotide_transformer.finetuning.tasks import TasksConfig
+from nucleotide_transformer.pretrained import load_pretrained
+from nucleotide_transformer.training.devices import find_devices
 
-if TYPE_CHECKING:
-    from nucleotide_transformer.finetuning.probe import ProbeConfig
-    from nucleotide_transformer.finetuning.tasks import TasksConfig
 
-
-def probe(config: "ProbeConfig") -> int:
+def probe(config: ProbeConfig) -> int:
     """`nt probe`."""
-    from nucleotide_transformer.analysis.study import show_steps
-    from nucleotide_transformer.finetuning.leaks import describe_leaks
-    from nucleotide_transformer.finetuning.probe import PLOT_FILE, RESULT_FILE, run_probe
-    from nucleotide_transformer.pretrained import load_pretrained
-    from nucleotide_transformer.training.devices import find_devices
-
     find_devices(None)
     model = load_pretrained(config.model, compute=config.compute)
     with show_steps(visible=True) as steps:
         result = run_probe(model, config, steps=steps)
-    _say(describe_leaks(result["leaks"], result["num_test"]))
+    say(describe_leaks(result["leaks"], result["num_test"]))
     for line in _make_lines(result):
-        _say(line)
-    _say(f"wrote {config.output / RESULT_FILE} and {config.output / PLOT_FILE}")
+        say(line)
+    say(f"wrote {config.output / RESULT_FILE} and {config.output / PLOT_FILE}")
     return 0
 
 
-def run_tasks(config: "TasksConfig") -> int:
+def run_tasks(config: TasksConfig) -> int:
     """`nt tasks run`."""
-    from nucleotide_transformer.finetuning import tasks
-    from nucleotide_transformer.finetuning.task_rows import make_rows, read_published, select_rows
-    from nucleotide_transformer.finetuning.task_tables import TABLE, check_libraries, write_tables
-    from nucleotide_transformer.pretrained import load_pretrained
-    from nucleotide_transformer.training.devices import find_devices
-
     check_libraries(config.output)
     published = [] if config.published is None else read_published(config.published)
     model = None
     if config.uses_network:
         find_devices(None)
         model = load_pretrained(config.model, compute=config.compute)
-    records = tasks.run_tasks(config, model, note=_say, show=True)
+    records = tasks.run_tasks(config, model, note=say, show=True)
     rows, left_out = select_rows(make_rows(records))
     head = {"model": config.model, "command": shlex.join(["nt", *sys.argv[1:]])}
-    _say(write_tables(config.output, rows, published, head))
+    say(write_tables(config.output, rows, published, head))
     for line in left_out:
-        _say(line)
-    _say(f"wrote {config.output}/{TABLE}.md, .json, .parquet and .png")
+        say(line)
+    say(f"wrote {config.output}/{TABLE}.md, .json, .parquet and .png")
     return 0
 
 
@@ -74,7 +72,3 @@ def _make_lines(result: dict[str, Any]) -> list[str]:
 
 def _show(value: float | None) -> str:
     return "not defined" if value is None else f"{value:.3f}"
-
-
-def _say(text: str) -> None:
-    Console(soft_wrap=True, highlight=False, markup=False, emoji=False).print(text)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from nucleotide_transformer.commands.console import say
 from nucleotide_transformer.pretrained import Model, load_pretrained
 from nucleotide_transformer.training.devices import find_devices
 from nucleotide_transformer.variants import background, run, saturation, tracks
@@ -66,5 +67,5 @@ def _tell_notes(notes: Iterable[str]) -> None:
 
 def _tell(paths: Iterable[Path], lines: Iterable[str] = ()) -> int:
     for line in (*lines, *(f"wrote {path}" for path in paths)):
-        sys.stdout.write(f"{line}\n")
+        say(line)
     return 0
