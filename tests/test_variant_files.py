@@ -199,7 +199,7 @@ def test_a_long_contig_has_an_index_of_the_other_kind(model, tmp_path, fasta, mo
 
 def test_memory_is_flat_in_the_number_of_variants(model, tmp_path, fasta, monkeypatch):
     """Of reading, keeping and writing; scores are taken for granted."""
-    monkeypatch.setattr(run_module, "BLOCK", 128)
+    monkeypatch.setattr(run_module, "BLOCK_ON_CPU", 128)
 
     def score(self, alleles):
         return Scored(np.zeros((len(alleles), 1)), [""] * len(alleles))
@@ -233,7 +233,7 @@ def test_a_stopped_run_resumes_at_its_last_block(model, tmp_path, fasta, monkeyp
     rows = [("1", i + 1, i, TEXT[i], other_letters(TEXT[i])[0]) for i in range(20, 30)]
     source = write_vcf(tmp_path / "in.vcf", rows)
     config = make_config(tmp_path, fasta, source, "x.vcf", scores=("llr",))
-    monkeypatch.setattr(run_module, "BLOCK", 4)
+    monkeypatch.setattr(run_module, "BLOCK_ON_CPU", 4)
     scored, score = [], Scorer.score
 
     def stop_at_second(self, alleles):
@@ -254,7 +254,7 @@ def test_a_stopped_run_resumes_at_its_last_block(model, tmp_path, fasta, monkeyp
     assert scored == [4, 4, 4, 2]
     assert summary.num_scored == 10
     whole = make_config(tmp_path, fasta, source, "y.vcf", scores=("llr",))
-    monkeypatch.setattr(run_module, "BLOCK", 100)
+    monkeypatch.setattr(run_module, "BLOCK_ON_CPU", 100)
     score_variants(model, whole)
     assert config.output.read_text() == whole.output.read_text()
     assert not list(tmp_path.glob("*.parts"))

@@ -2,8 +2,11 @@
 
 import contextlib
 import gzip
+import io
 import os
 import re
+import sys
+import types
 
 import pysam
 import pysam.bcftools
@@ -157,6 +160,12 @@ def test_a_genome_beside_which_nothing_can_be_written(tmp_path, fasta, monkeypat
     assert "has no index, and none can be written beside it: read whole" in reference.notes[0]
     assert reference.fetch("two", 3, 9) == OTHER[3:9].encode()
     assert [path.name for path in tmp_path.iterdir()] == ["genome.fa"]
+
+
+def test_standard_input_that_is_no_table_leaves_nothing(tmp_path, fasta, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(b"nothing\n")))
+    fails(make_config(tmp_path, fasta, STDIN), r"input\.tsv: no column contig")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["genome.fa", "genome.fa.fai"]
 
 
 def test_standard_input_is_called_by_its_hyphen():
