@@ -92,7 +92,7 @@ EXTRAS = {
     ],
     # The bound above keeps pip on one torch; PyTorch's own index has the small CPU builds.
     "interop": [*HUB, "peft>=0.21.2", "torch>=2.13,<2.14", "transformers>=5.23"],
-    "notebooks": ["ipykernel>=6.29", "nbmake>=1.5.5"],
+    "notebooks": ["ipykernel>=6.29", "ipywidgets>=8.1.5", "nbmake>=1.5.5"],
 }
 
 setup(
