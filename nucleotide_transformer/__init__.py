@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from nucleotide_transformer.data.dataset import make_dataset as make_dataset
     from nucleotide_transformer.data.manifest import load_manifest as load_manifest
     from nucleotide_transformer.errors import InputError as InputError
+    from nucleotide_transformer.finetuning.config import FinetuneConfig as FinetuneConfig
+    from nucleotide_transformer.finetuning.labels import read_labelled as read_labelled
+    from nucleotide_transformer.finetuning.predict import predict as predict
+    from nucleotide_transformer.finetuning.predict import predict_array as predict_array
+    from nucleotide_transformer.finetuning.run import finetune as finetune
     from nucleotide_transformer.inference.embedding import embed as embed
     from nucleotide_transformer.inference.embedding import embed_array as embed_array
     from nucleotide_transformer.inference.likelihoods import fill_mask as fill_mask
@@ -49,6 +54,7 @@ _HOME = {
     "ComputeConfig": "config",
     "CorpusConfig": "data.corpus_config",
     "EvaluateConfig": "pretraining.evaluate",
+    "FinetuneConfig": "finetuning.config",
     "InputError": "errors",
     "KmerTokenizer": "tokenizers",
     "ModelConfig": "config",
@@ -61,6 +67,7 @@ _HOME = {
     "embed_array": "inference.embedding",
     "evaluate_model": "pretraining.evaluate",
     "fill_mask": "inference.likelihoods",
+    "finetune": "finetuning.run",
     "get_pretrained_model": "weights.compat",
     "init_params": "model",
     "load_config": "configfile",
@@ -70,8 +77,11 @@ _HOME = {
     "make_forward": "model",
     "nucleotide_probabilities": "inference.nucleotides",
     "open_reference": "variants.reference",
+    "predict": "finetuning.predict",
+    "predict_array": "finetuning.predict",
     "pretrain": "pretraining.run",
     "pseudo_log_likelihoods": "inference.likelihoods",
+    "read_labelled": "finetuning.labels",
     "score_variants": "variants.run",
     "verify_model": "verification",
 }
@@ -80,6 +90,7 @@ __all__ = [
     "ComputeConfig",
     "CorpusConfig",
     "EvaluateConfig",
+    "FinetuneConfig",
     "InputError",
     "KmerTokenizer",
     "ModelConfig",
@@ -93,6 +104,7 @@ __all__ = [
     "embed_array",
     "evaluate_model",
     "fill_mask",
+    "finetune",
     "get_pretrained_model",
     "init_params",
     "load_config",
@@ -102,8 +114,11 @@ __all__ = [
     "make_forward",
     "nucleotide_probabilities",
     "open_reference",
+    "predict",
+    "predict_array",
     "pretrain",
     "pseudo_log_likelihoods",
+    "read_labelled",
     "score_variants",
     "verify_model",
 ]
