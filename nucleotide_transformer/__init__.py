@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from nucleotide_transformer.data.dataset import make_dataset as make_dataset
     from nucleotide_transformer.data.manifest import load_manifest as load_manifest
     from nucleotide_transformer.errors import InputError as InputError
+    from nucleotide_transformer.finetuning.config import FinetuneConfig as FinetuneConfig
+    from nucleotide_transformer.finetuning.labels import read_labelled as read_labelled
+    from nucleotide_transformer.finetuning.predict import predict as predict
+    from nucleotide_transformer.finetuning.predict import predict_array as predict_array
+    from nucleotide_transformer.finetuning.run import finetune as finetune
     from nucleotide_transformer.inference.embedding import embed as embed
     from nucleotide_transformer.inference.embedding import embed_array as embed_array
     from nucleotide_transformer.inference.likelihoods import fill_mask as fill_mask
@@ -35,6 +40,10 @@ if TYPE_CHECKING:
     from nucleotide_transformer.pretraining.evaluate import evaluate_model as evaluate_model
     from nucleotide_transformer.pretraining.run import pretrain as pretrain
     from nucleotide_transformer.tokenizers import KmerTokenizer as KmerTokenizer
+    from nucleotide_transformer.variants.config import ScoreVariantsConfig as ScoreVariantsConfig
+    from nucleotide_transformer.variants.reference import open_reference as open_reference
+    from nucleotide_transformer.variants.run import score_variants as score_variants
+    from nucleotide_transformer.variants.scoring import Scorer as Scorer
     from nucleotide_transformer.verification import VerifyConfig as VerifyConfig
     from nucleotide_transformer.verification import verify_model as verify_model
     from nucleotide_transformer.weights.compat import get_pretrained_model as get_pretrained_model
@@ -45,16 +54,20 @@ _HOME = {
     "ComputeConfig": "config",
     "CorpusConfig": "data.corpus_config",
     "EvaluateConfig": "pretraining.evaluate",
+    "FinetuneConfig": "finetuning.config",
     "InputError": "errors",
     "KmerTokenizer": "tokenizers",
     "ModelConfig": "config",
     "PretrainConfig": "config",
+    "ScoreVariantsConfig": "variants.config",
+    "Scorer": "variants.scoring",
     "VerifyConfig": "verification",
     "build_corpus": "data.corpus",
     "embed": "inference.embedding",
     "embed_array": "inference.embedding",
     "evaluate_model": "pretraining.evaluate",
     "fill_mask": "inference.likelihoods",
+    "finetune": "finetuning.run",
     "get_pretrained_model": "weights.compat",
     "init_params": "model",
     "load_config": "configfile",
@@ -63,8 +76,13 @@ _HOME = {
     "make_dataset": "data.dataset",
     "make_forward": "model",
     "nucleotide_probabilities": "inference.nucleotides",
+    "open_reference": "variants.reference",
+    "predict": "finetuning.predict",
+    "predict_array": "finetuning.predict",
     "pretrain": "pretraining.run",
     "pseudo_log_likelihoods": "inference.likelihoods",
+    "read_labelled": "finetuning.labels",
+    "score_variants": "variants.run",
     "verify_model": "verification",
 }
 
@@ -72,10 +90,13 @@ __all__ = [
     "ComputeConfig",
     "CorpusConfig",
     "EvaluateConfig",
+    "FinetuneConfig",
     "InputError",
     "KmerTokenizer",
     "ModelConfig",
     "PretrainConfig",
+    "ScoreVariantsConfig",
+    "Scorer",
     "VerifyConfig",
     "__version__",
     "build_corpus",
@@ -83,6 +104,7 @@ __all__ = [
     "embed_array",
     "evaluate_model",
     "fill_mask",
+    "finetune",
     "get_pretrained_model",
     "init_params",
     "load_config",
@@ -91,8 +113,13 @@ __all__ = [
     "make_dataset",
     "make_forward",
     "nucleotide_probabilities",
+    "open_reference",
+    "predict",
+    "predict_array",
     "pretrain",
     "pseudo_log_likelihoods",
+    "read_labelled",
+    "score_variants",
     "verify_model",
 ]
 

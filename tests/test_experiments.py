@@ -9,7 +9,8 @@ import jax
 import pytest
 
 from nucleotide_transformer.config import PretrainConfig
-from nucleotide_transformer.configfile import load_config, read_fields
+from nucleotide_transformer.configfile import load_config, read_config, read_fields
+from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.model import init_params
 
 FOLDER = Path(__file__).parent.parent / "experiments"
@@ -66,3 +67,10 @@ def test_published_100m_is_the_default_but_for_its_precision() -> None:
     compute = dataclasses.replace(config.compute, compute_dtype="float32")
     default = PretrainConfig()
     assert default == dataclasses.replace(config, output=default.output, compute=compute)
+
+
+def test_every_config_of_fine_tuning_has_an_output_of_its_own() -> None:
+    names = ("histones", "splice_sites", "quick")
+    configs = [read_config(FinetuneConfig, FOLDER / "finetune" / f"{n}.toml") for n in names]
+    assert len({config.output for config in configs}) == len(configs)
+    assert {config.optimizer.peak_learning_rate for config in configs} == {3e-3}

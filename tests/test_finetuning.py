@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,9 @@ from small_tasks import COMPUTE, MODEL, make_config, make_model, make_task
 
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.finetuning import run
+from nucleotide_transformer.finetuning.batches import round_lengths
 from nucleotide_transformer.finetuning.evaluation import Evaluator, has_stalled
+from nucleotide_transformer.finetuning.job import make_job
 from nucleotide_transformer.finetuning.predict import predict_array, score_model
 from nucleotide_transformer.finetuning.run import finetune
 from nucleotide_transformer.model import make_forward
@@ -81,7 +84,7 @@ def test_a_run_is_the_plain_one(method, model, tmp_path):
     """Twelve updates, one after the other: float32, and Adam's division, of numbers near 1."""
     config = make_config(tmp_path, method=method, patience=None, evaluate_every_steps=12)
     finetune(model, TRAIN, VALIDATION, config, show=False)
-    expected = run_plainly(run.make_job(model, TRAIN, VALIDATION, config), config)
+    expected = run_plainly(make_job(model, TRAIN, VALIDATION, config), config)
     found = read_params(find_checkpoint(config.output, "last") / "state")
     found = {name: leaves for name, leaves in found.items() if name in expected}
     assert found.keys() == expected.keys()
@@ -94,7 +97,7 @@ def test_a_run_is_the_plain_one(method, model, tmp_path):
 def test_what_a_method_leaves_alone_keeps_every_bit(method, model, tmp_path):
     """And what it trains changes, each of its parameters; moments are kept of these alone."""
     config = make_config(tmp_path, method=method, learning_rate=0.1)
-    job = run.make_job(model, TRAIN, VALIDATION, config)
+    job = make_job(model, TRAIN, VALIDATION, config)
     task = run.make_task(job)
     batch = jax.tree.map(lambda leaf: leaf[None, None], next(task.batches))
     before = task.init_state()
@@ -149,6 +152,8 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bit(model, tuned, tmp_path, 
     monkeypatch.setattr(Evaluator, "evaluate", interrupt)
     with pytest.raises(KeyboardInterrupt):
         finetune(model, TRAIN, VALIDATION, config, show=False)
+    best_so_far = load_pretrained(config.output, base=model)
+    assert best_so_far.head.classes == ("poor", "rich")
     found = finetune(model, TRAIN, VALIDATION, config, show=False)
     assert (found.step, found.best_step) == (expected.step, expected.best_step)
     one, other = ((each.adapter / "adapter.safetensors").read_bytes() for each in (found, expected))
@@ -229,6 +234,20 @@ def test_an_adapter_on_another_base_is_refused(model, tuned, tmp_path):
         load_pretrained(tmp_path, base=model)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("classes", 3), ("kind", "poetry"), ("max_tokens", True), ("lora_sites", ["hidden"])],
+)
+def test_a_damaged_record_is_one_line(field, value, tuned, tmp_path):
+    record = json.loads((tuned[1].adapter / "adapter.json").read_text())
+    (tmp_path / "adapter.json").write_text(json.dumps(record | {field: value}))
+    with pytest.raises(InputError, match=rf"adapter.json: {field} = .*: is damaged"):
+        load_adapter(tmp_path)
+    (tmp_path / "adapter.json").write_text(json.dumps({"format_version": 1}))
+    with pytest.raises(InputError, match=r"adapter.json: damaged: must have base, base_digest, "):
+        load_adapter(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["multilabel", "regression"])
 def test_other_kinds_of_labels_are_learned(kind, model, tmp_path):
     """The content of G and C is nearly linear in an average of embeddings; targets are near 110."""
@@ -261,3 +280,48 @@ def test_a_random_twin_has_the_same_method_and_other_weights(model, tmp_path):
     )
     loaded = load_pretrained(result.adapter, base=model)
     assert_same_params(loaded.params, result.model.params)
+
+
+@pytest.mark.devices(3)
+def test_the_number_of_devices_does_not_matter(model, tuned, tmp_path):
+    """Eight sequences on three devices, one of nine rows blank; sums in another order."""
+    config = make_config(tmp_path, num_devices=3, sequences_per_device=2)
+    found = finetune(model, TRAIN, VALIDATION, config, show=False)
+    one, other = (load_adapter(each.adapter).params for each in (found, tuned[1]))
+    for name, leaves in one.items():
+        for leaf, value in leaves.items():
+            np.testing.assert_allclose(value, other[name][leaf], atol=2e-5, err_msg=name)
+
+
+def test_lengths_are_few_and_batches_are_whole(model):
+    """Every sequence once an epoch, whatever its length; an update is a function of its number."""
+    lengths = (9, 30, 31, 60, 90, 120)
+    tasks = [make_task(7, length=length, seed=length) for length in lengths]
+    data = dataclasses.replace(
+        tasks[0],
+        names=[
+            f"{length}-{name}"
+            for length, task in zip(lengths, tasks, strict=True)
+            for name in task.names
+        ],
+        sequences=[text for task in tasks for text in task.sequences],
+        labels=np.concatenate([task.labels for task in tasks]),
+    )
+    job = make_job(model, data, VALIDATION, make_config(Path("unused"), strand="one"))
+    batches = run.make_input(job)
+    epoch = [batches.load(n) for n in range(6)]
+    assert sum(int(batch.weights.sum()) for batch in epoch) == 42
+    texts = [
+        model.tokenizer.decode(row) for batch in epoch for row in batch.tokens[batch.weights > 0]
+    ]
+    assert sorted(texts) == sorted(data.sequences)
+    assert {batch.tokens.shape[1] % 8 for batch in epoch} == {0}
+    again = run.make_input(job).load(4)
+    np.testing.assert_array_equal(again.tokens, epoch[4].tokens)
+    later = [batches.load(n).tokens for n in range(6, 12)]
+    assert any(
+        a.shape != b.tokens.shape or (a != b.tokens).any()
+        for a, b in zip(later, epoch, strict=True)
+    )
+    assert len(np.unique(round_lengths(np.arange(2, 900), None))) <= 8
+    assert round_lengths(np.array([3, 62]), 60).tolist() == [8, 60]

@@ -147,6 +147,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, tuned, tmp_path, capsy
     assert "test.csv: row 1: label = '7': the training set has no such label" in said
     said = train("sequence,label\n" + rows, "--lora.sites", "hidden")
     assert said == "nt finetune: --lora.sites = ('hidden',): hidden is no linear layer"
+    said = train("sequence,label\n" + rows, "--kind", "segmentation")
+    assert said.startswith("nt finetune: train_labels = None: a BED file and a FASTA file are")
     said = train("sequence,label\n" + rows, "--method", "prompt")
     assert "--method = 'prompt': must be one of head, ia3, lora, full" in said
     assert not (tmp_path / "run").exists()
@@ -160,7 +162,7 @@ def test_bad_predictions_are_one_line_and_leave_nothing(folder, tuned, tmp_path,
         return fails(capsys, "predict", *words)
 
     run = folder / "run"
-    assert "must be a table .csv, .tsv, .parquet" in predict(run, ">a\nACGT\n", "out.txt")
+    assert "must be .csv, .tsv, .parquet, .bedgraph" in predict(run, ">a\nACGT\n", "out.txt")
     assert "was not fine-tuned" in predict(folder / "base", ">a\nACGT\n")
     said = predict(run, f">short\nACGT\n>long\n{'ACG' * 64}\n")
     assert said.endswith("sequence 'long': 192 nt are 65 tokens: the model takes 64")

@@ -9,6 +9,7 @@ from nucleotide_transformer.commands.console import INTERRUPTED, say
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.finetuning.config import FinetuneConfig
+from nucleotide_transformer.finetuning.folds import cross_validate
 from nucleotide_transformer.finetuning.labels import LabelledSequences, read_labelled
 from nucleotide_transformer.finetuning.leaks import find_leaks
 from nucleotide_transformer.finetuning.predict import score_model
@@ -17,9 +18,9 @@ from nucleotide_transformer.finetuning.prediction_files import (
     check_files,
     predict_file,
 )
-from nucleotide_transformer.finetuning.run import FinetuneResult
 from nucleotide_transformer.finetuning.run import finetune as run_finetuning
-from nucleotide_transformer.pretrained import load_pretrained
+from nucleotide_transformer.finetuning.segments import read_segments
+from nucleotide_transformer.pretrained import Model, load_pretrained
 from nucleotide_transformer.training.devices import find_devices
 
 RESULTS = "results.json"
@@ -40,6 +41,8 @@ def finetune(config: FinetuneConfig) -> int:
             tell_leaks(train, data)
     find_devices(config.num_devices)
     model = load_pretrained(config.model, compute=config.compute)
+    if config.folds is not None:
+        return finetune_folds(model, train, test, config)
     result = run_finetuning(model, train, validation, config)
     if result.model is None:
         say(f"stopped after update {result.step:,}; the same command resumes there")
@@ -47,12 +50,29 @@ def finetune(config: FinetuneConfig) -> int:
     scores = {"validation": result.metrics}
     if test is not None:
         scores["test"] = score_model(result.model, test, batching=config.batching)
-    if jax.process_index() == 0:
-        write_results(config, result, scores)
+    counts = {"step": result.step, "best_step": result.best_step, "num_trained": result.num_trained}
+    write_results(config, {**counts, **scores})
     for name, metrics in scores.items():
         words = ", ".join(f"{metric} {value:.3f}" for metric, value in metrics.items())
         say(f"{name:10} {words}")
     say(f"best after update {result.best_step:,} of {result.step:,}; wrote {result.adapter}")
+    return 0
+
+
+def finetune_folds(
+    model: Model, train: LabelledSequences, test: LabelledSequences | None, config: FinetuneConfig
+) -> int:
+    """`nt finetune --folds N`."""
+    scores = cross_validate(model, train, test, config)
+    if scores is None:
+        say("stopped; the same command resumes there")
+        return INTERRUPTED
+    summary = scores.summarise()
+    write_results(config, {**scores._asdict(), "summary": summary})
+    for name, metrics in summary.items():
+        words = (f"{m} {v['mean']:.3f} ± {v['two_deviations']:.3f}" for m, v in metrics.items())
+        say(f"{name:10} {', '.join(words)}")
+    say(f"means of {config.folds} folds ± two standard deviations; wrote {config.output}")
     return 0
 
 
@@ -70,6 +90,16 @@ def read_table(
 ) -> LabelledSequences:
     """The sequences and labels of a table; their classes are those of the training set."""
     columns = config.label_column
+    if config.kind == "segmentation":
+        beds = {
+            config.train: config.train_labels,
+            config.validation: config.validation_labels,
+            config.test: config.test_labels,
+        }
+        bed = beds[path]
+        assert bed is not None
+        classes = None if like is None else like.classes
+        return read_segments(path, bed, window=config.window, classes=classes)
     return read_labelled(
         path,
         kind=config.kind,
@@ -90,15 +120,8 @@ def tell_leaks(train: LabelledSequences, other: LabelledSequences) -> None:
         say(f"note: {other.source}: of {len(other)} sequences {counts} are in {train.source} too")
 
 
-def write_results(
-    config: FinetuneConfig, result: FinetuneResult, scores: dict[str, dict[str, float]]
-) -> None:
-    """Writes what a run came to, for tables and pictures."""
-    content = {
-        "step": result.step,
-        "best_step": result.best_step,
-        "num_trained": result.num_trained,
-        **scores,
-    }
-    with write_whole(config.output / RESULTS) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+def write_results(config: FinetuneConfig, content: dict[str, Any]) -> None:
+    """Writes what a run came to, for tables and pictures; the first process does so for all."""
+    if jax.process_index() == 0:
+        with write_whole(config.output / RESULTS) as partial:
+            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

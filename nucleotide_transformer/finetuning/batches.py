@@ -16,6 +16,7 @@ from nucleotide_transformer.data.fasta import reverse_complement
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.finetuning.objective import Examples
+from nucleotide_transformer.finetuning.segments import UNKNOWN, SegmentedSequences, lay_labels
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.training.devices import Layout
 from nucleotide_transformer.types import Int
@@ -135,11 +136,29 @@ class Batches:
         ]
         tokens = np.full((rows, length), self._tokenizer.pad_token_id, np.int32)
         tokens[: len(texts)] = self._tokenizer.encode_batch(texts, length=length)
-        labels = np.zeros((rows, *self._labels.shape[1:]), self._labels.dtype)
-        labels[: len(texts)] = self._labels[places]
+        labels = self._take_labels(places, reversed_, tokens)
         weights = np.zeros(rows, np.float32)
         weights[: len(texts)] = self._weights[places]
         return Examples(tokens, labels, weights)
+
+    def _take_labels(
+        self, places: Int[np.ndarray, " B"], reversed_: np.ndarray, tokens: np.ndarray
+    ) -> np.ndarray:
+        """Labels of the rows of a batch, as the loss takes them."""
+        if isinstance(self._data, SegmentedSequences):
+            shape = (*tokens.shape, self._tokenizer.k, self._labels.shape[-1])
+            labels = np.full(shape, UNKNOWN, self._labels.dtype)
+            for row, place in enumerate(places):
+                labels[row] = lay_labels(
+                    self._labels[place],
+                    tokens[row],
+                    self._tokenizer,
+                    is_reversed=bool(reversed_[place]),
+                )
+            return labels
+        labels = np.zeros((len(tokens), *self._labels.shape[1:]), self._labels.dtype)
+        labels[: len(places)] = self._labels[places]
+        return labels
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - as long as the run
     def _plan(self, epoch: int) -> tuple[list[Int[np.ndarray, " B"]], np.ndarray]:

@@ -7,13 +7,14 @@ from typing import Literal
 from nucleotide_transformer.config import ComputeConfig, check_trainable
 from nucleotide_transformer.errors import require, require_positive
 from nucleotide_transformer.files import require_local
-from nucleotide_transformer.finetuning.labels import Kind
 from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.model.adapters import LORA_SITES, Method, Site
 from nucleotide_transformer.model.heads import Pooling
 from nucleotide_transformer.optimizer_config import OptimizerConfig
 from nucleotide_transformer.weights.adapter_files import Strand
 from nucleotide_transformer.weights.hub import PACKAGED
+
+TaskKind = Literal["classification", "multilabel", "regression", "segmentation"]
 
 LEARNING_RATES: dict[Method, float] = {"head": 3e-3, "ia3": 3e-3, "lora": 5e-4, "full": 3e-5}
 """Highest learning rate of each method, unless one is given. ia3 is that of the paper."""
@@ -56,8 +57,20 @@ class FinetuneConfig:
     """Table of the sequences that the result is measured on, once, at the end."""
     held_out_share: float = 0.1
     """Share of the training set that is held out where there is no validation set, by class."""
-    kind: Kind = "classification"
-    """What the labels are: one class a sequence, any number of classes, or numbers."""
+    folds: int | None = None
+    """Cross-validation: so many runs, each validated with another part of the training set, and all
+    measured on the test set; in place of validation and held_out_share."""
+    kind: TaskKind = "classification"
+    """What the labels are: one class a sequence, any number of classes, or numbers; segmentation:
+    any number of classes a nucleotide, as intervals of FASTA files."""
+    train_labels: Path | None = None
+    """For segmentation: a BED file, whose intervals are named after their classes."""
+    validation_labels: Path | None = None
+    """For segmentation: likewise of the validation set."""
+    test_labels: Path | None = None
+    """For segmentation: likewise of the test set."""
+    window: int = 1_200
+    """For segmentation: nucleotides of the tiles that sequences are cut into."""
     sequence_column: str = "sequence"
     """Column with the sequences."""
     label_column: tuple[str, ...] = ("label",)
@@ -114,13 +127,21 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         require_local("output", self.output)
         require_positive(self, "total_steps", "sequences_per_update", "warmup_steps")
-        require_positive(self, "evaluate_every_steps", "log_every_steps")
+        require_positive(self, "evaluate_every_steps", "log_every_steps", "window")
+        for name in ("train", "validation", "test"):
+            table, labels = getattr(self, name), getattr(self, f"{name}_labels")
+            rule = "a BED file and a FASTA file are given together, for segmentation alone"
+            given = self.kind == "segmentation" and table is not None
+            require((labels is not None) == given, f"{name}_labels", labels, rule)
         for field in ("sequences_per_device", "learning_rate", "clip_norm", "patience"):
             value = getattr(self, field)
             require(value is None or value > 0, field, value, "must be above 0, or none")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "must be 0 or above")
         share = self.held_out_share
         require(0 < share < 1, "held_out_share", share, "must lie between 0 and 1")
+        rule = "must be 2 or above, and without a validation set; or none"
+        fits = self.folds is None or (self.folds >= 2 and self.validation is None)
+        require(fits, "folds", self.folds, rule)
         require(0 <= self.seed < 2**32, "seed", self.seed, "must lie in [0, 2**32)")
         rule = f"must be below total_steps = {self.total_steps}"
         require(self.warmup_steps < self.total_steps, "warmup_steps", self.warmup_steps, rule)

@@ -1,7 +1,7 @@
 """Validation while a run is under way: predictions of both strands, their metrics, their score."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,12 +10,21 @@ from nucleotide_transformer.finetuning.batches import turn
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.finetuning.metrics import METRICS, score_predictions
 from nucleotide_transformer.finetuning.objective import Standard
+from nucleotide_transformer.finetuning.segments import UNKNOWN, SegmentedSequences, pick_nucleotides
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.training.devices import Layout
 from nucleotide_transformer.types import Float, Int
 
 WORST = 1.0
 """Score of a model whose metric is not defined: those of others are -1 for the best."""
+
+
+class _Batch(NamedTuple):
+    places: Int[np.ndarray, " B"]
+    tokens: Int[np.ndarray, "B T"]
+    is_other: bool
+    """Whether the tokens are those of the other strand."""
+    laid_out: Int[np.ndarray, "N B T"]
 
 
 class Evaluator:
@@ -44,6 +53,7 @@ class Evaluator:
             standard: of the targets that the model predicts.
         """
         self._data, self._step, self._standard = data, step, standard
+        self._tokenizer = tokenizer
         order = np.argsort(lengths, kind="stable")
         size = layout.num_devices * layout.per_device
         self._batches = []
@@ -55,7 +65,8 @@ class Evaluator:
                 length = int(lengths[places].max())
                 tokens = np.full((size, length), tokenizer.pad_token_id, np.int32)
                 tokens[: len(texts)] = tokenizer.encode_batch(texts, length=length)
-                self._batches.append((places, self._lay_out(tokens, layout)))
+                laid_out = self._lay_out(tokens, layout)
+                self._batches.append(_Batch(places, tokens, is_other, laid_out))
         self._num_strands = 1 + both_strands
 
     def _lay_out(self, tokens: np.ndarray, layout: Layout) -> np.ndarray:
@@ -66,18 +77,41 @@ class Evaluator:
 
     def evaluate(self, params: Any) -> dict[str, float]:
         """The task's metrics, and the score of which the best has the lowest."""
-        metrics = score_predictions(self._data.kind, self._data.labels, self.predict(params))
-        chosen = metrics[METRICS[self._data.kind][0]]
+        metrics = score_labelled(self._data, self.predict(params))
+        chosen = metrics[find_metric(self._data)]
         return {"score": -chosen if math.isfinite(chosen) else WORST, **metrics}
 
-    def predict(self, params: Any) -> Float[np.ndarray, "S C"]:
-        """Probabilities, or values."""
-        outputs = jax.device_get([self._step(params, batch) for _, batch in self._batches])
-        total = np.zeros((len(self._data), len(self._data.classes)), np.float64)
-        for (places, _), output in zip(self._batches, outputs, strict=True):
-            rows = output.reshape(-1, output.shape[-1])[: len(places)]
-            total[places] += self._standard.restore(rows)
+    def predict(self, params: Any) -> Float[np.ndarray, "..."]:
+        """Probabilities, or values: [S, C], or [S, L, C] of nucleotides."""
+        outputs = jax.device_get([self._step(params, batch.laid_out) for batch in self._batches])
+        per_nucleotide = isinstance(self._data, SegmentedSequences)
+        shape = self._data.labels.shape if per_nucleotide else (-1, len(self._data.classes))
+        total = np.zeros((len(self._data), *shape[1:]), np.float64)
+        for batch, output in zip(self._batches, outputs, strict=True):
+            rows = output.reshape(-1, *output.shape[2:])[: len(batch.places)]
+            if not per_nucleotide:
+                total[batch.places] += self._standard.restore(rows)
+                continue
+            for place, tokens, row in zip(batch.places, batch.tokens, rows, strict=False):
+                found = pick_nucleotides(row, tokens, self._tokenizer, is_reversed=batch.is_other)
+                total[place, : len(found)] += found
         return total / self._num_strands
+
+
+def score_labelled(
+    data: LabelledSequences, predictions: Float[np.ndarray, "..."]
+) -> dict[str, float]:
+    """The metrics of predictions; those of nucleotides count each of them as several classes."""
+    if not isinstance(data, SegmentedSequences):
+        return score_predictions(data.kind, data.labels, predictions)
+    known = data.labels[..., 0] != UNKNOWN
+    labels = data.labels[known].astype(np.int64)
+    return score_predictions("multilabel", labels, predictions[known])
+
+
+def find_metric(data: LabelledSequences) -> str:
+    """The metric that decides which updates were the best."""
+    return METRICS["multilabel" if isinstance(data, SegmentedSequences) else data.kind][0]
 
 
 def has_stalled(history: list[dict[str, Any]], metric: str, patience: int | None) -> bool:

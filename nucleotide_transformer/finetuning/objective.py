@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nucleotide_transformer.finetuning.labels import Kind, LabelledSequences
+from nucleotide_transformer.finetuning.labels import LabelledSequences
+from nucleotide_transformer.finetuning.segments import SegmentedSequences
 from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.model.task_network import TaskNetwork
 from nucleotide_transformer.training.step import WEIGHT, Counts, LossFn
@@ -20,7 +21,8 @@ class Examples(NamedTuple):
     tokens: Int[Array | np.ndarray, "*lead T"]
     labels: Array | np.ndarray
     """Classification: index of the class, [*lead]. Multi-label: 0 and 1, regression: standardised
-    values, [*lead, C] in float32."""
+    values, [*lead, C] in float32. Segmentation: 0, 1, or -1 where there is no nucleotide,
+    [*lead, T, k, C]."""
     weights: Float[Array | np.ndarray, "*lead"]
     """Of each sequence in the loss: 1, or that of its class; 0 for a row that fills up a batch."""
 
@@ -41,6 +43,8 @@ class Standard(NamedTuple):
 
     def fold_into(self, head: Params) -> Params:
         """The head that gives values of the targets, in place of standardised ones."""
+        if not self.mean.any() and (self.deviation == 1).all():
+            return head
         mean, deviation = jnp.float32(self.mean), jnp.float32(self.deviation)
         return {
             module: {"w": leaves["w"] * deviation, "b": leaves["b"] * deviation + mean}
@@ -62,12 +66,14 @@ def measure_labels(data: LabelledSequences) -> Standard:
 
 def encode_labels(data: LabelledSequences, standard: Standard) -> np.ndarray:
     """Labels in the form that the loss takes; see `Examples`."""
+    if isinstance(data, SegmentedSequences):
+        return np.asarray(data.labels, np.int8)
     if data.kind == "classification":
         return np.asarray(data.labels, np.int32)
     return standard.apply(np.asarray(data.labels, np.float32))
 
 
-def make_loss(network: TaskNetwork, kind: Kind) -> LossFn:
+def make_loss(network: TaskNetwork, kind: str) -> LossFn:
     """The loss of a task: the sum of `score_examples` times the weights, and the counts.
 
     Args:
@@ -81,6 +87,8 @@ def make_loss(network: TaskNetwork, kind: Kind) -> LossFn:
         del key
         outputs = network.apply(params, jnp.asarray(micro.tokens))
         weights = jnp.asarray(micro.weights)
+        if kind == "segmentation":
+            return _score_nucleotides(outputs, jnp.asarray(micro.labels), weights)
         counts: Counts = {WEIGHT: weights.sum()}
         if kind == "classification":
             is_right = jnp.argmax(outputs, axis=-1) == micro.labels
@@ -90,7 +98,16 @@ def make_loss(network: TaskNetwork, kind: Kind) -> LossFn:
     return weighted_loss
 
 
-def score_examples(kind: Kind, outputs: Float[Array, "B C"], labels: Array) -> Float[Array, " B"]:
+def _score_nucleotides(
+    logits: Float[Array, "B T K C"], labels: Int[Array, "B T K C"], weights: Float[Array, " B"]
+) -> tuple[Float[Array, ""], Counts]:
+    """Over the nucleotides, the mean over the classes of the binary cross-entropy, summed."""
+    known = (labels[..., 0] >= 0) * weights[:, None, None]
+    nats = optax.sigmoid_binary_cross_entropy(logits, jnp.maximum(labels, 0)).mean(axis=-1)
+    return jnp.sum(known * nats), {WEIGHT: known.sum()}
+
+
+def score_examples(kind: str, outputs: Float[Array, "B C"], labels: Array) -> Float[Array, " B"]:
     """The loss of each sequence, in float32.
 
     Classification: cross-entropy in nats. Multi-label: the mean over the classes of the binary
@@ -107,7 +124,7 @@ def make_predictions(kind: str, outputs: Float[Array, "*lead C"]) -> Float[Array
     """Probabilities of the classes, or values of the targets, from what the head gives."""
     if kind == "classification":
         return jax.nn.softmax(outputs, axis=-1)
-    return jax.nn.sigmoid(outputs) if kind == "multilabel" else outputs
+    return outputs if kind == "regression" else jax.nn.sigmoid(outputs)
 
 
 def weigh_classes(data: LabelledSequences, *, balanced: bool) -> Float[np.ndarray, " S"]:

@@ -1,5 +1,6 @@
 """Predictions of a fine-tuned model: probabilities of classes, or values of targets."""
 
+import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
@@ -7,9 +8,10 @@ import numpy as np
 
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.finetuning.batches import turn
+from nucleotide_transformer.finetuning.evaluation import score_labelled
 from nucleotide_transformer.finetuning.labels import LabelledSequences
-from nucleotide_transformer.finetuning.metrics import score_predictions
 from nucleotide_transformer.finetuning.objective import make_predictions
+from nucleotide_transformer.finetuning.segments import SegmentedSequences, pick_nucleotides
 from nucleotide_transformer.inference.batching import BatchConfig, Row, encode_sequences, run_rows
 from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.model.task_network import TaskNetwork
@@ -29,8 +31,8 @@ class PredictTask:
 
     def __call__(
         self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
-    ) -> Float[Array, "B C"]:
-        """Probabilities, or values."""
+    ) -> Float[Array, "..."]:
+        """Probabilities, or values; per nucleotide [B, T, k, C]."""
         del numbers
         return make_predictions(self.kind, self.network.apply(params, tokens))
 
@@ -41,11 +43,12 @@ def predict(
     *,
     batching: BatchConfig = BatchConfig(),
     report: Callable[[float], object] = lambda _: None,
-) -> Iterator[Float[np.ndarray, " C"]]:
+) -> Iterator[Float[np.ndarray, "*lead C"]]:
     """Yields the predictions of every sequence, in their order and as they come.
 
     Classification and multi-label: the probability of each class of `model.head.classes`.
-    Regression: the value of each target. Those of both strands are averaged if the model was
+    Regression: the value of each target. Segmentation: the probabilities of each nucleotide,
+    [L, C]. Those of both strands are averaged if the model was
     trained so.
 
     Args:
@@ -65,6 +68,7 @@ def predict(
         compute=model.compute,
         num_outputs=len(head.classes),
         pooling=head.pooling,
+        per_nucleotide=head.kind == "segmentation",
     )
     return _predict(whole, PredictTask(network, head.kind), head, sequences, batching, report)
 
@@ -87,8 +91,12 @@ def score_model(
     model: Model, data: LabelledSequences, *, batching: BatchConfig = BatchConfig()
 ) -> dict[str, float]:
     """The metrics of a fine-tuned model on labelled sequences; see `score_predictions`."""
-    predictions = predict_array(model, data.sequences, batching=batching)
-    return score_predictions(data.kind, data.labels, predictions)
+    if not isinstance(data, SegmentedSequences):
+        return score_labelled(data, predict_array(model, data.sequences, batching=batching))
+    predictions = np.zeros(data.labels.shape, np.float32)
+    for index, found in enumerate(predict(model, data.sequences, batching=batching)):
+        predictions[index, : len(found)] = found
+    return score_labelled(data, predictions)
 
 
 def find_head(model: Model) -> TrainedHead:
@@ -112,7 +120,7 @@ def _predict(
     sequences: Iterable[str],
     batching: BatchConfig,
     report: Callable[[float], object],
-) -> Iterator[Float[np.ndarray, " C"]]:
+) -> Iterator[Float[np.ndarray, "*lead C"]]:
     """The generator behind `predict`."""
     both = head.strand == "both"
 
@@ -129,10 +137,22 @@ def _predict(
                 place = f"sequence {index // (1 + both)}"
                 rule = f"the model takes {head.max_tokens}"
                 raise InputError(f"{place}: {tokens.size} tokens with <cls>: {rule}")
+            waiting.append(tokens)
             yield Row(tokens)
+
+    waiting: collections.deque[Int[np.ndarray, " T"]] = collections.deque()
+
+    def read(result: Float[np.ndarray, "*lead C"], *, is_reversed: bool) -> np.ndarray:
+        tokens = waiting.popleft()
+        if head.kind != "segmentation":
+            return result
+        outputs = result[: tokens.size]
+        return pick_nucleotides(outputs, tokens, model.tokenizer, is_reversed=is_reversed)
 
     results = run_rows(model, task, make_rows(), batching)
     for result in results:
-        row = (result + next(results)) / 2 if both else result
+        row = read(result, is_reversed=False)
+        if both:
+            row = (row + read(next(results), is_reversed=True)) / 2
         report(1)
         yield np.asarray(row, np.float32)

@@ -28,6 +28,7 @@ from nucleotide_transformer.inference.embedding_tables import read_part
 from nucleotide_transformer.inference.sequence_io import (
     SequenceRecord,
     SequenceTotals,
+    cut_tiles,
     get_suffix,
     import_extra,
     measure_sequences,
@@ -37,6 +38,10 @@ from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float
 
 SUFFIXES = ("csv", "tsv", "parquet")
+TRACK = "bedgraph"
+"""Suffix of a track, with a value for each nucleotide."""
+_DIGITS = 4
+"""Of the probabilities in a track."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,8 +56,10 @@ class PredictConfig:
     input: Path
     """Sequences: .fa, .fasta, .fna, .csv or .tsv (also with .gz), or .parquet."""
     output: Path
-    """Table to write: .csv, .tsv or .parquet. Until it is complete, its parts are in
-    <output>.parts."""
+    """Table to write: .csv, .tsv or .parquet; of a segmentation .bedgraph, with a track for each
+    class. Until it is complete, its parts are in <output>.parts."""
+    window: int | None = None
+    """Nucleotides of the tiles that sequences are cut into; whole sequences by default."""
     sequence_column: str = "sequence"
     """Column of a table with the sequences."""
     name_column: str = "name"
@@ -63,8 +70,10 @@ class PredictConfig:
     """Precision."""
 
     def __post_init__(self) -> None:
-        rule = f"must be a table .{', .'.join(SUFFIXES)}"
-        require(self.output.suffix.lstrip(".") in SUFFIXES, "output", str(self.output), rule)
+        suffixes = (*SUFFIXES, TRACK)
+        rule = f"must be .{', .'.join(suffixes)}"
+        require(self.output.suffix.lstrip(".") in suffixes, "output", str(self.output), rule)
+        require(self.window is None or self.window > 0, "window", self.window, "must be above 0")
 
 
 def check_files(config: PredictConfig) -> SequenceTotals:
@@ -89,9 +98,10 @@ def predict_file(
     """Predicts the labels of all sequences of a file, in its order.
 
     The table has the columns `name`, for classification `prediction` (the likeliest class), and for
-    each class `probability_<class>` or for each target `value_<target>`. Finished sequences are
-    kept in parts in the folder `<output>.parts`; called again with the same arguments, the function
-    resumes after them.
+    each class `probability_<class>` or for each target `value_<target>`. Of a segmentation it is a
+    bedGraph file with a track for each class, of the probability at each nucleotide. Finished
+    sequences are kept in parts in the folder `<output>.parts`; called again with the same
+    arguments, the function resumes after them.
 
     Args:
         model: what `load_pretrained(config.model, ...)` returns.
@@ -107,6 +117,10 @@ def predict_file(
         MissingInputError, InputError: in one line, for what is wrong with the input, a sequence
             that is too long, a model that was not fine-tuned, or parts of another run.
     """
+    is_track = get_suffix(config.output) == TRACK
+    fits = is_track == (find_head(model).kind == "segmentation")
+    rule = f"a segmentation is written as .{TRACK}, and nothing else is"
+    require(fits, "output", str(config.output), rule)
     check_lengths(model, config)
     totals = check_files(config) if totals is None else totals
     parts = Parts(config.output, _make_settings(model, config, totals))
@@ -118,7 +132,10 @@ def predict_file(
         for record, values in _predict_records(model, config, records, advance):
             parts.add(record, {0: values})
     with write_whole(config.output) as partial:
-        _write(partial, get_suffix(config.output), model, parts.paths)
+        if is_track:
+            _write_tracks(partial, model, parts.paths)
+        else:
+            _write(partial, get_suffix(config.output), model, parts.paths)
     shutil.rmtree(parts.folder)
     return config.output
 
@@ -155,11 +172,12 @@ def _predict_records(
 
 
 def _read(config: PredictConfig) -> Iterator[SequenceRecord]:
-    return read_sequences(
+    records = read_sequences(
         config.input,
         sequence_column=config.sequence_column,
         name_column=config.name_column,
     )
+    return cut_tiles(records, config.window)
 
 
 def _make_settings(model: Model, config: PredictConfig, totals: SequenceTotals) -> dict[str, Any]:
@@ -171,6 +189,7 @@ def _make_settings(model: Model, config: PredictConfig, totals: SequenceTotals) 
         "parameters": digest_params(model.params | head.params),
         "compute_dtype": model.compute.compute_dtype,
         "input": Path(config.input).name,
+        "window": config.window,
         "num_sequences": totals.num_sequences,
         "sequences": totals.digest,
     }
@@ -204,3 +223,25 @@ def _write(path: Path, suffix: str, model: Model, parts: Sequence[Path]) -> None
         writer.writerow(columns)
         for row in read_rows():
             writer.writerow([f"{x:.6g}" if isinstance(x, float) else x for x in row])
+
+
+def _write_tracks(path: Path, model: Model, parts: Sequence[Path]) -> None:
+    """Writes a bedGraph file: a track for each class, equal neighbours as one interval."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        for column, name in enumerate(find_head(model).classes):
+            file.write(f'track type=bedGraph name="{name}"\n')
+            for part in parts:
+                table = read_part(part)
+                assert table.num_tokens is not None
+                values = np.split(table.layers[0][:, column], np.cumsum(table.num_tokens)[:-1])
+                for contig, start, row in zip(table.contig, table.start, values, strict=True):
+                    for first, last, value in _join_equal(row.round(_DIGITS)):
+                        place = f"{contig}\t{start + first}\t{start + last}"
+                        file.write(f"{place}\t{value:.{_DIGITS}f}\n")
+
+
+def _join_equal(values: Float[np.ndarray, " L"]) -> Iterator[tuple[int, int, float]]:
+    """Runs of equal values: first, one past the last, value."""
+    borders = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
+    for first, last in itertools.pairwise(borders):
+        yield first, last, float(values[first])

@@ -2,58 +2,50 @@
 
 import dataclasses
 import functools
-import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from nucleotide_transformer.config import check_trainable
-from nucleotide_transformer.configfile import config_to_dict
-from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.finetuning.batches import (
     Batches,
-    count_tokens,
-    hold_out,
-    round_lengths,
 )
 from nucleotide_transformer.finetuning.config import FinetuneConfig
-from nucleotide_transformer.finetuning.evaluation import Evaluator, has_stalled
+from nucleotide_transformer.finetuning.evaluation import Evaluator, find_metric, has_stalled
+from nucleotide_transformer.finetuning.job import (
+    Job,
+    digest_labelled,
+    keep_best,
+    make_adapter,
+    make_job,
+)
 from nucleotide_transformer.finetuning.labels import LabelledSequences
-from nucleotide_transformer.finetuning.metrics import METRICS
 from nucleotide_transformer.finetuning.objective import (
     Examples,
-    Standard,
     encode_labels,
     make_loss,
     make_predictions,
-    measure_labels,
     weigh_classes,
 )
 from nucleotide_transformer.model import exact_products
-from nucleotide_transformer.model.adapters import Method, choose_adapter
-from nucleotide_transformer.model.encoder import check_length
+from nucleotide_transformer.model.adapters import Method
 from nucleotide_transformer.model.flops import count_forward_flops
 from nucleotide_transformer.model.stacking import AnyParams, arrange_params
-from nucleotide_transformer.model.task_network import HEAD, TaskNetwork, is_trained
-from nucleotide_transformer.pretrained import Model, describe_adapted, randomise
+from nucleotide_transformer.model.task_network import is_trained
+from nucleotide_transformer.pretrained import Model, describe_adapted
 from nucleotide_transformer.training.devices import (
-    Layout,
-    find_devices,
     join_processes,
-    plan_layout,
 )
 from nucleotide_transformer.training.loop import Run, RunPlan, Task, catch_signals
 from nucleotide_transformer.training.optimizer import make_optimizer, make_schedule
 from nucleotide_transformer.training.peaks import find_total_peak_flops
 from nucleotide_transformer.training.state import TrainState, init_state
 from nucleotide_transformer.training.step import make_gather_step, make_train_step
-from nucleotide_transformer.types import Array, Float, Int, Params
+from nucleotide_transformer.types import Array, Float, Int
 from nucleotide_transformer.weights.adapter_files import (
     FOLDER,
-    Adapter,
     digest_params,
     save_adapter,
 )
@@ -90,27 +82,6 @@ class FinetuneResult(NamedTuple):
     def finished(self) -> bool:
         """False if the run was stopped before its end."""
         return self.model is not None
-
-
-class Job(NamedTuple):
-    """What the parts of a run have in common."""
-
-    config: FinetuneConfig
-    model: Model
-    network: TaskNetwork
-    train: LabelledSequences
-    validation: LabelledSequences
-    train_tokens: Int[np.ndarray, " S"]
-    """Of each training sequence."""
-    validation_tokens: Int[np.ndarray, " S"]
-    max_tokens: int
-    standard: Standard
-    devices: list[jax.Device]
-    layout: Layout
-
-    def round(self, sizes: Int[np.ndarray, " S"]) -> Int[np.ndarray, " S"]:
-        """Padded lengths."""
-        return round_lengths(sizes, self.model.config.position_limit)
 
 
 def finetune(
@@ -153,58 +124,9 @@ def finetune(
     return finish(job, run.step, count_trained(task))
 
 
-def make_job(
-    model: Model,
-    train: LabelledSequences,
-    validation: LabelledSequences | None,
-    config: FinetuneConfig,
-) -> Job:
-    """Checks what a run is made of, and takes it apart."""
-    rule = f"the labels of {train.source} are for {train.kind}"
-    require(config.kind == train.kind, "kind", config.kind, rule)
-    model = randomise(model, config.seed) if config.random_init else model
-    if validation is None:
-        train, validation = hold_out(train, config.held_out_share, config.seed)
-    if (validation.kind, validation.classes) != (train.kind, train.classes):
-        raise InputError(
-            f"{validation.source}: {validation.kind} of {', '.join(validation.classes)}: must be"
-            f" what {train.source} has: {train.kind} of {', '.join(train.classes)}"
-        )
-    most = model.config.max_positions if config.max_tokens is None else config.max_tokens
-    check_length(most, model.config, "max_tokens")
-    devices = find_devices(config.num_devices)
-    layout = plan_layout(
-        config.sequences_per_update,
-        at_most=config.sequences_per_device or config.sequences_per_update,
-        num_local=len(devices),
-        num_processes=jax.process_count(),
-    )
-    lora = config.lora
-    network = TaskNetwork(
-        config=model.config,
-        compute=model.compute,
-        num_outputs=len(train.classes),
-        pooling=config.pooling,
-        adapter=choose_adapter(config.method, rank=lora.rank, alpha=lora.alpha, sites=lora.sites),
-    )
-    return Job(
-        config=config,
-        model=model,
-        network=network,
-        train=train,
-        validation=validation,
-        train_tokens=count_tokens(train, model.tokenizer, most),
-        validation_tokens=count_tokens(validation, model.tokenizer, most),
-        max_tokens=most,
-        standard=measure_labels(train),
-        devices=devices,
-        layout=layout,
-    )
-
-
 def make_plan(job: Job) -> RunPlan:
     """When the run does what, and what makes it the same run."""
-    config, metric = job.config, METRICS[job.train.kind][0]
+    config, metric = job.config, find_metric(job.train)
     return RunPlan(
         folder=config.output,
         total_steps=config.total_steps,
@@ -249,7 +171,7 @@ def make_task(job: Job) -> Task:
         ),
         batches=make_input(job),
         blank=Examples(*(np.zeros((1,), np.float32),) * 3),  # batches are full
-        evaluate=make_evaluator(job).evaluate,
+        evaluate=keep_best(job, make_evaluator(job).evaluate),
         describe=describe_metrics,
         flops_per_update=count_run_flops(job),
         peak_flops=find_total_peak_flops(job.devices, dtype),
@@ -276,7 +198,7 @@ def make_input(job: Job) -> Batches:
 def make_evaluator(job: Job) -> Evaluator:
     """What measures the model on the validation set, compiled."""
 
-    def predict(params: AnyParams, tokens: Int[Array, "B T"]) -> Float[Array, "B C"]:
+    def predict(params: AnyParams, tokens: Int[Array, "B T"]) -> Float[Array, "..."]:
         return make_predictions(job.train.kind, job.network.apply(params, tokens))
 
     step = make_gather_step(
@@ -312,43 +234,6 @@ def finish(job: Job, step: int, num_trained: int) -> FinetuneResult:
         head=adapter.head,
     )
     return FinetuneResult(model, folder, step, int(best.name), metrics, num_trained)
-
-
-def make_adapter(job: Job, saved: Params, metrics: dict[str, float]) -> Adapter:
-    """What a checkpoint has of a run, as an adapter."""
-    config, model = job.config, job.model
-    params = {
-        module: {name: jnp.asarray(leaf) for name, leaf in leaves.items() if leaf is not None}
-        for module, leaves in saved.items()
-        if is_trained(module, config.method)
-    }
-    of_head = {name: leaves for name, leaves in params.items() if name.startswith(HEAD)}
-    return Adapter(
-        params=params | job.standard.fold_into(of_head),
-        method=config.method,
-        lora_rank=config.lora.rank,
-        lora_alpha=config.lora.alpha,
-        lora_sites=config.lora.sites,
-        kind=job.train.kind,
-        classes=job.train.classes,
-        pooling=config.pooling,
-        strand=config.strand,
-        max_tokens=job.max_tokens,
-        base=model.source or model.origin,
-        base_digest=digest_params(model.params),
-        random_seed=config.seed if config.random_init else None,
-        metrics=metrics,
-        config=config_to_dict(config),
-    )
-
-
-def digest_labelled(data: LabelledSequences) -> str:
-    """Hexadecimal, of sequences and labels in their order."""
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((data.kind, data.classes)).encode())
-    digest.update("\n".join(data.sequences).encode())
-    digest.update(np.ascontiguousarray(data.labels).tobytes())
-    return digest.hexdigest()
 
 
 def count_update_tokens(job: Job) -> int:

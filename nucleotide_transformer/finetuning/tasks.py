@@ -29,6 +29,7 @@ from nucleotide_transformer.files import require_local, write_whole
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.estimators import Estimator
 from nucleotide_transformer.finetuning.intervals import bootstrap
+from nucleotide_transformer.finetuning.job import digest_labelled
 from nucleotide_transformer.finetuning.leaks import describe_leaks, drop_leaks, find_leaks
 from nucleotide_transformer.finetuning.methods import (
     METHODS,
@@ -41,7 +42,6 @@ from nucleotide_transformer.finetuning.methods import (
 from nucleotide_transformer.finetuning.metrics import METRICS, score_predictions
 from nucleotide_transformer.finetuning.output import open_output
 from nucleotide_transformer.finetuning.probe import PRETRAINED, RANDOM
-from nucleotide_transformer.finetuning.run import digest_labelled
 from nucleotide_transformer.finetuning.task_sources import (
     ColumnsConfig,
     Tables,

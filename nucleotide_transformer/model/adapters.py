@@ -40,7 +40,7 @@ Adapt = Callable[[Site, Array, Array], Array]
 Adapter = Callable[[ModelConfig, ComputeConfig], Adapt]
 """The class of an adapter, or a function that makes one."""
 
-LINEAR = {
+LINEAR: dict[str, str] = {
     "query": "mha/query",
     "key": "mha/key",
     "value": "mha/value",

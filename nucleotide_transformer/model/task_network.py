@@ -16,6 +16,7 @@ from nucleotide_transformer.model.forward import (
     make_head,
 )
 from nucleotide_transformer.model.heads import Head, Pooling, TaskHead, pool_known
+from nucleotide_transformer.model.segmentation import SegmentationHead
 from nucleotide_transformer.model.stacking import ENCODER, AnyParams, StackedParams
 from nucleotide_transformer.types import Array, Float, Int, Params, PRNGKey
 
@@ -33,6 +34,8 @@ class TaskNetwork:
     """C, classes or targets."""
     pooling: Pooling = "mean"
     adapter: Adapter | None = None
+    per_nucleotide: bool = False
+    """Labels of single nucleotides, by a U-Net, in place of pooling and a linear layer."""
 
     def init(self, key: PRNGKey) -> Params:
         """What comes on top of the encoder: parameters of the adapter and of the head."""
@@ -48,8 +51,10 @@ class TaskNetwork:
         names = jax.eval_shape(init, jax.random.key(0))
         return {name: params[name] for name in names}
 
-    def apply(self, params: AnyParams, tokens: Int[Array, "B T"]) -> Float[Array, "B C"]:
-        """Logits of the classes, or values of the targets, in float32.
+    def apply(self, params: AnyParams, tokens: Int[Array, "B T"]) -> Float[Array, "..."]:
+        """Logits of the classes, or values of the targets, in float32: [B, C].
+
+        Per nucleotide [B, T, k, C]; of the k only as many count as the token spells nucleotides.
 
         Args:
             params: of encoder, adapter and head, in either form.
@@ -58,13 +63,18 @@ class TaskNetwork:
         forward = make_forward(self.config, self.compute, head=None, adapter=self.adapter)
         last = self.config.num_layers
         x = forward.apply(params, tokens, layers=(last,), logits=False).embeddings[last]
-        pooled = pool_known(x, tokens, self.config, self.pooling)
         others = params.rest if isinstance(params, StackedParams) else params
+        if self.per_nucleotide:
+            kept = jnp.where((tokens != self.config.pad_token_id)[..., None], x, 0)
+            outputs = self._run_head.apply(others, kept)
+            return outputs.reshape(*tokens.shape, self.config.k, self.num_outputs)
+        pooled = pool_known(x, tokens, self.config, self.pooling)
         return self._run_head.apply(others, pooled[:, None])[:, 0].astype(jnp.float32)
 
     @functools.cached_property
     def _head(self) -> Head:
-        return functools.partial(TaskHead, num_outputs=self.num_outputs)
+        kind = SegmentationHead if self.per_nucleotide else TaskHead
+        return functools.partial(kind, num_outputs=self.num_outputs)
 
     @functools.cached_property
     def _run_head(self) -> hk.Transformed:

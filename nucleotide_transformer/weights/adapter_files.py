@@ -8,9 +8,11 @@ the base model. The base model itself is not in it.
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,13 @@ from nucleotide_transformer import __version__
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, MissingInputError, require
 from nucleotide_transformer.files import write_whole
-from nucleotide_transformer.model.adapters import Method, Site, choose_adapter, merge_adapter
+from nucleotide_transformer.model.adapters import (
+    LINEAR,
+    Method,
+    Site,
+    choose_adapter,
+    merge_adapter,
+)
 from nucleotide_transformer.model.heads import Pooling
 from nucleotide_transformer.model.task_network import HEAD, TaskNetwork, is_trained
 from nucleotide_transformer.types import Params
@@ -28,6 +36,8 @@ from nucleotide_transformer.weights.assembly import describe_problems, show_name
 from nucleotide_transformer.weights.configs import read_json
 from nucleotide_transformer.weights.huggingface import open_tensors, write_safetensors
 
+KINDS = ("classification", "multilabel", "regression", "segmentation")
+"""What a model can be adapted to."""
 Strand = Literal["both", "one"]
 """Whether predictions of both strands are averaged."""
 
@@ -47,7 +57,7 @@ class TrainedHead:
     params: Params = dataclasses.field(repr=False)
     """Of the head alone, float32."""
     kind: str
-    """classification, multilabel or regression."""
+    """One of `KINDS`."""
     classes: tuple[str, ...]
     """Names of the outputs: classes, or targets."""
     pooling: Pooling
@@ -162,9 +172,34 @@ def load_adapter(folder: Path) -> Adapter:
     names = {field.name for field in dataclasses.fields(Adapter)} - {"params"}
     if record.keys() != names:
         raise InputError(f"{file}: damaged: must have {', '.join(sorted(names))}")
+    for name, is_right in _CHECKS.items():
+        require(is_right(record[name]), f"{file}: {name}", record[name], "is damaged")
     for name in ("classes", "lora_sites"):
         record[name] = tuple(record[name])
     return Adapter(params=_read_tensors(folder / TENSORS), **record)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "method": lambda value: value in get_args(Method),
+    "lora_rank": lambda value: type(value) is int and 0 < value < 1 << 16,
+    "lora_alpha": lambda value: isinstance(value, float | int) and math.isfinite(value),
+    "lora_sites": lambda value: _is_texts(value) and set(value) <= LINEAR.keys(),
+    "kind": lambda value: value in KINDS,
+    "classes": lambda value: _is_texts(value) and bool(value),
+    "pooling": lambda value: value in get_args(Pooling),
+    "strand": lambda value: value in get_args(Strand),
+    "max_tokens": lambda value: type(value) is int and value > 1,
+    "base": lambda value: isinstance(value, str),
+    "base_digest": lambda value: isinstance(value, str),
+    "random_seed": lambda value: value is None or (type(value) is int and 0 <= value < 2**32),
+    "metrics": lambda value: isinstance(value, dict),
+    "config": lambda value: isinstance(value, dict),
+}
+"""What each field of a record must be."""
 
 
 def _read_tensors(file: Path) -> Params:
@@ -172,8 +207,8 @@ def _read_tensors(file: Path) -> Params:
     for label, source in open_tensors(file).items():
         module, _, name = label.rpartition("/")
         array = source.read()
-        if not np.isfinite(array).all():
-            raise InputError(f"{file}: {show_name(label)}: has values that are not finite")
+        if not (np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all()):
+            raise InputError(f"{file}: {show_name(label)}: has values that are no finite numbers")
         params.setdefault(module, {})[name] = jnp.asarray(array, jnp.float32)
     return params
 
@@ -232,6 +267,7 @@ def expect_params(adapter: Adapter, base: Params, config: ModelConfig) -> Params
         compute=ComputeConfig(),
         num_outputs=len(adapter.classes),
         pooling=adapter.pooling,
+        per_nucleotide=adapter.kind == "segmentation",
         adapter=choose_adapter(
             adapter.method,
             rank=adapter.lora_rank,

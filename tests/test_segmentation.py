@@ -1,0 +1,146 @@
+"""Labels of single nucleotides: read, laid out by token, learned, and predicted."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_tasks import COMPUTE, MODEL, make_config, make_model
+
+from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.finetuning.batches import turn
+from nucleotide_transformer.finetuning.predict import predict, score_model
+from nucleotide_transformer.finetuning.prediction_files import PredictConfig, predict_file
+from nucleotide_transformer.finetuning.run import finetune
+from nucleotide_transformer.finetuning.segments import (
+    UNKNOWN,
+    find_nucleotides,
+    lay_labels,
+    pick_nucleotides,
+    read_segments,
+)
+from nucleotide_transformer.model.task_network import TaskNetwork
+from nucleotide_transformer.pretrained import load_pretrained
+from nucleotide_transformer.tokenizers import KmerTokenizer
+
+TOKENIZER = KmerTokenizer(k=3)
+SEQUENCE = "ACGTNACGTACG"
+
+
+def write(folder, text, bed):
+    (folder / "x.fa").write_text(text)
+    (folder / "x.bed").write_text("".join("\t".join(map(str, line)) + "\n" for line in bed))
+    return folder / "x.fa", folder / "x.bed"
+
+
+def test_intervals_become_labels_of_tiles(tmp_path):
+    fasta = f">one\n{'ACGTACGTAC' * 2}\n>two\nACGTA\n"
+    bed = [("one", 3, 5, "gene"), ("one", 4, 18, "exon"), ("two", 0, 5, "gene")]
+    data = read_segments(*write(tmp_path, fasta, bed), window=8)
+    assert (data.classes, data.kind) == (("exon", "gene"), "segmentation")
+    assert [len(text) for text in data.sequences] == [8, 8, 4, 5]
+    expected = np.full((4, 8, 2), UNKNOWN)
+    for index, size in enumerate((8, 8, 4, 5)):
+        expected[index, :size] = 0
+    expected[0, 3:5, 1] = expected[0, 4:, 0] = expected[1, :, 0] = expected[2, :2, 0] = 1
+    expected[3, :5, 1] = 1
+    np.testing.assert_array_equal(data.labels, expected)
+    again = read_segments(*write(tmp_path, fasta, bed[:1]), window=8, classes=data.classes)
+    assert again.labels[..., 0].max() == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (("one", 0, 2), "line 1: no name: column 4 must say which class"),
+        (("one", 0, 30, "gene"), "line 1: ends at 30: the contig in .* ends at 20"),
+        (("six", 0, 3, "gene"), "line 1: there is no contig 'six' in"),
+    ],
+)
+def test_bad_intervals_are_one_line(line, said, tmp_path):
+    with pytest.raises(InputError, match=said):
+        read_segments(*write(tmp_path, f">one\n{'ACGTACGTAC' * 2}\n", [line]), window=8)
+
+
+@pytest.mark.parametrize("text", [SEQUENCE, turn(SEQUENCE)])
+def test_every_nucleotide_has_one_output(text):
+    """Six k-mers of three and letters; N is a letter. What is laid out comes back in its order."""
+    tokens = np.append(TOKENIZER.encode(text), [1, 1])
+    assert np.count_nonzero(find_nucleotides(tokens, TOKENIZER)) == len(text)
+    labels = (np.arange(len(text))[:, None] % 5 < 2).astype(np.int8)
+    for is_reversed in (False, True):
+        laid = lay_labels(labels, tokens, TOKENIZER, is_reversed=is_reversed)
+        assert laid.shape == (len(tokens), 3, 1)
+        assert (laid != UNKNOWN).sum() == len(text)
+        back = pick_nucleotides(laid.astype(np.float32), tokens, TOKENIZER, is_reversed=is_reversed)
+        np.testing.assert_array_equal(back, labels)
+    widths = [len(TOKENIZER.tokens[token]) if token > 5 else 0 for token in tokens.tolist()]
+    assert find_nucleotides(tokens, TOKENIZER).sum(axis=1).tolist() == widths
+
+
+def test_padding_changes_no_output():
+    """Of tokens in a batch of 9 or of 16; rounding of float32 sums apart."""
+    network = TaskNetwork(config=MODEL, compute=COMPUTE, num_outputs=2, per_nucleotide=True)
+    model = make_model()
+    params = network.take_base(model.params) | network.init(jax.random.key(1))
+    tokens = model.tokenizer.encode_batch(["ACGTTGCAACGTTGCAACGTAGCT"])
+    assert tokens.shape == (1, 9)
+    padded = jnp.pad(jnp.asarray(tokens), ((0, 0), (0, 7)), constant_values=1)
+    one, other = (network.apply(params, jnp.asarray(each)) for each in (tokens, padded))
+    assert one.shape == (1, 9, 3, 2)
+    assert float(jnp.std(one)) > 0.01
+    np.testing.assert_allclose(other[:, :9], one, atol=1e-5)
+
+
+def make_segments(folder, seed, num_contigs=24):
+    """Contigs of A and T, with a stretch of G and C that is labelled."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir()
+    fasta, bed = [], []
+    for index in range(num_contigs):
+        letters = rng.choice(list("AT"), 60)
+        start, end = sorted(rng.integers(5, 55, 2).tolist())
+        letters[start : end + 3] = rng.choice(list("CG"), end + 3 - start)
+        fasta.append(f">c{index}\n{''.join(letters)}\n")
+        bed.append((f"c{index}", start, end + 3, "island"))
+    return read_segments(*write(folder, "".join(fasta), bed), window=60)
+
+
+def test_islands_are_found(tmp_path):
+    """By the head alone, in 60 updates; loaded again, and averaged over both strands."""
+    train, validation = (make_segments(tmp_path / str(seed), seed) for seed in (0, 1))
+    model = make_model()
+    config = make_config(
+        tmp_path,
+        kind="segmentation",
+        method="head",
+        train=None,
+        total_steps=60,
+        evaluate_every_steps=30,
+        patience=None,
+    )
+    result = finetune(model, train, validation, config, show=False)
+    assert result.metrics["mcc"] > 0.6
+    loaded = load_pretrained(result.adapter, base=model, compute=COMPUTE)
+    assert score_model(loaded, validation) == pytest.approx(result.metrics, abs=1e-6)
+    (found,) = predict(loaded, validation.sequences[:1])
+    assert found.shape == (60, 1)
+    (turned,) = predict(loaded, [turn(validation.sequences[0])])
+    np.testing.assert_allclose(turned[::-1], found, atol=1e-6)
+    one = dataclasses.replace(loaded, head=dataclasses.replace(loaded.head, strand="one"))
+    (alone,) = predict(one, validation.sequences[:1])
+    assert np.abs(alone - found).max() > 1e-4
+    fasta = tmp_path / "1" / "x.fa"
+    place = {"model": "here", "input": fasta}
+    output = predict_file(loaded, PredictConfig(**place, output=tmp_path / "y.bedgraph"))
+    tracks = [line.split("\t") for line in output.read_text().splitlines()]
+    assert tracks.pop(0) == ['track type=bedGraph name="island"']
+    covered = sum(int(end) - int(start) for _, start, end, _ in tracks)
+    assert covered == 24 * 60
+    written = np.concatenate(
+        [[float(x)] * (int(end) - int(start)) for contig, start, end, x in tracks if contig == "c0"]
+    )
+    np.testing.assert_allclose(written, found[:, 0], atol=6e-5)  # four digits
+    with pytest.raises(InputError, match=r"y.csv.*a segmentation is written as .bedgraph"):
+        predict_file(loaded, PredictConfig(**place, output=tmp_path / "y.csv"))
