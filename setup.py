@@ -43,6 +43,9 @@ PLOTS = ["logomaker>=0.8.6", "pandas>=2.2.3", "scikit-learn>=1.6"]
 # Probes of embeddings.
 ANALYSIS = ["scikit-learn>=1.6", "threadpoolctl>=3.6"]
 
+# Variants: VCF, bgzip and tabix, regions of FASTA files, Parquet.
+VARIANTS = ["pyarrow>=18.0", "pysam>=0.23"]
+
 # Genomes from the network.
 DOWNLOAD = ["requests>=2.32.4", "urllib3>=2.5"]
 
@@ -63,6 +66,7 @@ EXTRAS = {
     "download": DOWNLOAD,
     "fast": FAST,
     "hub": HUB,
+    "variants": VARIANTS,
     "umap": ["umap-learn>=0.5.8"],
     "dev": [
         *IO,
@@ -70,12 +74,12 @@ EXTRAS = {
         *ANALYSIS,
         *DOWNLOAD,
         *FAST,
+        *VARIANTS,
         "beartype>=0.21",
         "chex>=0.1.91",
         "hypothesis>=6.130",
         "mypy>=1.18.1",
         "pre-commit>=4.0",
-        "pysam>=0.23",
         "pytest>=8.3",
         "pytest-timeout>=2.4.0",
         "pytest-xdist>=3.6.1",

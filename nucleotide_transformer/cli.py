@@ -13,7 +13,8 @@ from typing import Any
 
 from nucleotide_transformer import __version__
 from nucleotide_transformer.commands import COMMANDS as COMMANDS
-from nucleotide_transformer.commands import FAILED, INTERRUPTED, Command
+from nucleotide_transformer.commands import Command
+from nucleotide_transformer.commands.console import FAILED, INTERRUPTED
 from nucleotide_transformer.errors import InputError, RunFailedError, UnwritableOutputError
 from nucleotide_transformer.namesake import warn_of_namesake
 from nucleotide_transformer.options import parse

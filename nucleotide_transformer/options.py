@@ -157,8 +157,8 @@ def read_words(fields: Sequence[Field], args: Sequence[str]) -> dict[str, Given]
 
 
 def _is_name(word: str) -> bool:
-    """Whether a word is the name of an option: it begins with "-" and is no number."""
-    return re.match(r"-(?!\.?\d)", word) is not None
+    """Whether a word is the name of an option: "-" and what follows it, but no number."""
+    return re.match(r"-(?!$|\.?\d)", word) is not None
 
 
 def _find(typed: str, by_flag: dict[str, tuple[Field, bool | None]]) -> tuple[Field, bool | None]:

@@ -1,5 +1,6 @@
 """The command line: exit codes, one-line errors, help, and the whole path once."""
 
+import itertools
 import json
 import os
 import pickle
@@ -15,6 +16,7 @@ import pytest
 from printed_tables import read_table
 
 from nucleotide_transformer import __version__, cli
+from nucleotide_transformer.commands import corpora
 from nucleotide_transformer.data.corpus import build_corpus
 from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.errors import (
@@ -69,9 +71,10 @@ def test_every_option_is_documented(capfd, command):
     # Its text stands beside an option or below it; what lacks one is followed by the next option.
     lines = [line.strip("│ ") for line in out.splitlines()]
     starts = [i for i, line in enumerate(lines) if re.match(r"--\w|PATH\b|\{bash", line)]
-    texts = [re.split(r"\s{2,}", lines[i], maxsplit=1)[1:] or lines[i + 1 : i + 2] for i in starts]
     assert len(starts) > 0
-    for start, text in zip(starts, texts, strict=True):
+    for start, end in itertools.pairwise([*starts, len(lines)]):
+        after = (line for line in lines[start + 1 : end] if not line.startswith("["))  # choices
+        text = re.split(r"\s{2,}", lines[start], maxsplit=1)[1:] or [next(after, "")]
         assert re.match(r"\w", text[0]), f"{lines[start]}: no description"
 
 
@@ -113,8 +116,7 @@ def replace_command(monkeypatch, error):
     def fail(config: object) -> int:
         raise error
 
-    changed = cli.COMMANDS["corpus info"]._replace(run=fail)
-    monkeypatch.setitem(cli.COMMANDS, "corpus info", changed)
+    monkeypatch.setattr(corpora, "describe_corpus", fail)
 
 
 @pytest.mark.parametrize(
@@ -156,9 +158,10 @@ def test_what_no_user_can_mend_is_raised(capfd, monkeypatch, kind):
 def test_a_bug_ends_the_process_with_its_traceback():
     program = (
         "from nucleotide_transformer import cli\n"
+        "from nucleotide_transformer.commands import corpora\n"
         "def run(config):\n"
         "    raise RuntimeError('a bug of ours')\n"
-        "cli.COMMANDS['corpus info'] = cli.COMMANDS['corpus info']._replace(run=run)\n"
+        "corpora.describe_corpus = run\n"
         "cli.run_and_exit()\n"
     )
     command = [sys.executable, "-c", program, "corpus", "info", "x"]
@@ -201,7 +204,7 @@ def test_ctrl_c_is_exit_code_130(capfd, monkeypatch):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nucleotide_transformer.data.manifest.load_manifest", interrupt)
+    monkeypatch.setattr("nucleotide_transformer.commands.corpora.load_manifest", interrupt)
     assert run(capfd, "corpus info folder") == (130, "", "interrupted\n")
 
 

@@ -37,7 +37,6 @@ ORDER = (
     {"analysis"},
     {"benchmark", "packaging"},
     {"environment"},
-    {"fetching"},
     {"commands"},
     {"cli", "completion"},
 )

@@ -102,7 +102,9 @@ def test_layers_that_do_not_exist(asked: Any, message: str, model: Model) -> Non
         model([[3, 4]], **asked)
 
 
-def test_a_run_of_ours_loads_with_its_checkpoint(tmp_path: Path) -> None:
+def test_a_run_of_ours_loads_with_its_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     import optax
 
     from nucleotide_transformer.training.checkpoints import Checkpointer
@@ -123,6 +125,7 @@ def test_a_run_of_ours_loads_with_its_checkpoint(tmp_path: Path) -> None:
     checkpointer.close()
     export_model(tmp_path / "run", tmp_path / "exported")
     assert_same_params(load_pretrained(tmp_path / "exported").params, state.params)
+    assert not caplog.records  # orbax has remarks on what is as it should be
 
 
 def test_two_models_of_different_precision_do_not_change_each_other(model: Model) -> None:

@@ -73,6 +73,11 @@ def reverse_complement(sequence: bytes) -> bytes:
     return sequence.translate(_COMPLEMENT)[::-1]
 
 
+def clean_nucleotides(text: bytes) -> bytes:
+    """Upper-case A, C, G, T, N of any letters, as in a `Contig`; "!" for what is no nucleotide."""
+    return text.translate(_TRANSLATION)
+
+
 class _HashedFile:
     """Reads a file from start to end, and counts and hashes its bytes on the way."""
 
@@ -131,7 +136,7 @@ class FastaReader:
             _check_format(self.path, start)
             text: _HashedFile | gzip.GzipFile = hashed
             if start.startswith(_GZIP_MAGIC):
-                _check_bgzf_end(self.path, start)
+                check_bgzf_end(self.path, start)
                 reader: Any = igzip.IGzipFile if igzip else gzip.GzipFile
                 text = reader(fileobj=hashed, mode="rb")
             yield from _parse(self.path, _read_blocks(self.path, text))
@@ -162,8 +167,15 @@ def _check_format(path: Path, start: bytes) -> None:
             raise InputError(f"{path}: is {name}: {rule}")
 
 
-def _check_bgzf_end(path: Path, start: bytes) -> None:
-    """A bgzip file cut between two of its blocks is valid gzip: only its end mark tells."""
+def check_bgzf_end(path: Path, start: bytes) -> None:
+    """Raises an `InputError` for bgzip without its end mark.
+
+    Cut between two of its blocks it is valid gzip all the same.
+
+    Args:
+        path: the file.
+        start: its first 18 bytes.
+    """
     is_bgzf = len(start) == 18 and start[3] & 4 and start[12:14] == b"BC"
     if is_bgzf:
         with path.open("rb") as file:

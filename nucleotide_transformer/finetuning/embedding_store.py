@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +20,10 @@ from nucleotide_transformer.errors import InputError, UnwritableOutputError
 from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.inference.batching import BatchConfig, resolve_windows
 from nucleotide_transformer.inference.embedding import Embedding, embed, resolve_layers
-from nucleotide_transformer.inference.embedding_files import digest_params
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float
+from nucleotide_transformer.weights.adapter_files import Strand, digest_params
 
-Strand = Literal["both", "one"]
-"""Whether the embeddings of a sequence and of its reverse complement are averaged."""
 PART_SECONDS = 30.0
 PART_BYTES = 1 << 26
 """A part is written when either is reached: what a stop can cost."""

@@ -68,6 +68,14 @@ def drop_leaks(train: LabelledSequences, leaks: Leaks) -> LabelledSequences:
     return train.take(np.setdiff1d(np.arange(len(train)), leaks.train))
 
 
+def describe_leaks(counts: dict[str, int], num_test: int) -> str:
+    """What `Leaks.count_rows` says, in words."""
+    return (
+        f"of {num_test:,} test sequences, the training set has {counts['identical']:,} too,"
+        f" {counts['reverse_complement']:,} as reverse complement, {counts['near']:,} nearly"
+    )
+
+
 def _reverse(sequence: str) -> str:
     return reverse_complement(sequence.encode()).decode()
 

@@ -5,29 +5,30 @@ set are shown, and choose nothing.
 """
 
 import dataclasses
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nucleotide_transformer.config import ComputeConfig
+from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.files import require_local, write_whole
-from nucleotide_transformer.finetuning.embedding_store import EmbeddingStore, Strand
+from nucleotide_transformer.finetuning.embedding_store import EmbeddingStore
 from nucleotide_transformer.finetuning.estimators import Estimator, Fitted, fit_estimator
 from nucleotide_transformer.finetuning.labels import Kind, LabelledSequences, read_labelled
 from nucleotide_transformer.finetuning.leaks import drop_leaks, find_leaks
 from nucleotide_transformer.finetuning.metrics import METRICS, score_predictions
 from nucleotide_transformer.inference.batching import BatchConfig
-from nucleotide_transformer.model import init_params
 from nucleotide_transformer.plots import save_figure
-from nucleotide_transformer.pretrained import Model
+from nucleotide_transformer.pretrained import Model, randomise
 from nucleotide_transformer.types import Float
+from nucleotide_transformer.weights.adapter_files import Strand
 from nucleotide_transformer.weights.hub import PACKAGED
 
 PRETRAINED, RANDOM = "pretrained", "random"
@@ -122,16 +123,10 @@ def fit_probe(
 
 
 def predict_layer(
-    store: EmbeddingStore, probe: Probe, test: LabelledSequences, strand: Strand, layer: int
+    store: EmbeddingStore, probe: Probe, sequences: Sequence[str], strand: Strand, layer: int
 ) -> Float[np.ndarray, "S C"]:
-    """What the estimator of a layer predicts."""
-    return probe.layers[layer].predict(store.load(test.sequences, strand, layer))
-
-
-def make_random_twin(model: Model, seed: int) -> Model:
-    """The same network with parameters as before training: what its architecture alone gives."""
-    params = init_params(jax.random.key(seed), model.config, model.compute)
-    return dataclasses.replace(model, params=params, origin="random numbers")
+    """What the estimator of a layer predicts for sequences that were added to the store."""
+    return probe.layers[layer].predict(store.load(sequences, strand, layer))
 
 
 Steps = Callable[[str, int], Callable[[], object]]
@@ -160,9 +155,9 @@ def run_probe(
     train = drop_leaks(train, leaks) if config.drop_leaks else train
     networks = {PRETRAINED: model}
     if config.control:
-        networks[RANDOM] = make_random_twin(model, config.seed)
+        networks[RANDOM] = randomise(model, config.seed)
     result: dict[str, Any] = {
-        "settings": {name: _to_json(value) for name, value in dataclasses.asdict(config).items()},
+        "settings": config_to_dict(config),
         "num_train": len(train),
         "num_test": len(test),
         "leaks": leaks.count_rows(),
@@ -196,15 +191,16 @@ def name_network(weights: str, seed: int) -> str:
 
 def read_tables(config: ProbeConfig) -> tuple[LabelledSequences, LabelledSequences]:
     """The training and the test set; the test set has the classes of the training set."""
-    columns = {
-        "sequence_column": config.sequence_column,
-        "label_column": config.label_column,
-        "name_column": config.name_column,
-        "separator": config.separator,
-    }
-    train = read_labelled(config.train, kind=config.kind, **columns)
-    test = read_labelled(config.test, kind=config.kind, classes=train.classes, **columns)
-    return train, test
+    read = functools.partial(
+        read_labelled,
+        kind=config.kind,
+        sequence_column=config.sequence_column,
+        label_column=config.label_column,
+        name_column=config.name_column,
+        separator=config.separator,
+    )
+    train = read(config.train)
+    return train, read(config.test, classes=train.classes)
 
 
 def _describe(
@@ -213,7 +209,7 @@ def _describe(
     """Scores of each layer, and the chosen one."""
     layers = {}
     for layer, fitted in probe.layers.items():
-        predictions = predict_layer(store, probe, test, strand, layer)
+        predictions = predict_layer(store, probe, test.sequences, strand, layer)
         layers[str(layer)] = {
             "cross_validation": {METRICS[test.kind][0]: round(fitted.score, 5)},
             "test": {
@@ -259,7 +255,3 @@ def plot_layers(result: dict[str, Any]) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure
-
-
-def _to_json(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value

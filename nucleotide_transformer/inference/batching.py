@@ -205,7 +205,7 @@ class Task(Hashable, Protocol):
 
 
 @functools.partial(jax.jit, static_argnames=("task", "mesh"))
-def _run_task(
+def run_task(
     task: Any, mesh: Mesh, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
 ) -> Any:
     """The task on every device of the mesh, each with its share of the rows."""
@@ -266,7 +266,7 @@ class _Runner:
         split = NamedSharding(self._mesh, P("device"))
         placed = jax.device_put((tokens, numbers), split)
         with exact_products(self._compute):
-            results = _run_task(self._task, self._mesh, self._params, *placed)
+            results = run_task(self._task, self._mesh, self._params, *placed)
         return _Batch(indices, rows, results)
 
 

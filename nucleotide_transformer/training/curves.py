@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.figure
+from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from nucleotide_transformer.training.metrics import read_metrics
 
@@ -41,6 +42,9 @@ def plot_curves(
             if axes.lines:  # none in a run that was stopped early
                 axes.legend(frameon=False, fontsize="small")
         axes.set(title=title, xlabel="Tokens seen")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+        if train == "accuracy":
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     path = Path(run) / "curves.png"

@@ -55,6 +55,8 @@ class RunProgress:
         self._output = LosableOutput()
         self._console = Console(
             file=self._output,  # type: ignore[arg-type]  # has all that is asked of it
+            force_jupyter=False,  # in a notebook lines of text, not a box for each, and no bar
+            force_terminal=False if Console().is_jupyter else None,
             quiet=not show,
             soft_wrap=True,
             highlight=False,

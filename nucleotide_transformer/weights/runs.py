@@ -5,6 +5,7 @@ Readers only read: a run may be saving itself at the same moment. What writes is
 """
 
 import json
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,16 +45,30 @@ def is_run(folder: Path) -> bool:
 
 
 @contextmanager
+def _hush() -> Iterator[None]:
+    """Keeps orbax from warning of what is as it should be, such as that it only reads."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
 def name_damage(path: Path) -> Iterator[None]:
     """Turns what orbax and JSON raise for damaged files into one line that names the checkpoint.
 
-    Nothing but reading belongs inside: a `ValueError` is taken for damage.
+    Nothing but reading belongs inside: a `ValueError` is taken for damage. What orbax remarks
+    meanwhile is not shown.
 
     Raises:
         InputError: with the first line of the reason.
     """
     try:
-        yield
+        with _hush():
+            yield
     except InputError:
         raise
     except (OSError, ValueError, KeyError) as error:
@@ -77,22 +92,22 @@ def open_manager(run: Path, *, keep: int | None = None) -> ocp.CheckpointManager
         "create": False,
     }
     folder = Path(run).absolute() / FOLDER
-    if keep is None:
-        options = ocp.CheckpointManagerOptions(read_only=True, **shared)
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        lowest = BestN(
-            get_metric_fn=get_score,
-            reverse=True,  # orbax keeps the last of the sorted
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy([LatestN(keep), lowest]),
-            cleanup_tmp_directories=True,
-            **shared,
-        )
     with name_damage(folder):  # it reads the scores
+        if keep is None:
+            options = ocp.CheckpointManagerOptions(read_only=True, **shared)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            lowest = BestN(
+                get_metric_fn=get_score,
+                reverse=True,  # orbax keeps the last of the sorted
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=AnyPreservationPolicy([LatestN(keep), lowest]),
+                cleanup_tmp_directories=True,
+                **shared,
+            )
         return ocp.CheckpointManager(folder, options=options)
 
 

@@ -1,11 +1,11 @@
 """The commands `nt finetune` and `nt predict`."""
 
 import json
-import sys
 from typing import Any
 
 import jax
 
+from nucleotide_transformer.commands.console import INTERRUPTED, say
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.finetuning.config import FinetuneConfig
@@ -25,8 +25,6 @@ from nucleotide_transformer.training.devices import find_devices
 
 RESULTS = "results.json"
 """Of a run: what the best model gets right, and what was trained."""
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 
 def finetune(config: FinetuneConfig) -> int:
@@ -127,8 +125,3 @@ def write_results(config: FinetuneConfig, content: dict[str, Any]) -> None:
     if jax.process_index() == 0:
         with write_whole(config.output / RESULTS) as partial:
             partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def say(text: str) -> None:
-    """Prints a line."""
-    sys.stdout.write(f"{text}\n")

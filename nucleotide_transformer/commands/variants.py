@@ -1,0 +1,71 @@
+"""The commands `nt score-variants`, `calibrate`, `saturate`, `likelihood`, `predict-nucleotides`.
+
+Each checks its input before the model is loaded: a typo should not cost a download.
+"""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from nucleotide_transformer.commands.console import say
+from nucleotide_transformer.pretrained import Model, load_pretrained
+from nucleotide_transformer.training.devices import find_devices
+from nucleotide_transformer.variants import background, run, saturation, tracks
+from nucleotide_transformer.variants.background import CalibrateConfig
+from nucleotide_transformer.variants.config import ScoreVariantsConfig
+from nucleotide_transformer.variants.reference import open_reference
+from nucleotide_transformer.variants.saturation import SaturateConfig
+from nucleotide_transformer.variants.tracks import LikelihoodConfig, PredictConfig
+
+
+def score_variants(config: ScoreVariantsConfig) -> int:
+    """`nt score-variants`."""
+    variants = run.check_variants(config)
+    _tell_notes(variants.notes)
+    summary = run.score_variants(_load(config), config, variants=variants, progress=True)
+    return _tell(summary.paths, summary.describe())
+
+
+def calibrate(config: CalibrateConfig) -> int:
+    """`nt calibrate`."""
+    _tell_notes(open_reference(config.fasta).notes)
+    output = config.find_output()
+    run.check_place(output)
+    background.calibrate(_load(config), config, progress=True).save(output)
+    return _tell([output])
+
+
+def saturate(config: SaturateConfig) -> int:
+    """`nt saturate`."""
+    found = saturation.check_region(config)
+    _tell_notes(found[0].notes)
+    return _tell(saturation.saturate_region(_load(config), config, found, progress=True))
+
+
+def measure_likelihood(config: LikelihoodConfig) -> int:
+    """`nt likelihood`."""
+    pieces = tracks.read_pieces(config)
+    return _tell(tracks.write_likelihoods(_load(config), config, pieces, progress=True))
+
+
+def predict_nucleotides(config: PredictConfig) -> int:
+    """`nt predict-nucleotides`."""
+    pieces = tracks.read_pieces(config)
+    return _tell(tracks.write_probabilities(_load(config), config, pieces, progress=True))
+
+
+def _load(config: Any) -> Model:
+    find_devices(None)
+    return load_pretrained(config.model, compute=config.compute)
+
+
+def _tell_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
+
+
+def _tell(paths: Iterable[Path], lines: Iterable[str] = ()) -> int:
+    for line in (*lines, *(f"wrote {path}" for path in paths)):
+        say(line)
+    return 0

@@ -1,0 +1,177 @@
+"""The table of `llr_calibrated`, from random pieces of a genome: what `nt calibrate` does."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from nucleotide_transformer.config import ComputeConfig, require_positive
+from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES
+from nucleotide_transformer.pretrained import Model
+from nucleotide_transformer.types import Float, Int
+from nucleotide_transformer.variants.calibration import (
+    FILE_NAME,
+    NUM_CONTEXTS,
+    Calibration,
+    make_settings,
+)
+from nucleotide_transformer.variants.changes import Change
+from nucleotide_transformer.variants.config import WindowConfig
+from nucleotide_transformer.variants.evidence import COMPLEMENT, CONTEXT
+from nucleotide_transformer.variants.progress import make_bar
+from nucleotide_transformer.variants.reference import Reference, open_reference
+from nucleotide_transformer.variants.scores import llr
+from nucleotide_transformer.variants.scoring import Scorer
+from nucleotide_transformer.weights.hub import PACKAGED
+
+PIECE = 60
+"""Nucleotides of a piece: all of their changes share passes."""
+_PIECES_AT_ONCE = 16
+_TRIES = 1_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CalibrateConfig:
+    """The mean of llr over a background, by the change and the five nucleotides around it."""
+
+    fasta: Path
+    """The genome that the background is drawn from: FASTA, plain, bgzip or gzip."""
+    output: Path | None = None
+    """File to write, .json; llr_calibration.json in the model's folder by default, where
+    `nt score-variants` looks for it."""
+    model: str = PACKAGED
+    """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
+    model that comes with the package."""
+    num_places: int = 60_000
+    """Nucleotides of the background, in pieces of 60 from random places; about two passes each."""
+    seed: int = 0
+    """Of the places."""
+    around: WindowConfig = WindowConfig()
+    """Window, devices."""
+    compute: ComputeConfig = ComputeConfig()
+    """Precision."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "num_places")
+        output = self.find_output()
+        require(output.suffix == ".json", "output", str(output), "must be a file .json")
+
+    def find_output(self) -> Path:
+        """The file to write; an `InputError` where the model has no folder and none is named."""
+        if self.output is not None:
+            return self.output
+        is_folder = Path(self.model).is_dir()
+        require(is_folder, "output", None, f"must be given: {self.model} is not a folder")
+        return Path(self.model) / FILE_NAME
+
+
+class _Sums(NamedTuple):
+    """Sums of `llr` by context and new nucleotide, and how many they are of."""
+
+    totals: Float[np.ndarray, "C 4"]
+    counts: Int[np.ndarray, "C 4"]
+
+
+def calibrate(model: Model, config: CalibrateConfig, *, progress: bool = False) -> Calibration:
+    """Computes the table of a model.
+
+    Every change counts for its context and for the reverse complement of it. Where the background
+    has no such change, the mean is that of the three nucleotides around the place, or else that of
+    the change alone.
+
+    Args:
+        model: what `load_pretrained(config.model, ...)` returns.
+        config: genome and options.
+        progress: show a bar.
+
+    Raises:
+        InputError: for a genome without a piece of 60 known nucleotides.
+    """
+    reference = open_reference(config.fasta)
+    scorer = Scorer(model, reference, ("llr",), around=config.around)
+    sums = _Sums(np.zeros((NUM_CONTEXTS, 4)), np.zeros((NUM_CONTEXTS, 4), np.int64))
+    num_pieces = -(-config.num_places // PIECE)
+    pieces = draw_pieces(reference, num_pieces, config.seed)
+    with make_bar("nt", is_shown=progress) as bar:
+        task = bar.add_task(f"{config.model}: background", total=num_pieces * PIECE)
+        while block := [piece for _, piece in zip(range(_PIECES_AT_ONCE), pieces, strict=False)]:
+            changes = [change for piece in block for change in piece]
+            evidence = scorer.find_evidence(changes)
+            _add(sums, evidence.context, evidence.alt, llr(evidence))
+            bar.advance(task, len(block) * PIECE)
+    settings = make_settings(model, config.around)
+    settings |= {"fasta": config.fasta.name, "num_places": config.num_places, "seed": config.seed}
+    return Calibration(_fill(sums), sums.counts, settings)
+
+
+def draw_pieces(reference: Reference, count: int, seed: int) -> Iterator[list[Change]]:
+    """Yields all changes of random pieces without N.
+
+    Raises:
+        InputError: where 1,000 places in a row have none.
+    """
+    contigs = {name: size for name, size in reference.lengths.items() if size >= PIECE}
+    random = np.random.default_rng(seed)
+    ends = np.cumsum([size - PIECE + 1 for size in contigs.values()])
+    names = list(contigs)
+    for _ in range(count):
+        for _ in range(_TRIES):
+            if not names:
+                break
+            number = int(random.integers(ends[-1]))
+            which = int(np.searchsorted(ends, number, side="right"))
+            start = number - (int(ends[which - 1]) if which else 0)
+            text = reference.fetch(names[which], start, start + PIECE)
+            if b"N" not in text:
+                break
+        else:
+            names = []
+        if not names:
+            raise InputError(f"{reference.path}: no {PIECE} nucleotides in a row without N")
+        yield [
+            Change(names[which], start + i, start + i + 1, text[i : i + 1], letter.encode())
+            for i in range(PIECE)
+            for letter in NUCLEOTIDES
+            if text[i] != ord(letter)
+        ]
+
+
+def _add(
+    sums: _Sums,
+    contexts: Int[np.ndarray, " N"],
+    alts: Int[np.ndarray, " N"],
+    values: Float[np.ndarray, " N"],
+) -> None:
+    """Adds changes, as both strands have them."""
+    known = (contexts >= 0) & ~np.isnan(values)
+    contexts, alts, values = contexts[known], alts[known], values[known]
+    for context, alt in ((contexts, alts), (reverse_contexts(contexts), COMPLEMENT[alts])):
+        np.add.at(sums.totals, (context, alt), values)
+        np.add.at(sums.counts, (context, alt), 1)
+
+
+def reverse_contexts(contexts: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    """The numbers of the reverse complements of some contexts."""
+    reverse = np.zeros_like(contexts)
+    for _ in range(2 * CONTEXT + 1):
+        reverse = 4 * reverse + 3 - contexts % 4
+        contexts = contexts // 4
+    return reverse
+
+
+def _fill(sums: _Sums) -> Float[np.ndarray, "C 4"]:
+    """Means, those that are missing from the changes of shorter contexts; NaN on the diagonal."""
+    shape = (4,) * (2 * CONTEXT + 1) + (4,)
+    totals, counts = sums.totals.reshape(shape), sums.counts.reshape(shape)
+    means = np.full(shape, np.nan)
+    for outer in ((), (0, 4), (0, 1, 3, 4)):
+        total, count = (x.sum(axis=outer, keepdims=True) for x in (totals, counts))
+        guess = np.broadcast_to(total / np.where(count, count, np.nan), shape)
+        means = np.where(np.isnan(means), guess, means)
+    centre = np.arange(NUM_CONTEXTS) // 4**CONTEXT % 4
+    means = means.reshape(NUM_CONTEXTS, 4).copy()
+    means[np.arange(NUM_CONTEXTS), centre] = np.nan
+    return means

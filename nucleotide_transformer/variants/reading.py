@@ -1,0 +1,255 @@
+"""Variants from files: VCF, BCF, TSV, CSV and Parquet, one alternative allele at a time.
+
+VCF is read as text, line by line, so that what is written back differs in nothing but the fields
+that are added; BCF is read by pysam, and comes out as VCF.
+"""
+
+import contextlib
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from nucleotide_transformer.data.fasta import check_bgzf_end
+from nucleotide_transformer.errors import InputError, MissingInputError, require
+from nucleotide_transformer.inference.intervals import read_lines
+from nucleotide_transformer.inference.sequence_io import import_extra
+from nucleotide_transformer.variants.reference import EXTRA
+
+Kind = Literal["vcf", "bcf", "tsv", "csv", "parquet"]
+
+MISSING = "."
+COLUMNS = {
+    "contig": ("contig", "chrom", "chr", "chromosome"),
+    "position": ("position", "pos"),
+    "ref": ("ref", "reference"),
+    "alt": ("alt", "alternative"),
+    "name": ("name", "id"),
+}
+"""Names that the columns of a table may have, in any case; the last one may be left out."""
+_VCF_COLUMNS = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"
+_ROWS_AT_ONCE = 1_024
+_SUFFIXES: dict[str, Kind] = {
+    ".vcf": "vcf",
+    ".vcf.gz": "vcf",
+    ".vcf.bgz": "vcf",
+    ".bcf": "bcf",
+    ".tsv": "tsv",
+    ".tsv.gz": "tsv",
+    ".csv": "csv",
+    ".csv.gz": "csv",
+    ".parquet": "parquet",
+}
+
+
+class Allele(NamedTuple):
+    """One alternative allele of a record."""
+
+    place: str
+    """Where it is written: file and line, or row."""
+    contig: str
+    start: int
+    """First nucleotide of `ref`, from 0."""
+    ref: str
+    """Upper case."""
+    alt: str
+    """Upper case if it is letters; "." where the record has none."""
+    name: str
+
+
+class VcfText(NamedTuple):
+    """A VCF as text."""
+
+    header: list[str]
+    """The lines from ##fileformat on, that of the columns last."""
+    records: Iterator[tuple[int, str]]
+    """The other lines, with their numbers from 1."""
+
+
+def find_kind(path: Path) -> Kind:
+    """The kind of a file of variants, by its name.
+
+    Raises:
+        InputError: for an unknown suffix.
+    """
+    name = Path(path).name.lower()
+    kinds = [kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)]
+    require(bool(kinds), "vcf", str(path), f"must be a file {', '.join(_SUFFIXES)}")
+    return kinds[0]
+
+
+def find_kind_of_bytes(start: bytes) -> str:
+    """The suffix for a file that begins so: .vcf, .vcf.gz, .parquet or .tsv."""
+    if start.startswith(b"\x1f\x8b"):
+        return ".vcf.gz"
+    if start.startswith(b"PAR1"):
+        return ".parquet"
+    return ".vcf" if start.startswith(b"##fileformat=VCF") else ".tsv"
+
+
+def read_variants(path: Path) -> Iterator[Allele]:
+    """Yields the alleles of a file, in its order; those of a record follow one another.
+
+    - VCF and BCF: a record without an alternative gives one allele, ".".
+    - TSV and CSV, plain or gzip, and Parquet: columns contig, position (from 1), ref, alt and, if
+      there is one, name; or as `COLUMNS` has them. Lines that begin with ## are skipped.
+
+    Raises:
+        MissingInputError, InputError: in one line, with the file and the line or row.
+    """
+    path = Path(path)
+    kind = find_kind(path)
+    if kind in ("vcf", "bcf"):
+        for number, line in open_vcf(path).records:
+            yield from split_record(path, number, line)
+    else:
+        rows = _read_parquet(path) if kind == "parquet" else _read_table(path, kind)
+        count = 0
+        for place, row in rows:
+            count += 1
+            yield _make_allele(place, row)
+        if not count:
+            raise InputError(f"{path}: no row: must hold at least one variant")
+
+
+def open_vcf(path: Path) -> VcfText:
+    """The header and the records of a VCF (plain, gzip, bgzip) or BCF."""
+    path = Path(path)
+    if find_kind(path) == "bcf":
+        return _open_bcf(path)
+    if path.is_file():
+        with path.open("rb") as file:
+            check_bgzf_end(path, file.read(18))
+    lines = read_lines(path)
+    header: list[str] = []
+    for number, line in lines:
+        if number == 1 and not line.startswith("##fileformat=VCF"):
+            raise InputError(f"{path}: line 1: {line[:40]!r}: must begin with ##fileformat=VCF")
+        header.append(line)
+        if not line.startswith("##"):
+            break
+    if not header[-1].startswith(_VCF_COLUMNS):
+        place = f"{path}: line {len(header)}: {header[-1][:40]!r}"
+        raise InputError(f"{place}: the header must end with the line #CHROM POS ID ... INFO")
+    return VcfText(header, ((n, line) for n, line in lines if line))
+
+
+def split_record(path: Path, number: int, line: str) -> list[Allele]:
+    """The alleles of a line of a VCF."""
+    place = f"{path}: line {number}"
+    columns = line.split("\t", 8)
+    if len(columns) < 8:
+        rule = "must have at least 8 columns with tabs between them"
+        raise InputError(f"{place}: {line[:40]!r}: {rule}")
+    names = ("contig", "position", "name", "ref")
+    row = dict(zip(names, columns, strict=False))
+    return [_make_allele(place, row | {"alt": alt}) for alt in columns[4].split(",")]
+
+
+def _make_allele(place: str, row: Mapping[str, Any]) -> Allele:
+    """The allele of a row, checked."""
+    position, contig = str(row["position"]), row["contig"]
+    good = position.isascii() and position.isdecimal() and 1 <= int(position) < 2**31
+    if not good:
+        raise InputError(f"{place}: position {position!r}: must be an integer of 1 or above")
+    for field in ("contig", "ref", "alt"):
+        if not isinstance(row[field], str) or not row[field].strip():
+            raise InputError(f"{place}: {field} {row[field]!r}: must be text, and not empty")
+    ref, alt = row["ref"].strip().upper(), row["alt"].strip()
+    name = str(row.get("name") or MISSING)
+    return Allele(
+        place, contig, int(position) - 1, ref, alt.upper() if alt.isalpha() else alt, name
+    )
+
+
+def _open_bcf(path: Path) -> VcfText:
+    if not path.is_file():
+        raise MissingInputError(f"{path}: no such file")
+    pysam = import_extra("pysam", EXTRA, f"{path}: to read BCF")
+    with _reading(path, pysam):
+        file = pysam.VariantFile(str(path))
+        header = str(file.header).rstrip("\n").split("\n")
+
+    def read() -> Iterator[tuple[int, str]]:
+        with _reading(path, pysam):
+            for number, record in enumerate(file, start=len(header) + 1):
+                yield number, str(record).rstrip("\n")
+
+    return VcfText(header, read())
+
+
+@contextlib.contextmanager
+def _reading(path: Path, pysam: Any) -> Iterator[None]:
+    """Turns what htslib says into one line."""
+    verbosity = pysam.set_verbosity(0)
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: no BCF that can be read: {error}") from None
+    finally:
+        pysam.set_verbosity(verbosity)
+
+
+def _find_columns(path: Path, there: Sequence[str]) -> dict[str, str]:
+    """What we call a column -> what the table calls it."""
+    found: dict[str, str] = {}
+    by_name = {name.strip().lstrip("#").lower(): name for name in reversed(there)}
+    for column, names in COLUMNS.items():
+        present = [by_name[name] for name in names if name in by_name]
+        if present:
+            found[column] = present[0]
+        elif column != "name":
+            shown = ", ".join(there[:8]) or "none"
+            raise InputError(f"{path}: no column {' or '.join(names)}; has {shown}")
+    return found
+
+
+def _read_table(path: Path, kind: Kind) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a CSV or TSV file, each with its place."""
+    numbers: list[int] = []
+
+    def take_lines() -> Iterator[str]:
+        for number, line in read_lines(path):
+            if line.strip() and not line.startswith("##"):
+                numbers[:] = [number]
+                yield line + "\n"
+
+    reader = csv.reader(take_lines(), delimiter="\t" if kind == "tsv" else ",", strict=True)
+    try:
+        there = next(reader, [])
+        columns = _find_columns(path, there)
+        places = {column: there.index(name) for column, name in columns.items()}
+        for row in reader:
+            place = f"{path}: line {numbers[0]}"
+            if len(row) != len(there):
+                raise InputError(f"{place}: {len(row)} columns: the header has {len(there)}")
+            yield place, {column: row[i] for column, i in places.items()}
+    except csv.Error as error:
+        raise InputError(f"{path}: line {numbers[0]}: {error}") from None
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a Parquet file, each with its place."""
+    if not path.is_file():
+        raise MissingInputError(f"{path}: no such file")
+    parquet = import_extra("pyarrow.parquet", EXTRA, f"{path}: to read Parquet")
+    try:
+        file = parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from None
+    with file:
+        columns = _find_columns(path, list(file.schema_arrow.names))
+        try:
+            rows = _iterate(file.iter_batches(_ROWS_AT_ONCE, columns=list(columns.values())))
+            for index, row in enumerate(rows, start=1):
+                yield f"{path}: row {index}", {c: row[name] for c, name in columns.items()}
+        except (OSError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            message = str(error).splitlines()[0]
+            raise InputError(f"{path}: damaged Parquet file: {message}") from None
+
+
+def _iterate(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    for batch in batches:
+        yield from batch.to_pylist()

@@ -1,0 +1,239 @@
+"""Scores the variants of a file into a file; a run that was stopped resumes at its last block."""
+
+import collections
+import hashlib
+import itertools
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nucleotide_transformer import __version__
+from nucleotide_transformer.errors import (
+    InputError,
+    NotAFolderError,
+    OutputExistsError,
+    UnwritableOutputError,
+)
+from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.pretrained import Model
+from nucleotide_transformer.variants.blocks import Blocks
+from nucleotide_transformer.variants.calibration import find_calibration, make_settings
+from nucleotide_transformer.variants.changes import REASONS, check_allele
+from nucleotide_transformer.variants.config import STDIN, ScoreVariantsConfig
+from nucleotide_transformer.variants.progress import make_bar
+from nucleotide_transformer.variants.reading import Allele, find_kind_of_bytes, read_variants
+from nucleotide_transformer.variants.reference import Reference, open_reference
+from nucleotide_transformer.variants.scoring import Scorer
+from nucleotide_transformer.variants.writing import Table, check_output, write_scores
+
+BLOCK = 1_024
+"""Variants of a block: what shares its passes, and what a stop can cost."""
+ALWAYS_SKIPPED = ("no_alt", "star", "breakend", "symbolic", "not_acgt", "same", "unknown")
+"""Reasons that are no mistake, as `check_allele` gives them."""
+_INPUT = "input"
+"""Name of a copy of standard input, without its suffix."""
+
+
+class Variants(NamedTuple):
+    """The variants of a file, all of which were read and checked."""
+
+    source: Path
+    """The file, or the copy of standard input."""
+    reference: Reference
+    num_alleles: int
+    contigs: dict[str, int]
+    """By the names of the file, in its order; lengths, 0 where the FASTA has no such contig."""
+    is_sorted: bool
+    digest: str
+    """Hexadecimal, of all alleles."""
+    notes: tuple[str, ...]
+
+
+class Summary(NamedTuple):
+    """What a run did."""
+
+    paths: list[Path]
+    """The output, and its index."""
+    num_scored: int
+    """Alleles with all scores that were asked for."""
+    skipped: dict[str, int]
+    """Alleles that lack one or all, by reason."""
+
+    def describe(self) -> list[str]:
+        """Lines that say so."""
+        lines = [f"{self.num_scored:,} scored"]
+        if self.skipped:
+            lines[0] += f", {sum(self.skipped.values()):,} without a score or with some alone"
+        counts = sorted(self.skipped.items(), key=lambda item: -item[1])
+        return [*lines, *(f"{count:9,}  {reason}: {REASONS[reason]}" for reason, count in counts)]
+
+
+def check_variants(config: ScoreVariantsConfig) -> Variants:
+    """Reads and checks all variants against the reference; no model is needed.
+
+    Raises:
+        OutputExistsError, NotAFolderError, UnwritableOutputError: for an output that is there, or
+            can't be.
+        MissingInputError, InputError: in one line, for what is wrong with the input; with
+            `on_mismatch` = "error" also for an allele that does not fit the reference, and always
+            if no contig of the variants is in the FASTA.
+    """
+    check_output(config.output)
+    check_place(config.output)
+    reference = open_reference(config.fasta)
+    source = config.vcf
+    if config.vcf == STDIN:
+        source = _copy_stdin(Blocks(config.output).folder)
+    return _check_alleles(source, reference, config.on_mismatch == "error")
+
+
+def score_variants(
+    model: Model,
+    config: ScoreVariantsConfig,
+    *,
+    variants: Variants | None = None,
+    progress: bool = False,
+) -> Summary:
+    """Scores all variants of a file; `writing.py` describes the result, `scores.py` the scores.
+
+    Finished blocks are kept in the folder `<output>.parts`; called again with the same arguments,
+    the function resumes behind them. The output appears when it is complete, and the folder goes.
+
+    Args:
+        model: what `load_pretrained(config.model, ...)` returns.
+        config: files and options.
+        variants: what `check_variants` returned, if it was called before the model was loaded.
+        progress: show a bar with rate and time left.
+
+    Raises:
+        InputError: as `check_variants`, for a window, layer or table that does not fit the model,
+            or if the folder of parts is that of a run with other arguments.
+    """
+    variants = check_variants(config) if variants is None else variants
+    settings = _make_settings(model, config, variants)
+    calibration = find_calibration(config, model)
+    if calibration:
+        settings["calibration"] = calibration.digest
+    scorer = Scorer(
+        model, variants.reference, config.scores, around=config.around, calibration=calibration
+    )
+    blocks = Blocks(config.output)
+    blocks.check(settings)
+    _run_blocks(scorer, blocks, variants, config.output, progress)
+    table = Table(variants.source, config.scores, variants.contigs, variants.is_sorted, settings)
+    paths = write_scores(config.output, table, blocks.read())
+    reasons = collections.Counter(reason for _, reason in blocks.read())
+    shutil.rmtree(blocks.folder)
+    num_scored = reasons.pop("", 0)
+    return Summary(paths, num_scored, dict(reasons))
+
+
+def _run_blocks(
+    scorer: Scorer, blocks: Blocks, variants: Variants, output: Path, progress: bool
+) -> None:
+    """Computes the blocks that are not there yet."""
+    done = blocks.count()
+    alleles = itertools.islice(read_variants(variants.source), done, None)
+    with make_bar("variants", is_shown=progress) as bar:
+        what = f"{variants.num_alleles:,} variants to {output.name}"
+        task = bar.add_task(what, total=variants.num_alleles, completed=done)
+        while block := list(itertools.islice(alleles, BLOCK)):
+            blocks.add(scorer.score(block))
+            bar.advance(task, len(block))
+
+
+def check_place(output: Path) -> None:
+    """Raises in one line if the output is there, or if there is no way to write it."""
+    if output.exists():
+        raise OutputExistsError(f"{output}: exists already: delete it, or choose another name")
+    folder = next(path for path in output.absolute().parents if path.exists())
+    if not folder.is_dir():
+        raise NotAFolderError(f"{output}: {folder} is a file: must be a folder")
+    if not os.access(folder, os.W_OK):
+        raise UnwritableOutputError(f"{output}: can't be written: no permission in {folder}")
+
+
+def _copy_stdin(folder: Path) -> Path:
+    """Copies standard input into a folder: it is read more than once."""
+    stream = sys.stdin.buffer
+    start = stream.read(1 << 16)
+    path = folder / f"{_INPUT}{find_kind_of_bytes(start)}"
+    with write_whole(path) as partial, partial.open("wb") as file:
+        file.write(start)
+        shutil.copyfileobj(stream, file)
+    return path
+
+
+def _check_alleles(source: Path, reference: Reference, must_fit: bool) -> Variants:
+    """Reads all alleles; see `check_variants`."""
+    digest = hashlib.blake2b(digest_size=16)
+    contigs: dict[str, int] = {}
+    count, is_sorted, last = 0, True, ("", 0)
+    wrong: str | None = None
+    for allele in read_variants(source):
+        count += 1
+        digest.update(repr(allele[1:]).encode())
+        contig, reason = check_allele(allele, reference)
+        if wrong is None and reason and reason not in ALWAYS_SKIPPED:
+            wrong = _describe_misfit(allele, contig, reason, reference)
+        if must_fit and wrong and contig:
+            raise InputError(wrong)
+        if allele.contig != last[0]:
+            is_sorted &= allele.contig not in contigs
+        elif allele.start < last[1]:
+            is_sorted = False
+        last = (allele.contig, allele.start)
+        contigs.setdefault(allele.contig, reference.lengths.get(contig, 0))
+    if count and not any(contigs.values()):
+        names = [", ".join(itertools.islice(names, 5)) for names in (contigs, reference.lengths)]
+        raise InputError(f"{source}: contigs {names[0]}: {reference.path} has {names[1]}")
+    if must_fit and wrong:
+        raise InputError(wrong)
+    notes = (*reference.notes, *_describe_names(contigs, reference))
+    return Variants(source, reference, count, contigs, is_sorted, digest.hexdigest(), notes)
+
+
+def _describe_misfit(allele: Allele, contig: str, reason: str, reference: Reference) -> str:
+    """One line for an allele that does not fit the reference."""
+    place = f"{allele.place}: {allele.contig}:{allele.start + 1}"
+    remedy = "give the genome of the variants, or --on-mismatch skip"
+    if reason == "no_contig":
+        return f"{place}: {reference.path} has no such contig: {remedy}"
+    if reason == "off_contig":
+        length = reference.lengths[contig]
+        return f"{place}: {contig} of {reference.path} ends at {length:,}: {remedy}"
+    start = allele.start
+    found = reference.fetch(contig, start, min(start + len(allele.ref), start + 20)).decode()
+    shown = f"REF {allele.ref[:20]}"
+    return f"{place}: {shown}, but {reference.path} has {found}: {remedy}"
+
+
+def _describe_names(contigs: dict[str, int], reference: Reference) -> Iterator[str]:
+    """Says which contigs have another name in the FASTA."""
+    matches = ((name, reference.match(name)) for name in contigs)
+    pairs = [f"{name} = {match}" for name, match in matches if match and match != name]
+    if pairs:
+        more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
+        yield f"contigs are named differently in {reference.path}: {', '.join(pairs[:3])}{more}"
+
+
+def _make_settings(model: Model, config: ScoreVariantsConfig, variants: Variants) -> dict[str, Any]:
+    """What the result depends on, in types that JSON has."""
+    settings = config.around.resolve(model)
+    digest = hashlib.blake2b(repr(list(variants.reference.lengths.items())).encode())
+    return {
+        "version": __version__,
+        "model": config.model,
+        **make_settings(model, config.around),
+        "compute_dtype": model.compute.compute_dtype,
+        "scores": list(config.scores),
+        "flank": settings.flank,
+        "layer": settings.layer,
+        "fasta": Path(config.fasta).name,
+        "contigs": digest.hexdigest()[:32],
+        "num_variants": variants.num_alleles,
+        "variants": variants.digest,
+    }

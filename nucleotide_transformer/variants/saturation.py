@@ -1,0 +1,280 @@
+"""Every single-nucleotide change of a region: a table, a track, a heat map and a logo."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from nucleotide_transformer.config import ComputeConfig
+from nucleotide_transformer.errors import OutputExistsError
+from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES
+from nucleotide_transformer.inference.sequence_io import import_extra
+from nucleotide_transformer.plots import MAX_LOGO_NUCLEOTIDES, plot_nucleotide_logo, save_figure
+from nucleotide_transformer.pretrained import Model
+from nucleotide_transformer.types import Float
+from nucleotide_transformer.variants.calibration import find_calibration
+from nucleotide_transformer.variants.changes import Change
+from nucleotide_transformer.variants.config import WindowConfig, check_scores
+from nucleotide_transformer.variants.progress import make_bar
+from nucleotide_transformer.variants.reference import EXTRA, Reference, open_reference
+from nucleotide_transformer.variants.regions import Region, find_region
+from nucleotide_transformer.variants.scores import average
+from nucleotide_transformer.variants.scoring import Scorer
+from nucleotide_transformer.weights.hub import PACKAGED
+
+BLOCK = 1_000
+"""Nucleotides whose changes are scored together."""
+MAX_MAP_NUCLEOTIDES = 4_000
+_PER_LINE = 100
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SaturateConfig:
+    """Every single-nucleotide change of a region, next to the reference."""
+
+    region: str
+    """contig:first-last, from 1, both ends included; or a contig."""
+    fasta: Path
+    """The genome: FASTA, plain, bgzip or gzip."""
+    output: Path
+    """Folder to make: saturation.parquet, a .bedgraph for each score (the mean over the three
+    changes of a place), and pictures of the first score, heat_map.png and logo.png, where the
+    region is short enough (4,000 and 400 nucleotides)."""
+    model: str = PACKAGED
+    """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
+    model that comes with the package."""
+    scores: tuple[str, ...] = ("llr",)
+    """As of `nt score-variants`."""
+    calibration: Path | None = None
+    """As of `nt score-variants`."""
+    around: WindowConfig = WindowConfig()
+    """Window, layer, devices."""
+    compute: ComputeConfig = ComputeConfig()
+    """Precision."""
+
+    def __post_init__(self) -> None:
+        check_scores(self.scores)
+
+
+@dataclasses.dataclass(frozen=True)
+class Saturation:
+    """Scores of every change of a region."""
+
+    region: Region
+    sequence: str
+    """What the reference has."""
+    scores: dict[str, Float[np.ndarray, "W 4"]]
+    """By name: A, C, G, T in place of each nucleotide; NaN for the nucleotide itself, and N."""
+    probabilities: Float[np.ndarray, "W 4"]
+    """P of A, C, G, T at each place, k-mers hidden; 0.25 at N."""
+
+
+def saturate(scorer: Scorer, region: Region, *, progress: bool = False) -> Saturation:
+    """Scores every change of a region.
+
+    Args:
+        scorer: model, reference, scores.
+        region: what `find_region` returns.
+        progress: show a bar with rate and time left.
+    """
+    sequence = scorer.reference.fetch(*region).decode()
+    values = np.full((len(sequence), 4, len(scorer.scores)), np.nan)
+    probabilities = np.full((len(sequence), 4), 0.25)
+    with make_bar("nt", is_shown=progress) as bar:
+        task = bar.add_task(region.text, total=len(sequence))
+        for first in range(0, len(sequence), BLOCK):
+            places = [
+                (i, letter)
+                for i in range(first, min(first + BLOCK, len(sequence)))
+                for letter in NUCLEOTIDES
+                if sequence[i] not in (letter, "N")
+            ]
+            if places:
+                changes = [_make_change(region, sequence, *place) for place in places]
+                evidence = scorer.find_evidence(changes, "masked")
+                rows = [i for i, _ in places]
+                columns = [NUCLEOTIDES.index(letter) for _, letter in places]
+                values[rows, columns] = scorer.compute(evidence)
+                p = average(evidence.masked)
+                known = ~np.isnan(p[:, 0])
+                kept = np.array(rows)[known]
+                probabilities[kept] = p[known] / p[known].sum(axis=1, keepdims=True)
+            bar.advance(task, min(BLOCK, len(sequence) - first))
+    by_name = {name: values[..., i] for i, name in enumerate(scorer.scores)}
+    return Saturation(region, sequence, by_name, probabilities)
+
+
+def _make_change(region: Region, sequence: str, index: int, letter: str) -> Change:
+    place = region.start + index
+    return Change(region.contig, place, place + 1, sequence[index].encode(), letter.encode())
+
+
+def check_region(config: SaturateConfig) -> tuple[Reference, Region]:
+    """Opens the reference and finds the region; no model is needed.
+
+    Raises:
+        OutputExistsError, MissingInputError, InputError: in one line.
+    """
+    if config.output.exists():
+        raise OutputExistsError(f"{config.output}: exists already: delete it, or name another")
+    reference = open_reference(config.fasta)
+    return reference, find_region(config.region, reference)
+
+
+def saturate_region(
+    model: Model,
+    config: SaturateConfig,
+    found: tuple[Reference, Region] | None = None,
+    *,
+    progress: bool = False,
+) -> list[Path]:
+    """What `nt saturate` does; returns the files of the folder, which appears whole or not at all.
+
+    Args:
+        model: what `load_pretrained(config.model, ...)` returns.
+        config: region, files and options.
+        found: what `check_region` returned, if it was called before the model was loaded.
+        progress: show a bar.
+
+    Raises:
+        InputError: as `check_region`, or for a window, layer or table that does not fit the model.
+    """
+    reference, region = check_region(config) if found is None else found
+    calibration = find_calibration(config, model)
+    scorer = Scorer(model, reference, config.scores, around=config.around, calibration=calibration)
+    result = saturate(scorer, region, progress=progress)
+    config.output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(config.output) as folder:
+        folder.mkdir()
+        names = [path.name for path in _write_files(folder, result)]
+    return [config.output / name for name in names]
+
+
+def _write_files(folder: Path, result: Saturation) -> list[Path]:
+    """All files of a region."""
+    paths = [folder / "saturation.parquet"]
+    _write_table(paths[0], result)
+    first = next(iter(result.scores))
+    for name, values in result.scores.items():
+        paths.append(folder / f"{name}.bedgraph")
+        write_bedgraph(paths[-1], result.region, mean_of_changes(values), name)
+    size = len(result.sequence)
+    if size <= MAX_MAP_NUCLEOTIDES:
+        figure = plot_heat_map(result, first)
+        paths.append(save_figure(figure, folder / "heat_map.png"))
+    if size <= MAX_LOGO_NUCLEOTIDES:
+        figure = plot_nucleotide_logo(
+            result.probabilities,
+            sequence=result.sequence,
+            start=result.region.start + 1,
+            title=f"{result.region.text}: expected nucleotides",
+        )
+        paths.append(save_figure(figure, folder / "logo.png"))
+    return paths
+
+
+def mean_of_changes(values: Float[np.ndarray, "W 4"]) -> Float[np.ndarray, " W"]:
+    """The mean over the changes of each place; NaN where there is none."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=1)
+    return np.where(known, values, 0).sum(axis=1) / np.where(count, count, np.nan)
+
+
+def write_bedgraph(
+    path: Path, region: Region, values: Float[np.ndarray, " W"], name: str, width: int = 1
+) -> None:
+    """Writes a track: a line for each value that is there.
+
+    Args:
+        path: of the file.
+        region: where the first value lies; its end is not used.
+        values: one for every `width` nucleotides.
+        name: of the track.
+        width: nucleotides of a value.
+    """
+    with path.open("w", encoding="utf-8") as file:
+        file.write(f'track type=bedGraph name="{name}"\n')
+        for i in np.flatnonzero(~np.isnan(values)):
+            start = region.start + int(i) * width
+            file.write(f"{region.contig}\t{start}\t{start + width}\t{values[i]:.6g}\n")
+
+
+def _write_table(path: Path, result: Saturation) -> None:
+    """A row for every change."""
+    arrow = import_extra("pyarrow", EXTRA, f"{path}: to write Parquet")
+    parquet = import_extra("pyarrow.parquet", EXTRA, f"{path}: to write Parquet")
+    rows, columns = np.nonzero(
+        (np.array(list(result.sequence))[:, None] != np.array(list(NUCLEOTIDES)))
+        & (np.array(list(result.sequence)) != "N")[:, None]
+    )
+    letters = np.array(list(NUCLEOTIDES))
+    table = {
+        "contig": [result.region.contig] * len(rows),
+        "position": arrow.array(result.region.start + 1 + rows, arrow.int64()),
+        "ref": [result.sequence[i] for i in rows],
+        "alt": letters[columns].tolist(),
+        "probability": arrow.array(result.probabilities[rows, columns].astype(np.float32)),
+    }
+    for name, values in result.scores.items():
+        column = values[rows, columns].astype(np.float32)
+        table[name] = arrow.array(column, mask=np.isnan(column))
+    parquet.write_table(arrow.table(table), path)
+
+
+def plot_heat_map(result: Saturation, name: str) -> Figure:
+    """A score of every change, 100 nucleotides to a line, what the reference has as a dot.
+
+    Colours are symmetric around zero where a score has both signs, and end where one value in two
+    hundred is beyond them.
+
+    Args:
+        result: what `saturate` returns.
+        name: of the score.
+    """
+    values, size = result.scores[name], len(result.sequence)
+    lines = range(0, size, _PER_LINE)
+    width = min(size, _PER_LINE)
+    figure = Figure(
+        figsize=(max(4.0, 0.12 * width + 1.6), 0.85 * len(lines) + 0.9), layout="constrained"
+    )
+    low, high = _find_limits(values)
+    panels = figure.subplots(len(lines), squeeze=False)[:, 0]
+    for axes, first in zip(panels, lines, strict=True):
+        piece = values[first : first + width].T
+        start = result.region.start + 1 + first
+        extent = (start - 0.5, start + piece.shape[1] - 0.5, 3.5, -0.5)
+        colors = "RdBu" if low < 0 < high else "viridis"
+        axes.imshow(
+            piece,
+            cmap=colors,
+            vmin=low,
+            vmax=high,
+            extent=extent,
+            aspect="auto",
+            interpolation="nearest",
+        )
+        axes.set_yticks(range(4), list(NUCLEOTIDES), fontsize=7)
+        axes.set_xlim(start - 0.5, start + width - 0.5)
+        letters = result.sequence[first : first + width]
+        known = [(start + i, NUCLEOTIDES.index(x)) for i, x in enumerate(letters) if x != "N"]
+        if known:
+            axes.scatter(*np.array(known).T, s=3, color="0.3", linewidths=0)
+        axes.ticklabel_format(axis="x", style="plain", useOffset=False)
+    panels[-1].set_xlabel(f"position on {result.region.contig}")
+    figure.colorbar(panels[0].images[0], ax=list(panels), label=name, shrink=0.9, pad=0.01)
+    figure.suptitle(f"{result.region.text}: {name} of every change")
+    return figure
+
+
+def _find_limits(values: Float[np.ndarray, "W 4"]) -> Sequence[float]:
+    """The ends of the colours."""
+    known = values[~np.isnan(values)]
+    if not known.size:
+        return -1.0, 1.0
+    low, high = (float(x) for x in np.quantile(known, (0.005, 0.995)))
+    if low < 0 < high:
+        return -max(-low, high), max(-low, high)
+    return low, max(high, low + 1e-6)

@@ -1,0 +1,247 @@
+"""Many tasks and methods: trials that are not run twice, controls, and what is refused."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from task_folders import draw, make_model, write_rows, write_task
+
+from nucleotide_transformer.errors import InputError, MissingInputError
+from nucleotide_transformer.finetuning import methods
+from nucleotide_transformer.finetuning.config import FinetuneConfig
+from nucleotide_transformer.finetuning.labels import LabelledSequences
+from nucleotide_transformer.finetuning.methods import METHODS, Method, Outcome, Setting, Trial
+from nucleotide_transformer.finetuning.task_sources import ColumnsConfig, fetch_tasks, find_tasks
+from nucleotide_transformer.finetuning.tasks import TasksConfig, run_tasks
+from nucleotide_transformer.inference.batching import BatchConfig
+from nucleotide_transformer.pretrained import Model
+
+ONE = BatchConfig(num_devices=1)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return make_model()
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    for seed, name in enumerate(("a", "b")):
+        write_task(tmp_path / "tasks", name, seed)
+    return tmp_path / "tasks"
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
+    """Two methods that take no time, "coin" with a network and "mean" without; lists what ran."""
+    trials: list[Trial] = []
+
+    def run(trial: Trial, train: LabelledSequences, test: list[str], setting: Setting) -> Outcome:
+        trials.append(trial)
+        random = np.random.default_rng(trial.seed)
+        ones = random.random(len(test)) if METHODS[trial.method].is_random else np.ones(len(test))
+        details = {"strand": setting.strand, "num_train": len(train)}
+        return Outcome(np.stack([1 - ones, ones], axis=1), details)
+
+    coin = Method(run, uses_network=True, is_random=True)
+    mean = Method(run, uses_network=False, is_random=False)
+    for name, method in {"coin": coin, "mean": mean}.items():
+        monkeypatch.setitem(methods.METHODS, name, method)
+    return trials
+
+
+def make_config(tasks: Path, **changes: Any) -> TasksConfig:
+    defaults: dict[str, Any] = {
+        "tasks": str(tasks),
+        "output": tasks.parent / "out",
+        "methods": ("mean", "coin"),
+        "resamples": 20,
+        "batching": ONE,
+    }
+    return TasksConfig(**(defaults | changes))
+
+
+def test_every_pretrained_trial_has_its_random_twin(
+    tasks: Path, ran: list[Trial], model: Model
+) -> None:
+    records = run_tasks(make_config(tasks, seeds=2), model)
+    assert [trial.name for trial in ran if trial.task == "a"] == [
+        "mean-none-0",
+        *("coin-pretrained-0", "coin-random-0", "coin-pretrained-1", "coin-random-1"),
+    ]
+    assert [record["task"] for record in records] == ["a"] * 5 + ["b"] * 5
+    first = json.loads((tasks.parent / "out/results/a/mean-none-0.json").read_text())
+    assert first == records[0]
+    assert first["scores"] == {"mcc": 0.0, "f1": 0.66667, "accuracy": 0.5, "auroc": 0.5}
+    assert first["intervals"]["accuracy"][0] < 0.5 < first["intervals"]["accuracy"][1]
+
+
+def test_what_is_there_is_not_run_again(tasks: Path, ran: list[Trial], model: Model) -> None:
+    config = make_config(tasks)
+    before = run_tasks(config, model)
+    assert len(ran) == 6
+    ran.clear()
+    gone = config.output / "results/b/coin-random-0.json"
+    gone.unlink()
+    again = run_tasks(config, model)
+    assert ran == [Trial("b", "coin", "random", 0)]
+    for old, new in zip(before, again, strict=True):
+        assert {**old, "seconds": 0} == {**new, "seconds": 0}
+    ran.clear()
+    run_tasks(make_config(tasks, seeds=2, only=("a",)), model)
+    assert [trial.name for trial in ran] == ["coin-pretrained-1", "coin-random-1"]
+
+
+def test_a_stop_keeps_the_trials_that_are_finished(
+    tasks: Path, ran: list[Trial], model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = METHODS["coin"].run
+
+    def stop(trial: Trial, *others: Any) -> Outcome:
+        if trial.weights == "random":
+            raise KeyboardInterrupt
+        return real(trial, *others)
+
+    monkeypatch.setitem(methods.METHODS, "coin", METHODS["coin"]._replace(run=stop))
+    config = make_config(tasks)
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks(config, model)
+    there = sorted(path.name for path in (config.output / "results").rglob("*"))
+    assert there == ["a", "coin-pretrained-0.json", "mean-none-0.json"]
+
+
+def test_results_of_other_settings_are_not_mixed(
+    tasks: Path, ran: list[Trial], model: Model
+) -> None:
+    run_tasks(make_config(tasks, only=("a",)), model)
+    with pytest.raises(InputError, match=r"0\.json: was made with drop_leaks = False, not True"):
+        run_tasks(make_config(tasks, drop_leaks=True), model)
+    write_rows(tasks / "a" / "test.csv", draw(20, 9))
+    with pytest.raises(InputError, match=r"0\.json: was made with test = '\w+', not '\w+'"):
+        run_tasks(make_config(tasks), model)
+    record = tasks.parent / "out/results/a/mean-none-0.json"
+    record.write_text("{")
+    with pytest.raises(InputError, match="damaged: delete it, and the trial runs again"):
+        run_tasks(make_config(tasks), model)
+
+
+def test_leaks_are_counted_and_dropped(tasks: Path, ran: list[Trial], model: Model) -> None:
+    rows = draw(40, 0)
+    write_rows(tasks / "a" / "test.csv", [*draw(18, 1), rows[0], rows[1]])
+    lines: list[str] = []
+    for drop in (False, True):
+        output = tasks.parent / f"out_{drop}"
+        config = make_config(tasks, only=("a",), methods=("mean",), drop_leaks=drop, output=output)
+        (record,) = run_tasks(config, model, note=lines.append)
+        leaks = {"identical": 2, "reverse_complement": 0, "near": 0, "train": 2}
+        assert record["leaks"] == leaks
+        assert record["details"]["num_train"] == record["num_train"] == 40 - 2 * drop
+    assert "a: of 20 test sequences, the training set has 2 too" in lines[1]
+
+
+def test_strands_are_a_table(tasks: Path, ran: list[Trial], model: Model) -> None:
+    write_task(tasks, "promoter_x")
+    config = make_config(tasks, methods=("mean",), stranded=("promoter_*", "b"))
+    strands = {record["task"]: record["details"]["strand"] for record in run_tasks(config, model)}
+    assert strands == {"a": "both", "b": "one", "promoter_x": "one"}
+    default = make_config(tasks)
+    assert default.find_strand("splice_sites_all") == default.find_strand("promoter_tata") == "one"
+    assert default.find_strand("H3") == default.find_strand("enhancers") == "both"
+
+
+def test_counts_and_probes_learn_what_there_is(tasks: Path, model: Model) -> None:
+    config = make_config(tasks, only=("a",), methods=("kmers4", "kmers6", "probe"), layers=(1,))
+    records = {(r["method"], r["weights"]): r for r in run_tasks(config, model)}
+    for name in ("kmers4", "kmers6"):
+        assert records[name, "none"]["scores"]["mcc"] > 0.7
+    assert records["probe", "pretrained"]["scores"]["mcc"] > 0.4
+    assert records["probe", "pretrained"]["details"]["layer"] == 1
+    assert (config.output / "embeddings" / "random_0" / "settings.json").is_file()
+
+
+def test_fine_tuning_is_a_method_like_others(tasks: Path, model: Model) -> None:
+    finetune = FinetuneConfig(
+        total_steps=4, warmup_steps=1, evaluate_every_steps=4, learning_rate=0.01, num_devices=1
+    )
+    config = make_config(tasks, only=("a",), methods=("head",), finetune=finetune)
+    trained, control = run_tasks(config, model)
+    assert [trained["weights"], control["weights"]] == ["pretrained", "random"]
+    assert trained["details"]["num_trained"] == control["details"]["num_trained"] == 16 * 2 + 2
+    assert trained["fingerprint"]["finetune.total_steps"] == 4
+    assert trained["scores"] != control["scores"]
+    folder = config.output / "finetuning" / "a"
+    assert sorted(path.name for path in folder.iterdir()) == ["head-pretrained-0", "head-random-0"]
+
+
+def test_tasks_are_found_by_their_tables(tasks: Path, tmp_path: Path) -> None:
+    (tasks / "notes").mkdir()
+    (tasks / "readme.txt").write_text("x")
+    found = find_tasks(str(tasks), tmp_path / "cache", names=("b", "a"))
+    assert [task.name for task in found] == ["b", "a"]
+    with pytest.raises(InputError, match="task = 'c': there are a, b"):
+        find_tasks(str(tasks), tmp_path / "cache", names=("c",))
+    (tasks / "a" / "test.csv").unlink()
+    with pytest.raises(MissingInputError, match=r"a: no test set: must have one of test\.csv\.gz"):
+        find_tasks(str(tasks), tmp_path / "cache")
+    write_rows(tasks / "b" / "test.tsv", [])
+    with pytest.raises(InputError, match=r"test\.csv, test\.tsv: must be one of them"):
+        find_tasks(str(tasks), tmp_path / "cache", names=("b",))
+    with pytest.raises(MissingInputError, match="notes: no task: must hold a folder for each task"):
+        find_tasks(str(tasks / "notes"), tmp_path / "cache")
+    with pytest.raises(MissingInputError, match="absent: no such folder, and no owner/name"):
+        find_tasks("absent", tmp_path / "cache")
+
+
+def test_a_dataset_with_a_column_of_tasks(tmp_path: Path) -> None:
+    """As the revised set on the hub is; here from a folder, which `datasets` loads alike."""
+    pytest.importorskip("datasets")
+    import pyarrow
+    from pyarrow import parquet
+
+    for split, seed in (("train", 0), ("test", 1)):
+        rows = [(f"t{i % 2}", *row) for i, row in enumerate(draw(12, seed) * 2)]
+        columns = dict(
+            zip(("task", "name", "sequence", "label"), zip(*rows, strict=True), strict=True)
+        )
+        table = pyarrow.table(columns | {"label": [int(label) for label in columns["label"]]})
+        (tmp_path / "hub").mkdir(exist_ok=True)
+        parquet.write_table(table, tmp_path / "hub" / f"{split}-00000-of-00001.parquet")
+    folder = fetch_tasks(str(tmp_path / "hub"), tmp_path / "cache")
+    found = find_tasks("owner/name", folder)  # which is there, and not asked for again
+    assert [task.name for task in found] == ["t0", "t1"]
+    assert {task.train.name for task in found} == {"train.parquet"}
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "an unknown method": ({"methods": ("knn",)}, r"methods = \('knn',\): must be some of kmers4"),
+    "no method": ({"methods": ()}, r"methods = \(\): must be some of"),
+    "a method twice": ({"methods": ("probe", "probe")}, "must be named once each"),
+    "no seed": ({"seeds": 0}, "seeds = 0: must be above 0"),
+    "another seed": (
+        {"finetune": FinetuneConfig(seed=1)},
+        "finetune.seed = 1: is set by nt tasks itself",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_setting_is_one_line(tasks: Path, case: str) -> None:
+    changes, message = BAD[case]
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(make_config(tasks, methods=("probe",)), **changes)
+
+
+def test_a_bad_table_stops_before_anything_runs(
+    tasks: Path, ran: list[Trial], model: Model
+) -> None:
+    write_rows(tasks / "b" / "test.csv", [("x", "ACGT", "7")])
+    with pytest.raises(InputError, match=r"b/test\.csv: row 1: label = '7': the training set"):
+        run_tasks(make_config(tasks), model)
+    columns = ColumnsConfig(label=("kind",))
+    with pytest.raises(InputError, match=r"a/train\.csv: no column 'kind'; has name, sequence"):
+        run_tasks(make_config(tasks, columns=columns), model)
+    assert ran == []
+    assert not (tasks.parent / "out").exists()
