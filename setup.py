@@ -46,6 +46,9 @@ ANALYSIS = ["scikit-learn>=1.6", "threadpoolctl>=3.6"]
 # Variants: VCF, bgzip and tabix, regions of FASTA files, Parquet.
 VARIANTS = ["pyarrow>=18.0", "pysam>=0.23"]
 
+# Tracks as BigWig files.
+BIGWIG = ["pyBigWig>=0.3.29"]
+
 # Genomes from the network.
 DOWNLOAD = ["requests>=2.32.4", "urllib3>=2.5"]
 
@@ -67,6 +70,7 @@ EXTRAS = {
     "fast": FAST,
     "hub": HUB,
     "variants": VARIANTS,
+    "bigwig": BIGWIG,
     "umap": ["umap-learn>=0.5.8"],
     "dev": [
         *IO,
@@ -75,6 +79,7 @@ EXTRAS = {
         *DOWNLOAD,
         *FAST,
         *VARIANTS,
+        *BIGWIG,
         "beartype>=0.21",
         "chex>=0.1.91",
         "hypothesis>=6.130",

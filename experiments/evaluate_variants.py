@@ -57,6 +57,8 @@ class EvaluateVariantsConfig:
     """Windows, in nucleotides, for the scores whose passes are shared."""
     window: int = 384
     """Window for the other scores, and for yeast."""
+    frames: int | None = None
+    """Reading frames for the other scores; all by default."""
     flank: int = 6
     """Of the score pll."""
     background: int = 12_000
@@ -77,11 +79,16 @@ def score_brca1(model: Model, config: EvaluateVariantsConfig) -> list[dict[str, 
     others = tuple(name for name in SCORES if name not in QUICK)
     plans = [(window, QUICK) for window in config.windows] + [(config.window, others)]
     for window, names in plans:
-        around = WindowConfig(window=window, flank=config.flank)
+        frames = config.frames if names is others else None
+        around = WindowConfig(window=window, flank=config.flank, frames=frames)
         table = None
         if "llr_calibrated" in names:
             background = CalibrateConfig(
-                fasta=fasta, output=Path("x.json"), num_places=config.background, around=around
+                fasta=fasta,
+                output=Path("x.json"),
+                num_places=config.background,
+                window=window,
+                frames=frames,
             )
             table = calibrate(model, background, progress=True)
         scorer = Scorer(model, reference, names, around=around, calibration=table)
@@ -113,6 +120,9 @@ def write_tables(result: dict[str, Any]) -> str:
         "",
         f"Model: {result['model']}. AUROC and AUPRC with 95 % intervals, by bootstrap over places.",
         "A measure of 0.5 (AUROC) or of the share of LOF (AUPRC) is chance.",
+        f"{', '.join(QUICK)}: all frames. The other scores: {result['frames'] or 'all'} frames,",
+        f"pll with flanks of {result['flank']} nt, llr_calibrated on {result['background']:,} nt",
+        "of the region.",
     ]
     groups = dict.fromkeys((row["contrast"], row["subset"]) for row in result["brca1"])
     for contrast, subset in groups:
@@ -183,7 +193,8 @@ def main() -> int:
         return 2
     seconds = round(time.perf_counter() - start, 1)
     head = {"command": shlex.join(["python", *sys.argv]), "seconds": seconds, "machine": machine}
-    result = head | {"model": config.model} | result
+    about = {name: getattr(config, name) for name in ("model", "frames", "flank", "background")}
+    result = head | about | result
     config.output.mkdir(parents=True, exist_ok=True)
     (config.output / "variants.json").write_text(json.dumps(result, indent=1) + "\n")
     (config.output / "variants.md").write_text(write_tables(result))

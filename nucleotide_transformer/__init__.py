@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from nucleotide_transformer.pretraining.evaluate import evaluate_model as evaluate_model
     from nucleotide_transformer.pretraining.run import pretrain as pretrain
     from nucleotide_transformer.tokenizers import KmerTokenizer as KmerTokenizer
+    from nucleotide_transformer.variants.config import ScoreVariantsConfig as ScoreVariantsConfig
+    from nucleotide_transformer.variants.reference import open_reference as open_reference
+    from nucleotide_transformer.variants.run import score_variants as score_variants
+    from nucleotide_transformer.variants.scoring import Scorer as Scorer
     from nucleotide_transformer.verification import VerifyConfig as VerifyConfig
     from nucleotide_transformer.verification import verify_model as verify_model
     from nucleotide_transformer.weights.compat import get_pretrained_model as get_pretrained_model
@@ -55,6 +59,8 @@ _HOME = {
     "KmerTokenizer": "tokenizers",
     "ModelConfig": "config",
     "PretrainConfig": "config",
+    "ScoreVariantsConfig": "variants.config",
+    "Scorer": "variants.scoring",
     "VerifyConfig": "verification",
     "build_corpus": "data.corpus",
     "embed": "inference.embedding",
@@ -70,11 +76,13 @@ _HOME = {
     "make_dataset": "data.dataset",
     "make_forward": "model",
     "nucleotide_probabilities": "inference.nucleotides",
+    "open_reference": "variants.reference",
     "predict": "finetuning.predict",
     "predict_array": "finetuning.predict",
     "pretrain": "pretraining.run",
     "pseudo_log_likelihoods": "inference.likelihoods",
     "read_labelled": "finetuning.labels",
+    "score_variants": "variants.run",
     "verify_model": "verification",
 }
 
@@ -87,6 +95,8 @@ __all__ = [
     "KmerTokenizer",
     "ModelConfig",
     "PretrainConfig",
+    "ScoreVariantsConfig",
+    "Scorer",
     "VerifyConfig",
     "__version__",
     "build_corpus",
@@ -103,11 +113,13 @@ __all__ = [
     "make_dataset",
     "make_forward",
     "nucleotide_probabilities",
+    "open_reference",
     "predict",
     "predict_array",
     "pretrain",
     "pseudo_log_likelihoods",
     "read_labelled",
+    "score_variants",
     "verify_model",
 ]
 

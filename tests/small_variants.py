@@ -15,7 +15,8 @@ from nucleotide_transformer.variants.scoring import Scorer
 K = V2.k
 WIDTH = 8
 """K-mers of a window."""
-AROUND = WindowConfig(window=K * WIDTH + 1, flank=7, num_devices=1)
+OPTIONS = {"window": K * WIDTH + 1, "flank": 7, "num_devices": 1}
+AROUND = WindowConfig(**OPTIONS)
 
 
 def make_model() -> Model:
@@ -75,15 +76,17 @@ def score_kmers(model: Model, text: str, index: int, *, masked: bool) -> dict[st
     return dict(zip([names[i] for i in ids], log_softmax(logits[ids]), strict=True))
 
 
-def plain_distribution(model: Model, text: str, place: int, *, masked: bool) -> dict[str, float]:
-    """P of A, C, G and T at a place: over both strands and all frames that there are."""
+def plain_distribution(
+    model: Model, text: str, place: int, *, masked: bool, frames: int = K
+) -> dict[str, float]:
+    """P of A, C, G and T at a place: over both strands and the frames that there are."""
     sums, count = dict.fromkeys("ACGT", 0.0), 0
     for strand in ("+", "-"):
         letters = text if strand == "+" else complement(text)
         own = place if strand == "+" else len(text) - 1 - place
         for j in range(K):
             start = own - j
-            if start < 0 or start + K > len(text):
+            if start < 0 or start + K > len(text) or start % K >= frames:
                 continue
             if masked:
                 window, index = cut_window(letters, start)

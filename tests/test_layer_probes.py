@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_models import V2
+from small_models import V2, save_model
 from task_folders import draw, make_model, write_rows, write_task
 
+from nucleotide_transformer import cli
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.finetuning import embedding_store
 from nucleotide_transformer.finetuning.embedding_store import EmbeddingStore
@@ -20,6 +21,7 @@ from nucleotide_transformer.finetuning.probe import (
     ProbeConfig,
     fit_probe,
     predict_layer,
+    read_tables,
     run_probe,
 )
 from nucleotide_transformer.inference.batching import BatchConfig
@@ -138,22 +140,24 @@ def test_the_layer_is_chosen_within_the_training_set(tmp_path: Path) -> None:
     write_task(tmp_path, "a")
     train, test = (read_labelled(tmp_path / "a" / f"{part}.csv") for part in ("train", "test"))
     store = Planted(train, test)
-    probe = fit_probe(store, train, strand="one")
-    assert probe.chosen == 1
-    scores = {layer: fitted.score for layer, fitted in probe.layers.items()}
+    fitted_probe = fit_probe(store, train, strand="one")
+    assert fitted_probe.chosen == 1
+    scores = {layer: fitted.score for layer, fitted in fitted_probe.layers.items()}
     assert scores[1] > scores[2] + 0.2
-    right = {
-        layer: np.mean(
-            predict_layer(store, probe, test.sequences, "one", layer).argmax(axis=1) == test.labels
-        )
-        for layer in store.layers
-    }
+    right = {}
+    for layer in store.layers:
+        said = predict_layer(store, fitted_probe, test.sequences, "one", layer).argmax(axis=1)
+        right[layer] = np.mean(said == test.labels)
     assert right[2] > right[1] + 0.2
 
 
 def make_config(folder: Path, **changes: Any) -> ProbeConfig:
     files = {part: folder / "a" / f"{part}.csv" for part in ("train", "test")}
     return ProbeConfig(output=folder / "out", batching=ONE, **(files | changes))
+
+
+def probe(model: Model, config: ProbeConfig, **options: Any) -> dict[str, Any]:
+    return run_probe(model, *read_tables(config), config, **options)
 
 
 def test_a_probe_beside_its_random_twin(tmp_path: Path, model: Model) -> None:
@@ -164,7 +168,7 @@ def test_a_probe_beside_its_random_twin(tmp_path: Path, model: Model) -> None:
         steps.append((title, total))
         return lambda: None
 
-    result = run_probe(model, make_config(tmp_path), steps=note)
+    result = probe(model, make_config(tmp_path), steps=note)
     assert [total for _, total in steps] == [60, 3, 60, 3]
     assert json.loads((tmp_path / "out" / "probe.json").read_text()) == result
     assert (tmp_path / "out" / "probe.png").stat().st_size > 5_000
@@ -176,7 +180,7 @@ def test_a_probe_beside_its_random_twin(tmp_path: Path, model: Model) -> None:
         assert max(scores.values()) > 0.5
     steps.clear()
     write_rows(tmp_path / "turned.csv", [(n, s, str(1 - int(y))) for n, s, y in draw(20, 1)])
-    turned = run_probe(model, make_config(tmp_path, test=tmp_path / "turned.csv"), steps=note)
+    turned = probe(model, make_config(tmp_path, test=tmp_path / "turned.csv"), steps=note)
     assert [total for _, total in steps] == [0, 3, 0, 3]  # nothing is computed again
     for name, network in turned["networks"].items():
         before = result["networks"][name]
@@ -194,7 +198,7 @@ def test_options_of_a_probe(tmp_path: Path, model: Model) -> None:
     config = make_config(
         tmp_path, layers=(2,), control=False, estimator="mlp", drop_leaks=True, strand="one"
     )
-    result = run_probe(model, config)
+    result = probe(model, config)
     assert list(result["networks"]) == ["pretrained"]
     assert list(result["networks"]["pretrained"]["layers"]) == ["2"]
     assert result["leaks"] == {"identical": 2, "reverse_complement": 0, "near": 0, "train": 2}
@@ -205,8 +209,23 @@ def test_a_label_of_the_test_set_alone_is_one_line(tmp_path: Path, model: Model)
     write_task(tmp_path, "a")
     write_rows(tmp_path / "a" / "test.csv", [("x", "ACGT", "2")])
     with pytest.raises(InputError, match="row 1: label = '2': the training set has no such label"):
-        run_probe(model, make_config(tmp_path))
+        probe(model, make_config(tmp_path))
     assert not (tmp_path / "out").exists()
     config = make_config(tmp_path)
     with pytest.raises(InputError, match="seed = -1"):
         dataclasses.replace(config, seed=-1)
+
+
+def test_the_command_prints_scores_by_layer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_task(tmp_path, "a")
+    save_model(tmp_path / "model", V2, "huggingface")
+    words = [f"--{part}={tmp_path / 'a' / f'{part}.csv'}" for part in ("train", "test")]
+    words += [f"--model={tmp_path / 'model'}", f"--output={tmp_path / 'out'}", "--no-control"]
+    assert cli.main(["probe", *words, "--layers", "1", "2", "--batching.num-devices", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "of 20 test sequences, the training set has 0 too" in out
+    rows = re.findall(r"^ +([12])([* ])", out, re.MULTILINE)
+    assert [layer for layer, _ in rows] == ["1", "2"]
+    assert sorted(mark for _, mark in rows) == [" ", "*"]

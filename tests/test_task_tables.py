@@ -9,8 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from nucleotide_transformer.errors import InputError, MissingInputError
-from nucleotide_transformer.finetuning.intervals import bootstrap, spread
-from nucleotide_transformer.finetuning.metrics import METRICS
+from nucleotide_transformer.finetuning.intervals import bootstrap, make_class_score, spread
+from nucleotide_transformer.finetuning.metrics import METRICS, score_predictions
 from nucleotide_transformer.finetuning.task_rows import (
     Row,
     make_rows,
@@ -97,6 +97,19 @@ def test_resamples_cover_the_score_of_the_rows() -> None:
     assert high == pytest.approx(0.8 + 1.96 * 0.02, abs=0.015)
     one = bootstrap("classification", labels[::2], predictions[::2], num_resamples=5)
     assert np.isnan(one["auroc"]).all()
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_resamples_are_scored_as_scikit_learn_does(num_classes: int) -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(num_classes, size=50)
+    predictions = random.random((50, num_classes)).round(1)  # with ties
+    score = make_class_score(labels, predictions)
+    for size in (50, 10, 3, 1):
+        for _ in range(5):
+            rows = random.integers(50, size=size)
+            expected = score_predictions("classification", labels[rows], predictions[rows])
+            assert score(rows) == pytest.approx(expected, nan_ok=True, abs=1e-12)
 
 
 def write(folder: Path, records: Any = RECORDS) -> tuple[str, list[Row]]:

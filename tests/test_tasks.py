@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from real_command import run_in_pipe
 from task_folders import draw, make_model, write_rows, write_task
 
+from nucleotide_transformer import cli
 from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.finetuning import methods
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.finetuning.methods import METHODS, Method, Outcome, Setting, Trial
 from nucleotide_transformer.finetuning.task_sources import ColumnsConfig, fetch_tasks, find_tasks
-from nucleotide_transformer.finetuning.tasks import TasksConfig, run_tasks
+from nucleotide_transformer.finetuning.tasks import TasksConfig, load_tables, run_tasks
 from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.pretrained import Model
 
@@ -39,15 +41,15 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
     """Two methods that take no time, "coin" with a network and "mean" without; lists what ran."""
     trials: list[Trial] = []
 
-    def run(trial: Trial, train: LabelledSequences, test: list[str], setting: Setting) -> Outcome:
+    def toss(trial: Trial, train: LabelledSequences, test: list[str], setting: Setting) -> Outcome:
         trials.append(trial)
         random = np.random.default_rng(trial.seed)
         ones = random.random(len(test)) if METHODS[trial.method].is_random else np.ones(len(test))
         details = {"strand": setting.strand, "num_train": len(train)}
         return Outcome(np.stack([1 - ones, ones], axis=1), details)
 
-    coin = Method(run, uses_network=True, is_random=True)
-    mean = Method(run, uses_network=False, is_random=False)
+    coin = Method(toss, uses_network=True, is_random=True)
+    mean = Method(toss, uses_network=False, is_random=False)
     for name, method in {"coin": coin, "mean": mean}.items():
         monkeypatch.setitem(methods.METHODS, name, method)
     return trials
@@ -64,10 +66,14 @@ def make_config(tasks: Path, **changes: Any) -> TasksConfig:
     return TasksConfig(**(defaults | changes))
 
 
+def run(config: TasksConfig, model: Model, **options: Any) -> list[dict[str, Any]]:
+    return run_tasks(config, load_tables(config), model, **options)
+
+
 def test_every_pretrained_trial_has_its_random_twin(
     tasks: Path, ran: list[Trial], model: Model
 ) -> None:
-    records = run_tasks(make_config(tasks, seeds=2), model)
+    records = run(make_config(tasks, seeds=2), model)
     assert [trial.name for trial in ran if trial.task == "a"] == [
         "mean-none-0",
         *("coin-pretrained-0", "coin-random-0", "coin-pretrained-1", "coin-random-1"),
@@ -81,17 +87,17 @@ def test_every_pretrained_trial_has_its_random_twin(
 
 def test_what_is_there_is_not_run_again(tasks: Path, ran: list[Trial], model: Model) -> None:
     config = make_config(tasks)
-    before = run_tasks(config, model)
+    before = run(config, model)
     assert len(ran) == 6
     ran.clear()
     gone = config.output / "results/b/coin-random-0.json"
     gone.unlink()
-    again = run_tasks(config, model)
+    again = run(config, model)
     assert ran == [Trial("b", "coin", "random", 0)]
     for old, new in zip(before, again, strict=True):
         assert {**old, "seconds": 0} == {**new, "seconds": 0}
     ran.clear()
-    run_tasks(make_config(tasks, seeds=2, only=("a",)), model)
+    run(make_config(tasks, seeds=2, only=("a",)), model)
     assert [trial.name for trial in ran] == ["coin-pretrained-1", "coin-random-1"]
 
 
@@ -108,7 +114,7 @@ def test_a_stop_keeps_the_trials_that_are_finished(
     monkeypatch.setitem(methods.METHODS, "coin", METHODS["coin"]._replace(run=stop))
     config = make_config(tasks)
     with pytest.raises(KeyboardInterrupt):
-        run_tasks(config, model)
+        run(config, model)
     there = sorted(path.name for path in (config.output / "results").rglob("*"))
     assert there == ["a", "coin-pretrained-0.json", "mean-none-0.json"]
 
@@ -116,16 +122,16 @@ def test_a_stop_keeps_the_trials_that_are_finished(
 def test_results_of_other_settings_are_not_mixed(
     tasks: Path, ran: list[Trial], model: Model
 ) -> None:
-    run_tasks(make_config(tasks, only=("a",)), model)
+    run(make_config(tasks, only=("a",)), model)
     with pytest.raises(InputError, match=r"0\.json: was made with drop_leaks = False, not True"):
-        run_tasks(make_config(tasks, drop_leaks=True), model)
+        run(make_config(tasks, drop_leaks=True), model)
     write_rows(tasks / "a" / "test.csv", draw(20, 9))
     with pytest.raises(InputError, match=r"0\.json: was made with test = '\w+', not '\w+'"):
-        run_tasks(make_config(tasks), model)
+        run(make_config(tasks), model)
     record = tasks.parent / "out/results/a/mean-none-0.json"
     record.write_text("{")
     with pytest.raises(InputError, match="damaged: delete it, and the trial runs again"):
-        run_tasks(make_config(tasks), model)
+        run(make_config(tasks), model)
 
 
 def test_leaks_are_counted_and_dropped(tasks: Path, ran: list[Trial], model: Model) -> None:
@@ -135,7 +141,7 @@ def test_leaks_are_counted_and_dropped(tasks: Path, ran: list[Trial], model: Mod
     for drop in (False, True):
         output = tasks.parent / f"out_{drop}"
         config = make_config(tasks, only=("a",), methods=("mean",), drop_leaks=drop, output=output)
-        (record,) = run_tasks(config, model, note=lines.append)
+        (record,) = run(config, model, note=lines.append)
         leaks = {"identical": 2, "reverse_complement": 0, "near": 0, "train": 2}
         assert record["leaks"] == leaks
         assert record["details"]["num_train"] == record["num_train"] == 40 - 2 * drop
@@ -145,7 +151,7 @@ def test_leaks_are_counted_and_dropped(tasks: Path, ran: list[Trial], model: Mod
 def test_strands_are_a_table(tasks: Path, ran: list[Trial], model: Model) -> None:
     write_task(tasks, "promoter_x")
     config = make_config(tasks, methods=("mean",), stranded=("promoter_*", "b"))
-    strands = {record["task"]: record["details"]["strand"] for record in run_tasks(config, model)}
+    strands = {record["task"]: record["details"]["strand"] for record in run(config, model)}
     assert strands == {"a": "both", "b": "one", "promoter_x": "one"}
     default = make_config(tasks)
     assert default.find_strand("splice_sites_all") == default.find_strand("promoter_tata") == "one"
@@ -154,7 +160,7 @@ def test_strands_are_a_table(tasks: Path, ran: list[Trial], model: Model) -> Non
 
 def test_counts_and_probes_learn_what_there_is(tasks: Path, model: Model) -> None:
     config = make_config(tasks, only=("a",), methods=("kmers4", "kmers6", "probe"), layers=(1,))
-    records = {(r["method"], r["weights"]): r for r in run_tasks(config, model)}
+    records = {(r["method"], r["weights"]): r for r in run(config, model)}
     for name in ("kmers4", "kmers6"):
         assert records[name, "none"]["scores"]["mcc"] > 0.7
     assert records["probe", "pretrained"]["scores"]["mcc"] > 0.4
@@ -167,7 +173,7 @@ def test_fine_tuning_is_a_method_like_others(tasks: Path, model: Model) -> None:
         total_steps=4, warmup_steps=1, evaluate_every_steps=4, learning_rate=0.01, num_devices=1
     )
     config = make_config(tasks, only=("a",), methods=("head",), finetune=finetune)
-    trained, control = run_tasks(config, model)
+    trained, control = run(config, model)
     assert [trained["weights"], control["weights"]] == ["pretrained", "random"]
     assert trained["details"]["num_trained"] == control["details"]["num_trained"] == 16 * 2 + 2
     assert trained["fingerprint"]["finetune.total_steps"] == 4
@@ -239,9 +245,45 @@ def test_a_bad_table_stops_before_anything_runs(
 ) -> None:
     write_rows(tasks / "b" / "test.csv", [("x", "ACGT", "7")])
     with pytest.raises(InputError, match=r"b/test\.csv: row 1: label = '7': the training set"):
-        run_tasks(make_config(tasks), model)
+        run(make_config(tasks), model)
     columns = ColumnsConfig(label=("kind",))
     with pytest.raises(InputError, match=r"a/train\.csv: no column 'kind'; has name, sequence"):
-        run_tasks(make_config(tasks, columns=columns), model)
+        run(make_config(tasks, columns=columns), model)
     assert ran == []
+    assert not (tasks.parent / "out").exists()
+
+
+def test_the_command_writes_the_table_and_says_what_is_wrong(tasks: Path) -> None:
+    """`nt tasks run` as a user runs it, without a network."""
+    output = tasks.parent / "out"
+    words = ["tasks", "run", "--tasks", tasks, "--output", output, "--methods", "kmers4"]
+    done = run_in_pipe(*words, "--resamples", 20)
+    assert (done.code, done.err) == (0, "")
+    assert "2 tasks, 2 trials, 0 done before" in done.out
+    assert (output / "table.md").read_text() in done.out
+    assert sorted(path.name for path in output.iterdir()) == [
+        "results",
+        *(f"table.{suffix}" for suffix in ("json", "md", "parquet", "png")),
+    ]
+
+
+def test_bad_words_of_the_command_are_one_line(
+    tasks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["tasks", "run", "--tasks", str(tasks), "--methods", "kmers4", "--output"]
+    blocked = tasks / "a" / "train.csv"
+    cases = {
+        f"error: {blocked}/out: a file is in its path": [*words, str(blocked / "out")],
+        f"error: {tasks}/none.toml: no such file of published scores": [
+            *(*words, str(tasks.parent / "out"), "--published", str(tasks / "none.toml"))
+        ],
+        "error: nt tasks run: --methods = ('knn',): must be some of kmers4": [
+            *(*words, str(tasks.parent / "out"), "--methods", "knn")
+        ],
+    }
+    for message, line in cases.items():
+        assert cli.main(line) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(message)
+        assert err.count("\n") == 1
     assert not (tasks.parent / "out").exists()

@@ -1,11 +1,10 @@
-"""Files of variants, in and out: every format, every bad input, and runs that were stopped."""
+"""Files of variants, in and out: every format, and runs that were stopped."""
 
-import contextlib
 import gzip
 import io
-import os
 import re
 import sys
+import tracemalloc
 import types
 
 import numpy as np
@@ -14,22 +13,24 @@ import pyarrow.parquet
 import pysam
 import pysam.bcftools
 import pytest
-from small_variants import AROUND, make_model, make_text
+from small_variants import AROUND, make_model
+from variant_files import (
+    HEADER,
+    OTHER,
+    TEXT,
+    make_config,
+    make_rows,
+    other_letters,
+    write_fasta,
+    write_vcf,
+)
 
 from nucleotide_transformer.variants import run as run_module
-from nucleotide_transformer.variants.config import STDIN, ScoreVariantsConfig
+from nucleotide_transformer.variants.config import STDIN
 from nucleotide_transformer.variants.reading import read_variants
 from nucleotide_transformer.variants.reference import open_reference
-from nucleotide_transformer.variants.run import check_variants, score_variants
-from nucleotide_transformer.variants.scoring import Scorer
-
-TEXT = make_text(300, seed=3)
-OTHER = make_text(120, seed=4)
-HEADER = """##fileformat=VCFv4.2
-##FILTER=<ID=low,Description="kept as it is">
-##INFO=<ID=AC,Number=A,Type=Integer,Description="count">
-#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\tFORMAT\tone
-"""
+from nucleotide_transformer.variants.run import score_variants
+from nucleotide_transformer.variants.scoring import Scored, Scorer
 
 
 @pytest.fixture(scope="module")
@@ -39,49 +40,10 @@ def model():
 
 @pytest.fixture
 def fasta(tmp_path):
-    path = tmp_path / "genome.fa"
-    path.write_text(f">chr1 a contig\n{TEXT[:200]}\n{TEXT[200:].lower()}\n>two\n{OTHER}\n")
-    return path
-
-
-def other_letters(letter):
-    return [x for x in "ACGT" if x != letter]
-
-
-def write_vcf(path, rows, header=HEADER):
-    lines = ["\t".join([*map(str, row), "1e2", "low", "AC=1", "GT", "0/1"]) for row in rows]
-    text = header + "".join(line + "\n" for line in lines)
-    if path.name.endswith(".gz"):
-        with pysam.BGZFile(str(path), "wb") as file:
-            file.write(text.encode())
-    else:
-        path.write_text(text)
-    return path
-
-
-def make_rows():
-    """Records of every kind; contig 1 is chr1 of the FASTA."""
-    a, b, c = other_letters(TEXT[9])
-    return [
-        ("1", 1, "first", TEXT[0], other_letters(TEXT[0])[0]),
-        ("1", 10, "multi", TEXT[9], f"{a},{b},*,{c}"),
-        ("1", 20, ".", TEXT[19], "<DEL>"),
-        ("1", 21, ".", TEXT[20], f"{TEXT[20]}[two:3["),
-        ("1", 22, "none", TEXT[21], "."),
-        ("1", 30, "del", TEXT[29:33], TEXT[29]),
-        ("1", 250, "lower", TEXT[249].lower(), other_letters(TEXT[249])[1].lower()),
-        ("1", 300, "last", TEXT[299], other_letters(TEXT[299])[0]),
-        ("two", 5, "n", OTHER[4], "N"),
-        ("two", 6, "same", OTHER[5], OTHER[5]),
-    ]
+    return write_fasta(tmp_path / "genome.fa")
 
 
 WHY = [".", "., ., star, .", "symbolic", "breakend", ".", "not_snv", ".", ".", "not_acgt", "same"]
-
-
-def make_config(tmp_path, fasta, vcf, name="out.vcf.gz", **options):
-    options = {"scores": ("llr", "pll"), "around": AROUND} | options
-    return ScoreVariantsConfig(vcf=vcf, fasta=fasta, output=tmp_path / name, **options)
 
 
 def test_vcf_to_vcf_as_bcftools_reads_it(model, tmp_path, fasta):
@@ -122,12 +84,17 @@ def test_vcf_to_vcf_as_bcftools_reads_it(model, tmp_path, fasta):
 def test_scored_again_a_vcf_has_the_fields_once(model, tmp_path, fasta):
     first = make_config(tmp_path, fasta, write_vcf(tmp_path / "in.vcf", make_rows()))
     score_variants(model, first)
-    second = make_config(tmp_path, fasta, first.output, "again.vcf.gz", scores=("llr",))
+    text = gzip.decompress(first.output.read_bytes()).replace(b"AC=1;", b"AC=1;NT_other=2;")
+    (tmp_path / "first.vcf.gz").write_bytes(gzip.compress(text))
+    second = make_config(
+        tmp_path, fasta, tmp_path / "first.vcf.gz", "again.vcf.gz", scores=("llr",)
+    )
     score_variants(model, second)
     with gzip.open(second.output, "rt") as file:
         text = file.read()
     assert text.count("##INFO=<ID=NT_llr") == text.count("##INFO=<ID=NT_skip") == 1
     assert "NT_pll" not in text
+    assert text.count("NT_other=2") == len(make_rows()) - 1  # the record without an ALT has AC=1
     assert text.count("##contig=<ID=1,") == text.count("##nucleotide_transformer=") == 1
 
 
@@ -219,6 +186,38 @@ def test_unsorted_and_duplicate_records(model, tmp_path, fasta, monkeypatch):
     assert kept == [row[2] for row in rows]
 
 
+def test_a_long_contig_has_an_index_of_the_other_kind(model, tmp_path, fasta, monkeypatch):
+    from nucleotide_transformer.variants import writing
+
+    monkeypatch.setattr(writing, "TABIX_LIMIT", 300)
+    config = make_config(tmp_path, fasta, write_vcf(tmp_path / "in.vcf", make_rows()))
+    _, index = score_variants(model, config).paths
+    assert index.name == "out.vcf.gz.csi"
+    text = pysam.bcftools.query("-f", "%ID\n", "-r", "1:290-300", str(config.output))
+    assert text == "last\n"
+
+
+def test_memory_is_flat_in_the_number_of_variants(model, tmp_path, fasta, monkeypatch):
+    """Of reading, keeping and writing; scores are taken for granted."""
+    monkeypatch.setattr(run_module, "BLOCK_ON_CPU", 128)
+
+    def score(self, alleles):
+        return Scored(np.zeros((len(alleles), 1)), [""] * len(alleles))
+
+    monkeypatch.setattr(Scorer, "score", score)
+    peaks = []
+    for size in (500, 2_000):
+        source = tmp_path / f"{size}.tsv"
+        row = f"1\t5\t{TEXT[4]}\t{other_letters(TEXT[4])[0]}\n"
+        source.write_text("chrom\tpos\tref\talt\n" + size * row)
+        config = make_config(tmp_path, fasta, source, f"{size}.tsv.gz", scores=("llr",))
+        tracemalloc.start()
+        score_variants(model, config)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0] + 100_000
+
+
 def test_standard_input_is_kept_until_the_end(model, tmp_path, fasta, monkeypatch):
     data = write_vcf(tmp_path / "in.vcf.gz", make_rows()).read_bytes()
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(data)))
@@ -234,7 +233,7 @@ def test_a_stopped_run_resumes_at_its_last_block(model, tmp_path, fasta, monkeyp
     rows = [("1", i + 1, i, TEXT[i], other_letters(TEXT[i])[0]) for i in range(20, 30)]
     source = write_vcf(tmp_path / "in.vcf", rows)
     config = make_config(tmp_path, fasta, source, "x.vcf", scores=("llr",))
-    monkeypatch.setattr(run_module, "BLOCK", 4)
+    monkeypatch.setattr(run_module, "BLOCK_ON_CPU", 4)
     scored, score = [], Scorer.score
 
     def stop_at_second(self, alleles):
@@ -255,137 +254,7 @@ def test_a_stopped_run_resumes_at_its_last_block(model, tmp_path, fasta, monkeyp
     assert scored == [4, 4, 4, 2]
     assert summary.num_scored == 10
     whole = make_config(tmp_path, fasta, source, "y.vcf", scores=("llr",))
-    monkeypatch.setattr(run_module, "BLOCK", 100)
+    monkeypatch.setattr(run_module, "BLOCK_ON_CPU", 100)
     score_variants(model, whole)
     assert config.output.read_text() == whole.output.read_text()
     assert not list(tmp_path.glob("*.parts"))
-
-
-def fails(config, message):
-    with pytest.raises(ValueError, match=message) as raised:
-        check_variants(config)
-    assert "\n" not in str(raised.value)
-    assert not list(config.output.parent.glob("*partial*"))
-
-
-BAD_VCF = {
-    "": "empty file",
-    "chr1\t1\t.\tA\tC\n": "line 1: 'chr1.*': must begin with ##fileformat=VCF",
-    "##fileformat=VCFv4.2\n1\t1\t.\tA\tC\t.\t.\t.\n": "line 2: .*must end with the line #CHROM",
-    HEADER + "1\t1\t.\tA\tC\n": "line 5: .*at least 8 columns with tabs",
-    HEADER + "1\tx\t.\tA\tC\t.\t.\t.\n": "line 5: position 'x': must be an integer of 1",
-    HEADER + "1\t0\t.\tA\tC\t.\t.\t.\n": "line 5: position '0'",
-    HEADER + "1\t5\t.\t\tC\t.\t.\t.\n": "line 5: ref '': must be text, and not empty",
-}
-
-
-@pytest.mark.parametrize("text", BAD_VCF)
-def test_a_vcf_that_is_none(tmp_path, fasta, text):
-    (tmp_path / "in.vcf").write_text(text)
-    fails(make_config(tmp_path, fasta, tmp_path / "in.vcf"), rf"in\.vcf: {BAD_VCF[text]}")
-
-
-BAD_TABLES = {
-    "chrom\tpos\tref\n": "no column alt or alternative; has chrom, pos, ref",
-    "chrom\tpos\tref\talt\n": "no row: must hold at least one variant",
-    "chrom\tpos\tref\talt\n1\t2\tA\n": "line 2: 3 columns: the header has 4",
-    "chrom\tpos\tref\talt\n\n1\t2.5\tA\tC\n": r"line 3: position '2\.5'",
-}
-
-
-@pytest.mark.parametrize("text", BAD_TABLES)
-def test_a_table_that_is_none(tmp_path, fasta, text):
-    (tmp_path / "in.tsv").write_text(text)
-    fails(make_config(tmp_path, fasta, tmp_path / "in.tsv"), rf"in\.tsv: {BAD_TABLES[text]}")
-
-
-def test_files_that_are_none(tmp_path, fasta):
-    source = write_vcf(tmp_path / "in.vcf.gz", make_rows())
-    fails(make_config(tmp_path, fasta, tmp_path / "no.vcf"), r"no\.vcf: no such file")
-    fails(make_config(tmp_path, fasta, tmp_path / "no.bcf"), r"no\.bcf: no such file")
-    fails(
-        make_config(tmp_path, fasta, tmp_path / "a.txt"), r"vcf = .*a\.txt': must be a file \.vcf"
-    )
-    fails(make_config(tmp_path, fasta, source, "x.bed"), r"output = .*x\.bed': must be a file")
-    fails(make_config(tmp_path, tmp_path / "no.fa", source), r"no\.fa: no such FASTA file")
-    fails(make_config(tmp_path, tmp_path / "in.vcf.gz", source), "'##fileformat")
-    for name in ("cut.vcf.gz", "bad.bcf", "bad.parquet"):
-        (tmp_path / name).write_bytes(source.read_bytes()[:-28])
-        fails(make_config(tmp_path, fasta, tmp_path / name), name.replace(".", r"\."))
-    (tmp_path / "there.vcf").write_text("")
-    fails(make_config(tmp_path, fasta, source, "there.vcf"), "there.vcf: exists already")
-
-
-def test_alleles_that_do_not_fit_the_genome(model, tmp_path, fasta):
-    wrong = other_letters(TEXT[4])
-    cases = {
-        (
-            "1",
-            5,
-            ".",
-            wrong[0],
-            wrong[1],
-        ): rf"in\.vcf: line 5: 1:5: REF {wrong[0]}, but .*genome\.fa has {TEXT[4]}",
-        ("1", 301, ".", "A", "C"): r"line 5: 1:301: chr1 of .*genome\.fa ends at 300",
-        ("1", 300, ".", TEXT[299] + "A", "C"): "ends at 300",
-        ("chr9", 5, ".", "A", "C"): r"line 5: chr9:5: .*genome\.fa has no such contig",
-    }
-    good = ("1", 9, "good", TEXT[8], other_letters(TEXT[8])[0])
-    for row, message in cases.items():
-        source = write_vcf(tmp_path / "in.vcf", [row, good])
-        fails(make_config(tmp_path, fasta, source), message)
-    source = write_vcf(tmp_path / "in.vcf", [*cases, good])
-    config = make_config(tmp_path, fasta, source, scores=("llr",), on_mismatch="skip")
-    summary = score_variants(model, config)
-    assert summary.skipped == {"mismatch": 1, "off_contig": 2, "no_contig": 1}
-    assert summary.num_scored == 1
-    alone = write_vcf(tmp_path / "alone.vcf", [("chr9", 5, ".", "A", "C")])
-    config = make_config(tmp_path, fasta, alone, "a.vcf", on_mismatch="skip")
-    fails(config, r"alone\.vcf: contigs chr9: .*genome\.fa has chr1, two$")
-
-
-def test_names_of_contigs_are_matched_and_said(tmp_path, fasta):
-    source = write_vcf(tmp_path / "in.vcf", make_rows())
-    notes = check_variants(make_config(tmp_path, fasta, source)).notes
-    assert re.search(r"made its index genome\.fa\.fai$", notes[0])
-    assert re.search(r"contigs are named differently in .*genome\.fa: 1 = chr1$", notes[1])
-
-
-@pytest.mark.parametrize("kind", ["plain", "bgzip", "gzip", "stale"])
-def test_genomes_of_every_kind(tmp_path, fasta, kind):
-    text, path = fasta.read_text(), fasta
-    if kind == "bgzip":
-        path = tmp_path / "g.fa.gz"
-        with pysam.BGZFile(str(path), "wb") as file:
-            file.write(text.encode())
-    if kind == "gzip":
-        path = tmp_path / "g.fa.gz"
-        path.write_bytes(gzip.compress(text.encode()))
-    if kind == "stale":
-        index = tmp_path / "genome.fa.fai"
-        index.write_text("other\t7\t3\t7\t8\n")
-        os.utime(index, (1, 1))
-    reference = open_reference(path)
-    assert reference.lengths == {"chr1": 300, "two": 120}
-    assert reference.fetch("chr1", 195, 205) == TEXT[195:205].encode()
-    assert reference.fetch("two", -5, 999) == OTHER.encode()
-    (note,) = reference.notes
-    assert ("read whole" in note) == (kind == "gzip")
-    again = open_reference(path)
-    assert bool(again.notes) == (kind == "gzip")
-    assert not list(tmp_path.glob("*partial*"))
-
-
-def test_letters_of_a_genome_that_are_none(tmp_path):
-    path = tmp_path / "g.fa"
-    path.write_text(">a\nACGU\nAC!T\n")
-    reference = open_reference(path)
-    assert reference.fetch("a", 0, 5) == b"ACGTA"
-    with pytest.raises(ValueError, match=r"g\.fa: a: position 7: no nucleotide"):
-        reference.fetch("a", 2, 8)
-    path.write_text(">a\nACGT\nA\nACGT\n")
-    os.utime(path, (2e9, 2e9))
-    with contextlib.suppress(FileNotFoundError):
-        (tmp_path / "g.fa.fai").unlink()
-    with pytest.raises(ValueError, match="lines must be equally long"):
-        open_reference(path)

@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_models import V2
 from small_variants import (
     AROUND,
     K,
@@ -21,6 +23,7 @@ from small_variants import (
 from nucleotide_transformer.inference import fixed_batches
 from nucleotide_transformer.inference.embedding import hidden_states
 from nucleotide_transformer.variants import evidence as evidence_module
+from nucleotide_transformer.variants.passes import log_kmers, log_letters
 from nucleotide_transformer.variants.reading import Allele
 from nucleotide_transformer.variants.scores import SCORES, Score
 from nucleotide_transformer.variants.scoring import Scorer
@@ -48,6 +51,18 @@ def test_llr_is_the_double_loop_over_frames_and_strands(model, name, masked):
             if allele.start == place:
                 wanted = np.log(p[allele.alt]) - np.log(p[allele.ref])
                 np.testing.assert_allclose(value, wanted, **CLOSE)
+
+
+@pytest.mark.parametrize(("name", "masked"), [("llr", True), ("wt_llr", False)])
+def test_fewer_frames_are_the_first_ones_of_each_strand(model, name, masked):
+    around = dataclasses.replace(AROUND, frames=1)
+    scorer = Scorer(model, make_reference(c=TEXT), (name, "pll"), around=around)
+    alleles = list_changes(TEXT, 40, 43)
+    found = scorer.score(alleles).values
+    assert np.isfinite(found).all()
+    for allele, value in zip(alleles, found[:, 0], strict=True):
+        p = plain_distribution(model, TEXT, allele.start, masked=masked, frames=1)
+        np.testing.assert_allclose(value, np.log(p[allele.alt]) - np.log(p[allele.ref]), **CLOSE)
 
 
 def test_entropy_is_that_of_the_place(model):
@@ -232,9 +247,23 @@ def test_passes_are_shared(model, monkeypatch):
     assert count_rows(monkeypatch, llr, list_changes(TEXT, 40)) == 2 * K
     assert count_rows(monkeypatch, llr, list_changes(TEXT, 20, 40, 60)) == 3 * 2 * K
     assert count_rows(monkeypatch, llr, list_changes(TEXT, *range(30, 60))) == 2 * (30 + K - 1)
+    one = Scorer(
+        model, make_reference(c=TEXT), ("llr",), around=dataclasses.replace(AROUND, frames=1)
+    )
+    assert count_rows(monkeypatch, one, list_changes(TEXT, *range(30, 60))) == 2 * 30 // K
     wild = make_scorer(model, ("wt_llr",), c=TEXT)
     # Half a window is 4 k-mers, 12 nucleotides: 30 of them meet 3 or 4 windows in each frame.
     assert count_rows(monkeypatch, wild, list_changes(TEXT, *range(30, 60))) <= 2 * K * 4
+
+
+def test_the_softmax_is_in_float32_whatever_the_scores_are():
+    """A bfloat16 has 8 bits: 64 letters' probabilities would add up to 1 within a hundredth."""
+    random = np.random.default_rng(0)
+    scores = jnp.asarray(3 * random.standard_normal((5, V2.vocabulary_size)), jnp.bfloat16)
+    kmers = log_kmers(scores, V2)
+    letters = log_letters(kmers, K)
+    assert kmers.dtype == letters.dtype == jnp.float32
+    np.testing.assert_allclose(np.exp(letters).sum(axis=-1), 1, atol=1e-6)
 
 
 def test_a_changed_window_changes_scores(model):

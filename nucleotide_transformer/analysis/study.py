@@ -1,25 +1,16 @@
 """A study of what a model knows: everything measured, for every annotated genome, as one JSON."""
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from nucleotide_transformer.analysis import codons, kinds, probe, regions, sites
 from nucleotide_transformer.analysis.annotation import Annotation, load_annotation
@@ -39,6 +30,7 @@ from nucleotide_transformer.errors import MissingInputError
 from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.inference.embedding import embed
 from nucleotide_transformer.inference.sequence_io import get_suffix
+from nucleotide_transformer.inference.steps import Steps, show_steps
 from nucleotide_transformer.model import init_params
 from nucleotide_transformer.pretrained import Model, load_pretrained
 from nucleotide_transformer.types import Bool, Float, UInt8
@@ -47,9 +39,6 @@ RESULT_FILE = "knowledge.json"
 TRAINED, UNTRAINED = "trained", "untrained"
 
 _SUFFIXES = ("gff", "gff3", "gtf")
-
-Steps = Callable[[str, int], Callable[[], None]]
-"""Title and number of steps -> a function that is called after each."""
 
 
 class Subject(NamedTuple):
@@ -255,25 +244,6 @@ def _embed(
 ) -> dict[int, Float[np.ndarray, "windows D"]]:
     found = list(embed(model, texts, layers=layers))
     return {layer: np.stack([each[layer] for each in found]) for layer in layers}
-
-
-@contextlib.contextmanager
-def show_steps(visible: bool) -> Iterator[Steps]:
-    """A bar for each part of the study, with its steps and the time left."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not visible) as bar:
-
-        def start(title: str, total: int) -> Callable[[], None]:
-            task = bar.add_task(title, total=total)
-            return lambda: bar.advance(task)
-
-        yield start
 
 
 def save_result(result: dict[str, Any], folder: Path) -> Path:

@@ -4,29 +4,31 @@ import shlex
 import sys
 from typing import Any
 
-from nucleotide_transformer.analysis.study import show_steps
 from nucleotide_transformer.commands.console import say
-from nucleotide_transformer.finetuning import tasks
 from nucleotide_transformer.finetuning.leaks import describe_leaks
 from nucleotide_transformer.finetuning.probe import (
     PLOT_FILE,
     RESULT_FILE,
     ProbeConfig,
+    read_tables,
     run_probe,
 )
 from nucleotide_transformer.finetuning.task_rows import make_rows, read_published, select_rows
 from nucleotide_transformer.finetuning.task_tables import TABLE, check_libraries, write_tables
-from nucleotide_transformer.finetuning.tasks import TasksConfig
+from nucleotide_transformer.finetuning.tasks import TasksConfig, load_tables
+from nucleotide_transformer.finetuning.tasks import run_tasks as run_trials
+from nucleotide_transformer.inference.steps import show_steps
 from nucleotide_transformer.pretrained import load_pretrained
 from nucleotide_transformer.training.devices import find_devices
 
 
 def probe(config: ProbeConfig) -> int:
     """`nt probe`."""
+    tables = read_tables(config)  # before the model: a typo should not cost a download
     find_devices(None)
     model = load_pretrained(config.model, compute=config.compute)
     with show_steps(visible=True) as steps:
-        result = run_probe(model, config, steps=steps)
+        result = run_probe(model, *tables, config, steps=steps)
     say(describe_leaks(result["leaks"], result["num_test"]))
     for line in _make_lines(result):
         say(line)
@@ -38,11 +40,12 @@ def run_tasks(config: TasksConfig) -> int:
     """`nt tasks run`."""
     check_libraries(config.output)
     published = [] if config.published is None else read_published(config.published)
+    tables = load_tables(config)
     model = None
     if config.uses_network:
         find_devices(None)
         model = load_pretrained(config.model, compute=config.compute)
-    records = tasks.run_tasks(config, model, note=say, show=True)
+    records = run_trials(config, tables, model, note=say, show=True)
     rows, left_out = select_rows(make_rows(records))
     head = {"model": config.model, "command": shlex.join(["nt", *sys.argv[1:]])}
     say(write_tables(config.output, rows, published, head))

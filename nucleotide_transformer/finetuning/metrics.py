@@ -1,5 +1,6 @@
 """How good predictions are: the numbers that task tables have, from scikit-learn and SciPy."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +46,9 @@ def score_predictions(
         return dict.fromkeys(METRICS[kind], float("nan"))
     wide = np.asarray(predictions, np.float64)
     score = {"classification": _score_classes, "multilabel": _score_sets}.get(kind, _score_numbers)
-    values = score(np.asarray(labels), wide)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of scikit-learn, if one class occurs alone
+        values = score(np.asarray(labels), wide)
     return {name: float(values[name]) for name in METRICS[kind]}
 
 

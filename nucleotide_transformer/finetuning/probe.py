@@ -24,7 +24,9 @@ from nucleotide_transformer.finetuning.estimators import Estimator, Fitted, fit_
 from nucleotide_transformer.finetuning.labels import Kind, LabelledSequences, read_labelled
 from nucleotide_transformer.finetuning.leaks import drop_leaks, find_leaks
 from nucleotide_transformer.finetuning.metrics import METRICS, score_predictions
+from nucleotide_transformer.finetuning.output import open_output
 from nucleotide_transformer.inference.batching import BatchConfig
+from nucleotide_transformer.inference.steps import Steps
 from nucleotide_transformer.plots import save_figure
 from nucleotide_transformer.pretrained import Model, randomise
 from nucleotide_transformer.types import Float
@@ -129,28 +131,44 @@ def predict_layer(
     return probe.layers[layer].predict(store.load(sequences, strand, layer))
 
 
-Steps = Callable[[str, int], Callable[[], object]]
-"""Title and number of steps -> a function that is called after each."""
-
-
 def run_probe(
     model: Model,
+    train: LabelledSequences,
+    test: LabelledSequences,
     config: ProbeConfig,
     *,
     steps: Steps = lambda _title, _total: lambda: None,
 ) -> dict[str, Any]:
     """Probes a model and its random twin; what `nt probe` does.
 
+    Args:
+        model: what `load_pretrained` returns; what `config.model` says is not looked at.
+        train: training set, within which the layer is chosen.
+        test: what the result is measured on; see `read_tables`.
+        config: the rest; its tables are not looked at.
+        steps: shows the progress.
+
     Returns:
         What `probe.json` holds: for each of the networks the scores by layer, in cross-validation
         and on the test set, and the layer that was chosen.
 
     Raises:
-        InputError: in one line, for tables that can't be used, or embeddings of another network in
-            the output folder.
-        UnwritableOutputError: if nothing can be written there.
+        InputError: in one line, for labels that can't be learnt, embeddings of another network in
+            the output folder, or another process that writes to it.
+        NotAFolderError, UnwritableOutputError: if nothing can be written there.
     """
-    train, test = read_tables(config)
+    with open_output(config.output):
+        return _run_probe(model, train, test, config, steps)
+
+
+def _run_probe(
+    model: Model,
+    train: LabelledSequences,
+    test: LabelledSequences,
+    config: ProbeConfig,
+    steps: Steps,
+) -> dict[str, Any]:
+    """`run_probe` in its folder."""
     leaks = find_leaks(train.sequences, test.sequences)
     train = drop_leaks(train, leaks) if config.drop_leaks else train
     networks = {PRETRAINED: model}

@@ -22,7 +22,6 @@ import numpy as np
 from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.errors import (
     InputError,
-    UnwritableOutputError,
     require,
     require_positive,
 )
@@ -41,6 +40,7 @@ from nucleotide_transformer.finetuning.methods import (
     Trial,
 )
 from nucleotide_transformer.finetuning.metrics import METRICS, score_predictions
+from nucleotide_transformer.finetuning.output import open_output
 from nucleotide_transformer.finetuning.probe import PRETRAINED, RANDOM
 from nucleotide_transformer.finetuning.task_sources import (
     ColumnsConfig,
@@ -132,15 +132,30 @@ class TasksConfig:
 Note = Callable[[str], object]
 
 
+def load_tables(config: TasksConfig) -> dict[str, Tables]:
+    """Task -> its sequences; all are read and checked.
+
+    Raises:
+        MissingInputError, InputError: in one line, for what can't be found or used.
+    """
+    cache = config.output / "data"
+    tasks = find_tasks(config.tasks, cache, names=config.only, revision=config.revision)
+    return {task.name: read_tables(task, config.columns) for task in tasks}
+
+
 def run_tasks(
-    config: TasksConfig, model: Model | None, *, note: Note = lambda _: None, show: bool = False
+    config: TasksConfig,
+    tables: dict[str, Tables],
+    model: Model | None,
+    *,
+    note: Note = lambda _: None,
+    show: bool = False,
 ) -> list[dict[str, Any]]:
     """Runs every trial that has no result yet; what `nt tasks run` does before it draws the table.
 
-    All tables are read and checked before anything is trained.
-
     Args:
-        config: tasks and methods.
+        config: methods, and how tasks are read.
+        tables: what `load_tables` returns.
         model: what `load_pretrained(config.model)` returns; None if no method uses one.
         note: takes a line about each step.
         show: show the progress of fine-tuning runs.
@@ -149,14 +164,19 @@ def run_tasks(
         The records of all trials; see `make_record`.
 
     Raises:
-        InputError: in one line: for tables that can't be used, a result that was made with other
-            settings, or a folder of results that nothing can be written to.
+        InputError: in one line: for a result that was made with other settings, labels that can't
+            be learnt, or another process that writes to the folder.
+        NotAFolderError, UnwritableOutputError: if nothing can be written there.
         KeyboardInterrupt: if it was stopped; the same command resumes it.
     """
-    tasks = find_tasks(
-        config.tasks, config.output / "data", names=config.only, revision=config.revision
-    )
-    tables = {task.name: read_tables(task, config.columns) for task in tasks}
+    with open_output(config.output):
+        return _run_tasks(config, tables, model, note, show)
+
+
+def _run_tasks(
+    config: TasksConfig, tables: dict[str, Tables], model: Model | None, note: Note, show: bool
+) -> list[dict[str, Any]]:
+    """`run_tasks` in its folder."""
     trials = [trial for name in tables for trial in list_trials(config, name)]
     parameters = digest_params(model.params) if model is not None else None
     waiting = []
@@ -302,12 +322,9 @@ def _round(value: float) -> float | None:
 
 def save_record(path: Path, record: dict[str, Any]) -> None:
     """Writes the result of a trial, whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with write_whole(path) as partial:
-            partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UnwritableOutputError(f"{path}: can't be written: {error.strerror}") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(path) as partial:
+        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def read_record(path: Path) -> dict[str, Any]:

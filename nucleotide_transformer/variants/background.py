@@ -34,7 +34,7 @@ _TRIES = 1_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CalibrateConfig:
+class CalibrateConfig(WindowConfig):
     """The mean of llr over a background, by the change and the five nucleotides around it."""
 
     fasta: Path
@@ -49,12 +49,11 @@ class CalibrateConfig:
     """Nucleotides of the background, in pieces of 60 from random places; about two passes each."""
     seed: int = 0
     """Of the places."""
-    around: WindowConfig = WindowConfig()
-    """Window, devices."""
     compute: ComputeConfig = ComputeConfig()
     """Precision."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(self, "num_places")
         output = self.find_output()
         require(output.suffix == ".json", "output", str(output), "must be a file .json")
@@ -91,7 +90,7 @@ def calibrate(model: Model, config: CalibrateConfig, *, progress: bool = False) 
         InputError: for a genome without a piece of 60 known nucleotides.
     """
     reference = open_reference(config.fasta)
-    scorer = Scorer(model, reference, ("llr",), around=config.around)
+    scorer = Scorer(model, reference, ("llr",), around=config)
     sums = _Sums(np.zeros((NUM_CONTEXTS, 4)), np.zeros((NUM_CONTEXTS, 4), np.int64))
     num_pieces = -(-config.num_places // PIECE)
     pieces = draw_pieces(reference, num_pieces, config.seed)
@@ -102,7 +101,7 @@ def calibrate(model: Model, config: CalibrateConfig, *, progress: bool = False) 
             evidence = scorer.find_evidence(changes)
             _add(sums, evidence.context, evidence.alt, llr(evidence))
             bar.advance(task, len(block) * PIECE)
-    settings = make_settings(model, config.around)
+    settings = make_settings(model, config)
     settings |= {"fasta": config.fasta.name, "num_places": config.num_places, "seed": config.seed}
     return Calibration(_fill(sums), sums.counts, settings)
 

@@ -16,7 +16,12 @@ _NAMES = ("", *REASONS)
 
 
 class Blocks:
-    """The folder `<output>.parts` of a run: what it computes, and the blocks that are done."""
+    """The folder `<output>.parts` of a run: what it computes, and the blocks that are done.
+
+    Attributes:
+        folder: where they are.
+        paths: the blocks that are done, in their order.
+    """
 
     def __init__(self, output: Path) -> None:
         """Makes the folder.
@@ -31,6 +36,7 @@ class Blocks:
             raise UnwritableOutputError(
                 f"{self.folder}: can't be written: {error.strerror}"
             ) from None
+        self.paths = sorted(self.folder.glob("block-*.npz"))
 
     def check(self, settings: dict[str, Any]) -> None:
         """Writes the settings of a new run, or compares them with those of the run found.
@@ -54,17 +60,13 @@ class Blocks:
                     f" {value!r}: finish it with the same arguments, or delete the folder"
                 )
 
-    @property
-    def paths(self) -> list[Path]:
-        """The blocks that are done, in their order."""
-        return sorted(self.folder.glob("block-*.npz"))
-
     def add(self, scored: Scored) -> None:
         """Keeps the next block, whole or not at all."""
         reasons = np.array([_NAMES.index(reason) for reason in scored.reasons], np.int8)
         path = self.folder / f"block-{len(self.paths):08d}.npz"
         with write_whole(path) as partial, partial.open("wb") as file:
             np.savez(file, values=scored.values.astype(np.float32), reasons=reasons)
+        self.paths.append(path)
 
     def count(self) -> int:
         """Variants that are done."""

@@ -59,21 +59,23 @@ class Calibration:
 
 def make_settings(model: Model, around: WindowConfig) -> dict[str, Any]:
     """What a table must agree in with those who use it."""
+    settings = around.resolve(model)
     return {
         "parameters": digest_params(model.params),
-        "window_tokens": around.resolve(model).num_kmers,
+        "window_tokens": settings.num_kmers,
+        "frames": settings.frames,
     }
 
 
 def find_calibration(config: Any, model: Model) -> Calibration | None:
-    """The table that a config with `scores`, `calibration`, `model` and `around` asks for, if any.
+    """The table that a `WindowConfig` with `scores`, `calibration` and `model` asks for, if any.
 
     Raises:
         MissingInputError, InputError: as `load_calibration`.
     """
     if "llr_calibrated" not in config.scores:
         return None
-    settings = make_settings(model, config.around)
+    settings = make_settings(model, config)
     return load_calibration(config.calibration, config.model, settings)
 
 
@@ -83,7 +85,7 @@ def load_calibration(path: Path | None, model: str | Path, settings: dict[str, A
     Args:
         path: of the table; by default `llr_calibration.json` in the model's folder.
         model: the model's folder, or its name.
-        settings: "parameters" and "window_tokens" must be those of the table.
+        settings: what `make_settings` returns; must be those of the table.
 
     Raises:
         MissingInputError: if there is none.
@@ -101,7 +103,7 @@ def load_calibration(path: Path | None, model: str | Path, settings: dict[str, A
         raise InputError(f"{place}: damaged: make it again by nt calibrate") from None
     if means.shape != (NUM_CONTEXTS, 4) or counts.shape != means.shape:
         raise InputError(f"{place}: damaged: make it again by nt calibrate")
-    for name in ("parameters", "window_tokens"):
+    for name in ("parameters", "window_tokens", "frames"):
         if content.get(name) != settings[name]:
             rule = f"made with {name} = {content.get(name)!r}, not {settings[name]!r}"
             raise InputError(f"{place}: {rule}: make one by nt calibrate")

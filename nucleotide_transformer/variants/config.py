@@ -29,6 +29,9 @@ class WindowConfig:
     layer: int | None = None
     """Layer whose embeddings cosine, l2 and dot compare, 0 to the number of blocks; the last one by
     default."""
+    frames: int | None = None
+    """Reading frames to average, on each strand: fewer cost less where variants are far from one
+    another; all by default."""
     num_devices: int | None = None
     """Devices of this process to use; all by default."""
 
@@ -37,6 +40,9 @@ class WindowConfig:
             self.window is None or self.window >= 1, "window", self.window, "must be 1 or above"
         )
         require(self.flank >= 0, "flank", self.flank, "must be 0 or above")
+        require(
+            self.frames is None or self.frames >= 1, "frames", self.frames, "must be 1 or above"
+        )
         enough = self.num_devices is None or self.num_devices >= 1
         require(enough, "num_devices", self.num_devices, "must be 1 or above")
 
@@ -58,11 +64,13 @@ class WindowConfig:
         layer = config.num_layers if self.layer is None else self.layer
         rule = f"must lie between 0 and {config.num_layers}"
         require(0 <= layer <= config.num_layers, "layer", layer, rule)
-        return Settings(window // config.k, self.flank, layer)
+        frames = config.k if self.frames is None else self.frames
+        require(frames <= config.k, "frames", frames, f"must be {config.k} or below")
+        return Settings(window // config.k, self.flank, layer, frames)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScoreVariantsConfig:
+class ScoreVariantsConfig(WindowConfig):
     """How much a model expects the variants of a file, next to the reference."""
 
     vcf: Path
@@ -86,12 +94,11 @@ class ScoreVariantsConfig:
     calibration: Path | None = None
     """Table of `nt calibrate` for llr_calibrated; llr_calibration.json in the model's folder by
     default."""
-    around: WindowConfig = WindowConfig()
-    """Window, layer, devices."""
     compute: ComputeConfig = ComputeConfig()
     """Precision."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_scores(self.scores)
 
 

@@ -99,6 +99,8 @@ class Settings(NamedTuple):
     """Nucleotides on either side of a change that pll goes over."""
     layer: int
     """Whose embeddings are compared."""
+    frames: int
+    """Reading frames of each strand."""
 
 
 class Collector:
@@ -126,7 +128,7 @@ class Collector:
         if {"masked", "pll"} & set(needs):
             self._add_masked(evidence, distinct, stretches, "pll" in needs)
         if "wild" in needs:
-            self._add_wild(evidence, distinct, stretches)
+            self._add_wild(evidence, stretches)
         if {"seen", "divergence"} & set(needs):
             self._add_seen(evidence, distinct, stretches, "divergence" in needs)
         number = {change: i for i, change in enumerate(distinct)}
@@ -159,10 +161,10 @@ class Collector:
         self, evidence: Evidence, changes: list[Change], stretches: Stretches, with_pll: bool
     ) -> None:
         """Fills in `masked` and `kmers`, and what pll needs."""
-        k, flank = self._k, self._settings.flank
-        places, valid = stretches.find_kmers(k)
+        k, flank, frames = self._k, self._settings.flank, self._settings.frames
+        places, valid = stretches.find_kmers(k, self._settings.frames)
         valid &= (evidence.ref >= 0)[:, None, None]
-        lists = list(stretches.list_kmers(flank, k)) if with_pll else []
+        lists = list(stretches.list_kmers(flank, k, frames)) if with_pll else []
         needed = np.unique(np.concatenate([places[valid], *(p for pair in lists for p in pair)]))
         results = self._run_masked(stretches.texts, needed)
         index = np.where(valid, np.searchsorted(needed, places), 0)
@@ -178,18 +180,17 @@ class Collector:
         evidence.ref_pll = _mean_own(lists, needed, results, k)
         evidence.alt_pll = np.full(len(changes), np.nan)
         for some, changed in self._write_changed(changes):
-            lists = list(changed.list_kmers(flank, k))
+            lists = list(changed.list_kmers(flank, k, frames))
             needed = np.unique(np.concatenate([p for pair in lists for p in pair]))
             results = self._run_masked(changed.texts, needed)
             evidence.alt_pll[some] = _mean_own(lists, needed, results, k)
 
-    def _add_wild(self, evidence: Evidence, changes: list[Change], stretches: Stretches) -> None:
+    def _add_wild(self, evidence: Evidence, stretches: Stretches) -> None:
         """Fills in `wild`."""
         k, config = self._k, self._model.config
-        places, valid = stretches.find_kmers(k)
+        places, valid = stretches.find_kmers(k, self._settings.frames)
         valid &= (evidence.ref >= 0)[:, None, None]
-        lengths = np.array([self._reference.lengths[change.contig] for change in changes])
-        centres = _find_centres(stretches, places, lengths, k, self._settings.num_kmers)
+        centres = _find_centres(stretches, places, k, self._settings.num_kmers)
         needed = np.unique(centres[valid])
         found = np.full((*places.shape, 4), np.nan)
         task = WildTask(config, self._model.compute)
@@ -234,7 +235,7 @@ class Collector:
         model, k = self._model, self._k
         num_before = JSD_TOKENS if with_divergence else 0
         task = SeenTask(model.config, model.compute, self._settings.layer, num_before)
-        places, valid = stretches.find_kmers(k)
+        places, valid = stretches.find_kmers(k, self._settings.frames)
         needed, index = np.unique(places[valid], return_inverse=True)
         rows = stretches.texts.make_rows(needed)
         results = self._batches.run(task, rows.tokens, rows.centres[:, None])
@@ -303,7 +304,6 @@ def _mean_own(
 def _find_centres(
     stretches: Stretches,
     places: Int[np.ndarray, "N 2 k"],
-    lengths: Int[np.ndarray, " N"],
     k: int,
     num_kmers: int,
 ) -> Int[np.ndarray, "N 2 k"]:
@@ -313,13 +313,12 @@ def _find_centres(
     are the `num_kmers // 2` in the middle of it, from a multiple of that number on.
     """
     half = max(num_kmers // 2, 1)
-    bases = np.stack([stretches.plus, stretches.minus], axis=1)
-    firsts = np.stack([stretches.offsets, lengths - stretches.offsets - stretches.sizes], axis=1)
-    on_contig = places - bases[..., None] + firsts[..., None]
-    number, frame = np.divmod(on_contig, k)
+    on_strand = stretches.find_on_strand(places)
+    number, frame = np.divmod(on_strand, k)
+    lengths = stretches.before + stretches.sizes + stretches.behind
     last = (lengths[:, None, None] - k - frame) // k
     centre = np.minimum(number // half * half + half // 2, last)
-    return frame + k * centre - firsts[..., None] + bases[..., None]
+    return places + frame + k * centre - on_strand
 
 
 def _take(stretches: Stretches, some: slice) -> Stretches:

@@ -18,6 +18,7 @@ from nucleotide_transformer.errors import (
     UnwritableOutputError,
 )
 from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.model.platform import find_default_device
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.variants.blocks import Blocks
 from nucleotide_transformer.variants.calibration import find_calibration, make_settings
@@ -29,8 +30,8 @@ from nucleotide_transformer.variants.reference import Reference, open_reference
 from nucleotide_transformer.variants.scoring import Scorer
 from nucleotide_transformer.variants.writing import Table, check_output, write_scores
 
-BLOCK = 1_024
-"""Variants of a block: what shares its passes, and what a stop can cost."""
+BLOCK_ON_CPU, BLOCK_ELSEWHERE = 256, 2_048
+"""Variants of a block: those that share passes, and what a stop can cost."""
 ALWAYS_SKIPPED = ("no_alt", "star", "breakend", "symbolic", "not_acgt", "same", "unknown")
 """Reasons that are no mistake, as `check_allele` gives them."""
 _INPUT = "input"
@@ -84,10 +85,16 @@ def check_variants(config: ScoreVariantsConfig) -> Variants:
     check_output(config.output)
     check_place(config.output)
     reference = open_reference(config.fasta)
-    source = config.vcf
-    if config.vcf == STDIN:
-        source = _copy_stdin(Blocks(config.output).folder)
-    return _check_alleles(source, reference, config.on_mismatch == "error")
+    must_fit = config.on_mismatch == "error"
+    if config.vcf != STDIN:
+        return _check_alleles(config.vcf, reference, must_fit)
+    blocks = Blocks(config.output)
+    try:
+        return _check_alleles(_copy_stdin(blocks.folder), reference, must_fit)
+    except BaseException:
+        if not blocks.paths:
+            shutil.rmtree(blocks.folder)
+        raise
 
 
 def score_variants(
@@ -118,7 +125,7 @@ def score_variants(
     if calibration:
         settings["calibration"] = calibration.digest
     scorer = Scorer(
-        model, variants.reference, config.scores, around=config.around, calibration=calibration
+        model, variants.reference, config.scores, around=config, calibration=calibration
     )
     blocks = Blocks(config.output)
     blocks.check(settings)
@@ -140,7 +147,8 @@ def _run_blocks(
     with make_bar("variants", is_shown=progress) as bar:
         what = f"{variants.num_alleles:,} variants to {output.name}"
         task = bar.add_task(what, total=variants.num_alleles, completed=done)
-        while block := list(itertools.islice(alleles, BLOCK)):
+        size = BLOCK_ON_CPU if find_default_device().platform == "cpu" else BLOCK_ELSEWHERE
+        while block := list(itertools.islice(alleles, size)):
             blocks.add(scorer.score(block))
             bar.advance(task, len(block))
 
@@ -222,12 +230,12 @@ def _describe_names(contigs: dict[str, int], reference: Reference) -> Iterator[s
 
 def _make_settings(model: Model, config: ScoreVariantsConfig, variants: Variants) -> dict[str, Any]:
     """What the result depends on, in types that JSON has."""
-    settings = config.around.resolve(model)
+    settings = config.resolve(model)
     digest = hashlib.blake2b(repr(list(variants.reference.lengths.items())).encode())
     return {
         "version": __version__,
         "model": config.model,
-        **make_settings(model, config.around),
+        **make_settings(model, config),
         "compute_dtype": model.compute.compute_dtype,
         "scores": list(config.scores),
         "flank": settings.flank,

@@ -32,7 +32,7 @@ _PER_LINE = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SaturateConfig:
+class SaturateConfig(WindowConfig):
     """Every single-nucleotide change of a region, next to the reference."""
 
     region: str
@@ -50,12 +50,11 @@ class SaturateConfig:
     """As of `nt score-variants`."""
     calibration: Path | None = None
     """As of `nt score-variants`."""
-    around: WindowConfig = WindowConfig()
-    """Window, layer, devices."""
     compute: ComputeConfig = ComputeConfig()
     """Precision."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_scores(self.scores)
 
 
@@ -144,7 +143,7 @@ def saturate_region(
     """
     reference, region = check_region(config) if found is None else found
     calibration = find_calibration(config, model)
-    scorer = Scorer(model, reference, config.scores, around=config.around, calibration=calibration)
+    scorer = Scorer(model, reference, config.scores, around=config, calibration=calibration)
     result = saturate(scorer, region, progress=progress)
     config.output.absolute().parent.mkdir(parents=True, exist_ok=True)
     with write_whole(config.output) as folder:

@@ -25,32 +25,55 @@ class Stretches(NamedTuple):
     """First nucleotide of the stretch, along the plus strand of its text."""
     ends: Int[np.ndarray, " N"]
     """One past the last."""
-    offsets: Int[np.ndarray, " N"]
-    """Where on the contig the text begins."""
+    before: Int[np.ndarray, " N"]
+    """Nucleotides of the contig before the text."""
+    behind: Int[np.ndarray, " N"]
+    """And behind it."""
 
-    def find_kmers(self, k: int) -> tuple[Int[np.ndarray, "N 2 k"], Bool[np.ndarray, "N 2 k"]]:
+    def find_kmers(
+        self, k: int, frames: int
+    ) -> tuple[Int[np.ndarray, "N 2 k"], Bool[np.ndarray, "N 2 k"]]:
         """Places [change, strand, j] of the k-mers that begin j before the first letter, as read.
 
+        Args:
+            k: letters of a k-mer.
+            frames: reading frames of each strand that count: 0 to frames - 1, from the strand's
+                own start on the contig.
+
         Returns:
-            The places, and which of them are k-mers: k known letters within the text.
+            The places, and which of them count: k known letters within the text, in such a frame.
         """
         bases = np.stack([self.plus, self.minus], axis=1)
         anchors = np.stack([self.starts, self.sizes - self.ends], axis=1)
         places = (bases + anchors)[..., None] - np.arange(k)
         valid = self.texts.is_kmer(bases[..., None], places, self.sizes[:, None, None])
-        return places, valid
+        return places, valid & (self.find_frames(places, k) < frames)
 
-    def list_kmers(self, flank: int, k: int) -> Iterator[list[np.ndarray]]:
+    def find_frames(self, places: Int[np.ndarray, "N 2 k"], k: int) -> Int[np.ndarray, "N 2 k"]:
+        """The reading frames of k-mers at some places, 0 to k - 1."""
+        return self.find_on_strand(places) % k
+
+    def find_on_strand(self, places: Int[np.ndarray, "N 2 k"]) -> Int[np.ndarray, "N 2 k"]:
+        """Places as each strand of the contig numbers them, from its own start."""
+        firsts = np.stack([self.before - self.plus, self.behind - self.minus], axis=1)
+        return places + firsts[..., None]
+
+    def list_kmers(self, flank: int, k: int, frames: int) -> Iterator[list[np.ndarray]]:
         """Yields, for each change, the k-mers that lie in its stretch and the flanks, by strand.
 
-        Each strand in the order in which it is read; without those that have an N.
+        Each strand in the order in which it is read; without those that have an N, or lie in
+        another frame (see `find_kmers`).
         """
         lows, highs = self.find_spans(flank)
         for i, (low, high) in enumerate(zip(lows, highs, strict=True)):
             found = []
-            firsts = ((self.plus[i], low), (self.minus[i], self.sizes[i] - high))
-            for base, first in firsts:
-                places = base + np.arange(first, first + max(high - low - k + 1, 0))
+            strands = (
+                (self.plus[i], low, self.before[i]),
+                (self.minus[i], self.sizes[i] - high, self.behind[i]),
+            )
+            for base, first, before in strands:
+                places = np.arange(first, first + max(high - low - k + 1, 0))
+                places = base + places[(places + before) % k < frames]
                 found.append(places[self.texts.kmers[places] >= 0])
             yield found
 
@@ -92,26 +115,30 @@ def cut_reference(
     add_text()
     starts = [change.start - first for change, (_, first) in zip(changes, found, strict=True)]
     ends = [change.end - first for change, (_, first) in zip(changes, found, strict=True)]
-    return _make(texts, [text for text, _ in found], starts, ends, [first for _, first in found])
+    behind = [
+        reference.lengths[change.contig] - first - text.size
+        for change, (text, first) in zip(changes, found, strict=True)
+    ]
+    before = [first for _, first in found]
+    return _make(texts, [text for text, _ in found], starts, ends, before, behind)
 
 
 def write_changed(
     changes: Sequence[Change], reference: Reference, texts: Texts, margin: int
 ) -> Stretches:
     """The stretches as they are after the changes, each in a text of its own; see above."""
-    added, starts, ends = [], [], []
+    added, starts, ends, before, behind = [], [], [], [], []
     for change in changes:
         head = reference.fetch(change.contig, change.start - margin, change.start)
         tail = reference.fetch(change.contig, change.end, change.end + margin)
         added.append(texts.add(head + change.alt + tail))
         starts.append(len(head))
         ends.append(len(head) + len(change.alt))
-    return _make(texts, added, starts, ends, [0] * len(changes))
+        before.append(change.start - len(head))
+        behind.append(reference.lengths[change.contig] - change.end - len(tail))
+    return _make(texts, added, starts, ends, before, behind)
 
 
-def _make(
-    texts: Texts, of_changes: list[Text], starts: list[int], ends: list[int], offsets: list[int]
-) -> Stretches:
+def _make(texts: Texts, of_changes: list[Text], *numbers: list[int]) -> Stretches:
     plus, minus, sizes = np.array(of_changes, np.int64).reshape(-1, 3).T
-    numbers = (np.array(values, np.int64) for values in (starts, ends, offsets))
-    return Stretches(texts, plus, minus, sizes, *numbers)
+    return Stretches(texts, plus, minus, sizes, *(np.array(n, np.int64) for n in numbers))

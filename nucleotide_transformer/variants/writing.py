@@ -13,6 +13,7 @@ of the header (or of their first appearance) and position; records of one place 
 """
 
 import contextlib
+import functools
 import heapq
 import itertools
 import json
@@ -146,7 +147,7 @@ def _make_vcf(table: Table, results: Iterator[Result]) -> tuple[list[str], Itera
         return header, _make_records(table, results)
     vcf = open_vcf(table.source)
     *meta, columns = vcf.header
-    ours = (f"##INFO=<ID={FIELD}", "##nucleotide_transformer=")
+    ours = (*(f"##INFO=<ID={name}," for name in _list_fields()), "##nucleotide_transformer=")
     meta = [line for line in meta if not line.startswith(ours)]
     named = {_get_contig(line) for line in meta}
     lengths = [
@@ -206,8 +207,14 @@ def _make_info(table: Table, results: list[Result]) -> list[str]:
 def _join_info(text: str, ours: list[str]) -> str:
     """INFO fields of a record, without those that we wrote before, and ours."""
     others = [field for field in text.split(";") if field != MISSING]
-    kept = [field for field in others if not field.startswith(FIELD)]
+    kept = [field for field in others if field.partition("=")[0] not in _list_fields()]
     return ";".join([*kept, *ours]) or MISSING
+
+
+@functools.cache
+def _list_fields() -> frozenset[str]:
+    """All INFO fields that may be ours."""
+    return frozenset(f"{FIELD}{name}" for name in (*SCORES, SKIP))
 
 
 def _show(value: float | None) -> str:

@@ -1,0 +1,191 @@
+"""Files of variants and genomes with every mistake that a user may make."""
+
+import contextlib
+import gzip
+import io
+import os
+import re
+import sys
+import types
+
+import pysam
+import pysam.bcftools
+import pytest
+from small_variants import make_model
+from variant_files import (
+    HEADER,
+    OTHER,
+    TEXT,
+    make_config,
+    make_rows,
+    other_letters,
+    write_fasta,
+    write_vcf,
+)
+
+from nucleotide_transformer.options import parse
+from nucleotide_transformer.variants.config import STDIN, ScoreVariantsConfig
+from nucleotide_transformer.variants.reference import open_reference
+from nucleotide_transformer.variants.run import check_variants, score_variants
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+@pytest.fixture
+def fasta(tmp_path):
+    return write_fasta(tmp_path / "genome.fa")
+
+
+def fails(config, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        check_variants(config)
+    assert "\n" not in str(raised.value)
+    assert not list(config.output.parent.glob("*partial*"))
+
+
+BAD_VCF = {
+    "": "empty file",
+    "chr1\t1\t.\tA\tC\n": "line 1: 'chr1.*': must begin with ##fileformat=VCF",
+    "##fileformat=VCFv4.2\n1\t1\t.\tA\tC\t.\t.\t.\n": "line 2: .*must end with the line #CHROM",
+    HEADER + "1\t1\t.\tA\tC\n": "line 5: .*at least 8 columns with tabs",
+    HEADER + "1\tx\t.\tA\tC\t.\t.\t.\n": "line 5: position 'x': must be an integer of 1",
+    HEADER + "1\t0\t.\tA\tC\t.\t.\t.\n": "line 5: position '0'",
+    HEADER + "1\t5\t.\t\tC\t.\t.\t.\n": "line 5: ref '': must be text, and not empty",
+}
+
+
+@pytest.mark.parametrize("text", BAD_VCF)
+def test_a_vcf_that_is_none(tmp_path, fasta, text):
+    (tmp_path / "in.vcf").write_text(text)
+    fails(make_config(tmp_path, fasta, tmp_path / "in.vcf"), rf"in\.vcf: {BAD_VCF[text]}")
+
+
+BAD_TABLES = {
+    "chrom\tpos\tref\n": "no column alt or alternative; has chrom, pos, ref",
+    "chrom\tpos\tref\talt\n": "no row: must hold at least one variant",
+    "chrom\tpos\tref\talt\n1\t2\tA\n": "line 2: 3 columns: the header has 4",
+    "chrom\tpos\tref\talt\n\n1\t2.5\tA\tC\n": r"line 3: position '2\.5'",
+}
+
+
+@pytest.mark.parametrize("text", BAD_TABLES)
+def test_a_table_that_is_none(tmp_path, fasta, text):
+    (tmp_path / "in.tsv").write_text(text)
+    fails(make_config(tmp_path, fasta, tmp_path / "in.tsv"), rf"in\.tsv: {BAD_TABLES[text]}")
+
+
+def test_files_that_are_none(tmp_path, fasta):
+    source = write_vcf(tmp_path / "in.vcf.gz", make_rows())
+    fails(make_config(tmp_path, fasta, tmp_path / "no.vcf"), r"no\.vcf: no such file")
+    fails(make_config(tmp_path, fasta, tmp_path / "no.bcf"), r"no\.bcf: no such file")
+    fails(
+        make_config(tmp_path, fasta, tmp_path / "a.txt"), r"vcf = .*a\.txt': must be a file \.vcf"
+    )
+    fails(make_config(tmp_path, fasta, source, "x.bed"), r"output = .*x\.bed': must be a file")
+    fails(make_config(tmp_path, tmp_path / "no.fa", source), r"no\.fa: no such FASTA file")
+    fails(make_config(tmp_path, tmp_path / "in.vcf.gz", source), "'##fileformat")
+    for name in ("cut.vcf.gz", "bad.bcf", "bad.parquet"):
+        (tmp_path / name).write_bytes(source.read_bytes()[:-28])
+        fails(make_config(tmp_path, fasta, tmp_path / name), name.replace(".", r"\."))
+    (tmp_path / "there.vcf").write_text("")
+    fails(make_config(tmp_path, fasta, source, "there.vcf"), "there.vcf: exists already")
+
+
+def test_alleles_that_do_not_fit_the_genome(model, tmp_path, fasta):
+    wrong = other_letters(TEXT[4])
+    cases = {
+        (
+            "1",
+            5,
+            ".",
+            wrong[0],
+            wrong[1],
+        ): rf"in\.vcf: line 5: 1:5: REF {wrong[0]}, but .*genome\.fa has {TEXT[4]}",
+        ("1", 301, ".", "A", "C"): r"line 5: 1:301: chr1 of .*genome\.fa ends at 300",
+        ("1", 300, ".", TEXT[299] + "A", "C"): "ends at 300",
+        ("chr9", 5, ".", "A", "C"): r"line 5: chr9:5: .*genome\.fa has no such contig",
+    }
+    good = ("1", 9, "good", TEXT[8], other_letters(TEXT[8])[0])
+    for row, message in cases.items():
+        source = write_vcf(tmp_path / "in.vcf", [row, good])
+        fails(make_config(tmp_path, fasta, source), message)
+    source = write_vcf(tmp_path / "in.vcf", [*cases, good])
+    config = make_config(tmp_path, fasta, source, scores=("llr",), on_mismatch="skip")
+    summary = score_variants(model, config)
+    assert summary.skipped == {"mismatch": 1, "off_contig": 2, "no_contig": 1}
+    assert summary.num_scored == 1
+    alone = write_vcf(tmp_path / "alone.vcf", [("chr9", 5, ".", "A", "C")])
+    config = make_config(tmp_path, fasta, alone, "a.vcf", on_mismatch="skip")
+    fails(config, r"alone\.vcf: contigs chr9: .*genome\.fa has chr1, two$")
+
+
+def test_names_of_contigs_are_matched_and_said(tmp_path, fasta):
+    source = write_vcf(tmp_path / "in.vcf", make_rows())
+    notes = check_variants(make_config(tmp_path, fasta, source)).notes
+    assert re.search(r"made its index genome\.fa\.fai$", notes[0])
+    assert re.search(r"contigs are named differently in .*genome\.fa: 1 = chr1$", notes[1])
+
+
+@pytest.mark.parametrize("kind", ["plain", "bgzip", "gzip", "stale"])
+def test_genomes_of_every_kind(tmp_path, fasta, kind):
+    text, path = fasta.read_text(), fasta
+    if kind == "bgzip":
+        path = tmp_path / "g.fa.gz"
+        with pysam.BGZFile(str(path), "wb") as file:
+            file.write(text.encode())
+    if kind == "gzip":
+        path = tmp_path / "g.fa.gz"
+        path.write_bytes(gzip.compress(text.encode()))
+    if kind == "stale":
+        index = tmp_path / "genome.fa.fai"
+        index.write_text("other\t7\t3\t7\t8\n")
+        os.utime(index, (1, 1))
+    reference = open_reference(path)
+    assert reference.lengths == {"chr1": 300, "two": 120}
+    assert reference.fetch("chr1", 195, 205) == TEXT[195:205].encode()
+    assert reference.fetch("two", -5, 999) == OTHER.encode()
+    (note,) = reference.notes
+    assert ("read whole" in note) == (kind == "gzip")
+    again = open_reference(path)
+    assert bool(again.notes) == (kind == "gzip")
+    assert not list(tmp_path.glob("*partial*"))
+
+
+def test_a_genome_beside_which_nothing_can_be_written(tmp_path, fasta, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    reference = open_reference(fasta)
+    assert "has no index, and none can be written beside it: read whole" in reference.notes[0]
+    assert reference.fetch("two", 3, 9) == OTHER[3:9].encode()
+    assert [path.name for path in tmp_path.iterdir()] == ["genome.fa"]
+
+
+def test_standard_input_that_is_no_table_leaves_nothing(tmp_path, fasta, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(b"nothing\n")))
+    fails(make_config(tmp_path, fasta, STDIN), r"input\.tsv: no column contig")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["genome.fa", "genome.fa.fai"]
+
+
+def test_standard_input_is_called_by_its_hyphen():
+    words = ["--vcf", "-", "--fasta", "a.fa", "--output", "b.vcf", "--window", "99"]
+    config = parse(ScoreVariantsConfig, words, "nt score-variants")
+    assert (config.vcf, config.window, config.scores) == (STDIN, 99, ("llr",))
+    with pytest.raises(ValueError, match="--scores = 'lr': must be one of llr, llr_kmer"):
+        parse(ScoreVariantsConfig, [*words, "--scores", "lr"], "nt score-variants")
+
+
+def test_letters_of_a_genome_that_are_none(tmp_path):
+    path = tmp_path / "g.fa"
+    path.write_text(">a\nACGU\nAC!T\n")
+    reference = open_reference(path)
+    assert reference.fetch("a", 0, 5) == b"ACGTA"
+    with pytest.raises(ValueError, match=r"g\.fa: a: position 7: no nucleotide"):
+        reference.fetch("a", 2, 8)
+    path.write_text(">a\nACGT\nA\nACGT\n")
+    os.utime(path, (2e9, 2e9))
+    with contextlib.suppress(FileNotFoundError):
+        (tmp_path / "g.fa.fai").unlink()
+    with pytest.raises(ValueError, match="lines must be equally long"):
+        open_reference(path)
