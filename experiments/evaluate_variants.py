@@ -174,8 +174,8 @@ def draw(result: dict[str, Any]) -> Figure:
         panels[2].bar(places, means, 0.4, yerr=errors, label=name)
     panels[2].set_xticks(range(len(kinds)), kinds)
     panels[2].axhline(0, color="0.7", linewidth=1)
-    panels[2].set_title("Yeast: at the site minus beside it, ± 2 SE", fontsize="medium")
-    panels[2].legend()
+    panels[2].set_title("Yeast: score at the site\nminus beside it, ± 2 SE", fontsize="medium")
+    panels[2].legend(loc="upper left")
     return figure
 
 

@@ -286,7 +286,8 @@ def test_unknown_letters_are_context_and_no_more(model):
     assert np.isfinite(found.values[:3]).all()
     assert np.isnan(found.values[3]).all()
     alone = "N" * 30 + "AC" + "N" * 30
-    short = make_scorer(model, ("llr",), c=alone).score(list_changes(alone, 30))
+    short = make_scorer(model, ALL, c=alone).score(list_changes(alone, 30))
+    assert np.isnan(short.values).all()
     assert short.reasons == ["unknown"] * 3
 
 
