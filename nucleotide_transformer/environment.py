@@ -67,10 +67,10 @@ def install(extra: str) -> str:
 EXTRAS = (
     Extra(("h5py", "pyarrow"), "HDF5 and Parquet files", install("io")),
     Extra(("logomaker", "pandas", "sklearn"), "pictures of embeddings", install("plots")),
-    Extra(("sklearn", "threadpoolctl"), "probes of embeddings", install("analysis")),
+    Extra(("sklearn", "scipy", "threadpoolctl"), "probes and task tables", install("analysis")),
+    Extra(("pyarrow", "pysam"), "scores of variants", install("variants")),
     Extra(("umap",), "UMAP", install("umap")),
     Extra(("torch",), "PyTorch weights", "pip install torch"),
-    Extra(("safetensors",), "tests of exports", "pip install safetensors"),
     Extra(("lz4",), "joblib files compressed with lz4", "pip install lz4"),
 )
 

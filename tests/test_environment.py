@@ -78,7 +78,7 @@ def test_extras_are_those_of_setup():
     }
     packages = {"sklearn": "scikit-learn"}
     for extra in EXTRAS:
-        for name in ("io", "plots", "analysis"):
+        for name in ("io", "plots", "analysis", "variants"):
             if extra.line == environment.install(name):
                 asked = {text.partition(">")[0] for text in names[name.upper()]}
                 assert {packages.get(each, each) for each in extra.modules} == asked

@@ -162,7 +162,11 @@ def test_a_refusal_names_the_option_as_typed_its_value_and_the_rule(words, messa
         (BenchmarkConfig, "--seed -1", "--seed = -1: must lie in [0, 2**32)"),
         (BenchmarkConfig, "--sequence-tokens 8 x", "--sequence-tokens = 'x': must be an integer"),
         (BenchmarkConfig, "--sequence-tokens 8 1", "--sequence-tokens = (8, 1): at least 2 each"),
-        (BenchmarkConfig, "--tasks train eat", "--tasks = 'eat': must be one of train, embed, log"),
+        (
+            BenchmarkConfig,
+            "--tasks train eat",
+            "--tasks = 'eat': must be one of train, embed, probe, logits",
+        ),
         (BenchmarkConfig, "--models 100m", "models: '100m' is none: did you mean 100M?"),
         (
             FillMaskConfig,

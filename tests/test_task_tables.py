@@ -152,7 +152,7 @@ def test_the_markdown_has_controls_leaks_and_sources(tmp_path: Path) -> None:
     )
     assert summary in text
     assert "95 % of 500 resamples of the test rows" in text
-    assert "issue 13" in text
+    assert "not checked against the papers" in text
 
 
 def test_kinds_have_their_own_metrics(tmp_path: Path) -> None:
