@@ -41,7 +41,7 @@ IO = ["h5py>=3.12.1", "pyarrow>=18.0"]
 PLOTS = ["logomaker>=0.8.6", "pandas>=2.2.3", "scikit-learn>=1.6"]
 
 # Probes of embeddings.
-ANALYSIS = ["scikit-learn>=1.6", "threadpoolctl>=3.6"]
+ANALYSIS = ["scikit-learn>=1.6", "scipy>=1.14.1", "threadpoolctl>=3.6"]
 
 # Variants: VCF, bgzip and tabix, regions of FASTA files, Parquet.
 VARIANTS = ["pyarrow>=18.0", "pysam>=0.23"]
@@ -92,7 +92,7 @@ EXTRAS = {
     ],
     # The bound above keeps pip on one torch; PyTorch's own index has the small CPU builds.
     "interop": [*HUB, "peft>=0.21.2", "torch>=2.13,<2.14", "transformers>=5.23"],
-    "notebooks": ["ipykernel>=6.29", "nbmake>=1.5.5"],
+    "notebooks": ["ipykernel>=6.29", "ipywidgets>=8.1.5", "nbmake>=1.5.5"],
 }
 
 setup(

@@ -167,7 +167,7 @@ def test_commit_has_a_plus_where_any_file_of_the_repository_differs(tmp_path, mo
 
 
 @pytest.mark.devices(2)
-@pytest.mark.parametrize("task", ["embed", "logits"])
+@pytest.mark.parametrize("task", ["embed", "probe", "logits"])
 def test_inference_computes_what_the_model_computes(task):
     config = dataclasses.replace(CONFIG, tasks=(task,))
     (case,) = list_cases(config, num_local_devices=8, platform="cpu")
@@ -177,13 +177,13 @@ def test_inference_computes_what_the_model_computes(task):
     found = workload.start()
     tokens = jnp.asarray(draw_tokens(4, 20, MODEL, seed=config.seed))
     params = init_params(jax.random.key(config.seed), MODEL)
-    outputs = make_forward(MODEL).apply(params, tokens, layers=(2,))
-    expected = outputs.logits
-    if task == "embed":
-        keep = is_known(tokens, MODEL)[..., None]
-        found, expected = found[2], (outputs.embeddings[2] * keep).sum(axis=1)
+    layers = {"embed": (2,), "probe": (0, 1, 2), "logits": ()}[task]
+    outputs = make_forward(MODEL).apply(params, tokens, layers=layers)
+    keep = is_known(tokens, MODEL)[..., None]
+    expected = {layer: (x * keep).sum(axis=1) for layer, x in outputs.embeddings.items()}
     # Sums of 20 float32 numbers near 1, in another order.
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    right = outputs.logits if task == "logits" else expected
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, right)
 
 
 @pytest.mark.devices(2)

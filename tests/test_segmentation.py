@@ -20,6 +20,7 @@ from nucleotide_transformer.finetuning.segments import (
     pick_nucleotides,
     read_segments,
 )
+from nucleotide_transformer.model.stacking import arrange_for_inference
 from nucleotide_transformer.model.task_network import TaskNetwork
 from nucleotide_transformer.pretrained import load_pretrained
 from nucleotide_transformer.tokenizers import KmerTokenizer
@@ -144,3 +145,15 @@ def test_islands_are_found(tmp_path):
     np.testing.assert_allclose(written, found[:, 0], atol=6e-5)  # four digits
     with pytest.raises(InputError, match=r"y.csv.*a segmentation is written as .bedgraph"):
         predict_file(loaded, PredictConfig(**place, output=tmp_path / "y.csv"))
+
+
+def test_weights_that_inference_rounds_are_taken():
+    """In bfloat16 matrices are rounded once, before they are used; the U-Net stays in float32."""
+    compute = dataclasses.replace(COMPUTE, compute_dtype="bfloat16")
+    network = TaskNetwork(config=MODEL, compute=compute, num_outputs=2, per_nucleotide=True)
+    params = network.take_base(make_model().params) | network.init(jax.random.key(1))
+    tokens = jnp.asarray(TOKENIZER.encode_batch(["ACGTTGCAACGT"]))
+    found = network.apply(arrange_for_inference(params, compute), tokens)
+    expected = network.apply(params, tokens)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, atol=2e-2)  # three digits of outputs near 1

@@ -14,7 +14,7 @@ from nucleotide_transformer.config import (
 from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.weights.hub import RELEASED
 
-Task = Literal["train", "embed", "logits"]
+Task = Literal["train", "embed", "probe", "logits"]
 Scaling = Literal["weak", "strong"]
 
 CUSTOM = "custom"
@@ -27,8 +27,8 @@ class BenchmarkConfig:
     """What to measure, and how often. Every combination of the lists is one case."""
 
     tasks: tuple[Task, ...] = ("train", "embed")
-    """train is a whole update; embed gives mean embeddings of the last layer; logits those of
-    every token."""
+    """train is a whole update; embed gives mean embeddings of the last layer, probe those of every
+    layer; logits are of every token."""
     models: tuple[str, ...] = ("100M",)
     """50M, 100M, 250M, 500M (the released v2 shapes), any other released name, or `custom` for
     the shape that `model` describes. Parameters are random."""

@@ -91,6 +91,7 @@ class TorchPeer:
     def start(self) -> Any:
         """Runs a step; on a GPU it may still be under way when this returns."""
         run = {"train": self._update, "embed": self._embed, "logits": self._logits}
+        run["probe"] = self._embed_layers
         result = run[self._case.task](self._tokens.to(self._device))
         if self._device == "cpu":
             return result
@@ -134,6 +135,15 @@ class TorchPeer:
         with self._torch.inference_mode():
             keep = self._torch.ones_like(tokens[0])
             return self._model.esm(input_ids=tokens[0], attention_mask=keep)[0].mean(dim=1)
+
+    def _embed_layers(self, tokens: Any) -> Any:
+        """Mean embeddings of every layer."""
+        with self._torch.inference_mode():
+            keep = self._torch.ones_like(tokens[0])
+            outputs = self._model.esm(
+                input_ids=tokens[0], attention_mask=keep, output_hidden_states=True
+            )
+            return [layer.mean(dim=1) for layer in outputs.hidden_states]
 
     def _logits(self, tokens: Any) -> Any:
         """Logits of every token."""

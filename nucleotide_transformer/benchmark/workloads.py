@@ -157,8 +157,10 @@ class InferenceWorkload:
         self._task: Callable[..., Any] = functools.partial(
             compute_logits, make_forward(model, config.compute)
         )
-        if case.task == "embed":
-            self._task = PoolTask(model, config.compute, (model.num_layers,), "mean")
+        if case.task in ("embed", "probe"):
+            first = model.num_layers if case.task == "embed" else 0
+            layers = tuple(range(first, model.num_layers + 1))
+            self._task = PoolTask(model, config.compute, layers, "mean")
         self._run: Any = None
         self._num_started = 0
         self._last: Any = None

@@ -47,12 +47,18 @@ def run_tasks(config: TasksConfig) -> int:
         model = load_pretrained(config.model, compute=config.compute)
     records = run_trials(config, tables, model, note=say, show=True)
     rows, left_out = select_rows(make_rows(records))
-    head = {"model": config.model, "command": shlex.join(["nt", *sys.argv[1:]])}
+    head = {"model": config.model, "command": find_command()}
     say(write_tables(config.output, rows, published, head))
     for line in left_out:
         say(line)
     say(f"wrote {config.output}/{TABLE}.md, .json, .parquet and .png")
     return 0
+
+
+def find_command() -> str:
+    """The command line that runs; of a call from elsewhere, what it is a call of."""
+    words = sys.argv[1:]
+    return shlex.join(["nt", *words]) if words[:1] == ["tasks"] else "run_tasks(TasksConfig(...))"
 
 
 def _make_lines(result: dict[str, Any]) -> list[str]:

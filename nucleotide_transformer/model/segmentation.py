@@ -86,6 +86,10 @@ class _Convolution(hk.Module):
         w = jnp.asarray(hk.get_parameter("w", shape, self._dtype, init=init))
         b = jnp.asarray(hk.get_parameter("b", (self._width,), self._dtype, init=jnp.zeros))
         y = jax.lax.conv_general_dilated(
-            x, w, window_strides=(1,), padding="SAME", dimension_numbers=("NWC", "WIO", "NWC")
+            x,
+            w.astype(x.dtype),
+            window_strides=(1,),
+            padding="SAME",
+            dimension_numbers=("NWC", "WIO", "NWC"),
         )
         return y + b

@@ -19,7 +19,7 @@ pytest.importorskip("transformers")
 
 MODEL = ModelConfig(k=3, num_layers=2, embed_dim=16, num_heads=2, ffn_dim=32, max_positions=64)
 CONFIG = BenchmarkConfig(
-    tasks=("train", "embed", "logits"),
+    tasks=("train", "embed", "probe", "logits"),
     models=("custom",),
     model=MODEL,
     sequence_tokens=(20,),
@@ -65,8 +65,11 @@ def test_an_update_changes_the_parameters():
 
 
 def test_inference_gives_what_its_task_says():
-    embed, logits = (TorchPeer(case, CONFIG, "cpu") for case in make_cases()[1:])
+    embed, probe, logits = (TorchPeer(case, CONFIG, "cpu") for case in make_cases()[1:])
     assert embed.start().shape == (2, MODEL.embed_dim)
+    layers = probe.start()
+    assert len(layers) == MODEL.num_layers + 1
+    assert {layer.shape for layer in layers} == {(2, MODEL.embed_dim)}
     assert logits.start().shape == (2, 20, MODEL.vocabulary_size)
 
 
