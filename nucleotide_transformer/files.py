@@ -1,17 +1,25 @@
 """Files and folders that are there whole or not at all."""
 
 import errno
+import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import filelock
 
-from nucleotide_transformer.errors import InputError, RuleError
+from nucleotide_transformer.errors import (
+    InputError,
+    NotAFolderError,
+    OutputExistsError,
+    RuleError,
+    UnwritableOutputError,
+)
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 PARTIAL_PREFIX = ".partial-"
@@ -32,6 +40,83 @@ def require_local(field: str, path: Path) -> None:
     if address:
         rule = "must be a path of this machine: mount the bucket, or copy what it holds"
         raise RuleError(field, f"{address[1]}://{address[2]}", rule)
+
+
+def check_place(output: Path) -> None:
+    """Checks that a file or folder can be made, before anything is computed for it.
+
+    Raises:
+        NotAFolderError: if a file is in the way.
+        UnwritableOutputError: if the system lets nobody write there.
+    """
+    place = output.expanduser().absolute()
+    above = next(folder for folder in place.parents if folder.exists())
+    if not above.is_dir():
+        raise NotAFolderError(f"{output}: {above} is a file: must be a folder")
+    if not os.access(above, os.W_OK):
+        raise UnwritableOutputError(
+            f"{output}: can't be written: no permission to write in {above}"
+        )
+
+
+def check_new(output: Path) -> None:
+    """As `check_place`, of a file that must not be there yet.
+
+    Raises:
+        OutputExistsError: if it is.
+    """
+    if output.exists():
+        raise OutputExistsError(f"{output}: exists already: delete it, or choose another name")
+    check_place(output)
+
+
+def open_parts(output: Path) -> Path:
+    """Makes the folder `<output>.parts`, for what is finished of a file that takes long.
+
+    Raises:
+        UnwritableOutputError: if the system refuses.
+    """
+    folder = output.with_name(f"{output.name}.parts")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnwritableOutputError(f"{folder}: can't be written: {error.strerror}") from None
+    return folder
+
+
+def keep_settings(folder: Path, settings: Mapping[str, Any], what: str, rule: str) -> None:
+    """Writes what a folder's content depends on, or compares it with what it says already.
+
+    Args:
+        folder: of files that a later run goes on with; must exist.
+        settings: name -> value, in types that JSON has.
+        what: the folder holds, for the message.
+        rule: what to do if it is of other settings.
+
+    Raises:
+        InputError: if a setting differs, or they are damaged.
+        UnwritableOutputError: if the system refuses to write them.
+    """
+    path = folder / "settings.json"
+    if not path.exists():
+        try:
+            with write_whole(path) as partial:
+                partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+        except OSError as error:
+            raise UnwritableOutputError(f"{folder}: can't be written: {error.strerror}") from None
+        return
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError):
+        raise InputError(f"{path}: damaged: delete the folder {folder}") from None
+    for name, value in settings.items():
+        if found.get(name) != value:
+            difference = f"{name} = {found.get(name)!r}, not {value!r}"
+            raise InputError(f"{folder}: {what} with {difference}: {rule}")
+
+
+UNFINISHED = ("an unfinished run", "finish it with the same arguments, or delete the folder")
+"""What a folder of parts holds, and what to do about it."""
 
 
 @contextmanager

@@ -15,10 +15,10 @@ from nucleotide_transformer.model.task_network import HEAD
 from nucleotide_transformer.pretrained import export_model, load_pretrained
 from nucleotide_transformer.weights.adapter_files import (
     Adapter,
-    digest_params,
     expect_params,
     save_adapter,
 )
+from nucleotide_transformer.weights.assembly import digest_params
 
 
 def make_adapter(model, method, *, base="elsewhere", seed=0):

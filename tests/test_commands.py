@@ -219,5 +219,5 @@ def test_a_place_that_nobody_can_write_to_is_told_before_a_model_is_loaded(
 ):
     monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))
     for words in (f"export --folder {tmp_path}/x", f"evaluate --corpus c --output {tmp_path}/x"):
-        message = f"error: {tmp_path}/x: {tmp_path} can't be written to\n"
+        message = f"error: {tmp_path}/x: can't be written: no permission to write in {tmp_path}\n"
         assert run(capfd, words) == (1, "", message)

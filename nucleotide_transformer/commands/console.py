@@ -1,11 +1,6 @@
-"""What the commands share: exit codes, the console, and where they may write."""
-
-import os
-from pathlib import Path
+"""What the commands share: exit codes and the console."""
 
 from rich.console import Console
-
-from nucleotide_transformer.errors import NotAFolderError, UnwritableOutputError
 
 FAILED = 1
 """Exit code of a run that failed; Python's own after a traceback, too."""
@@ -38,18 +33,3 @@ class PlainConsole(Console):
 def say(text: str) -> None:
     """Prints a line."""
     PlainConsole().print(text)
-
-
-def check_place(output: Path) -> None:
-    """Checks that a file or folder can be made, before a model is loaded for it.
-
-    Raises:
-        NotAFolderError: if a file is in the way.
-        UnwritableOutputError: if the system lets nobody write there.
-    """
-    place = output.expanduser().absolute()
-    above = next(folder for folder in place.parents if folder.exists())
-    if not above.is_dir():
-        raise NotAFolderError(f"{output}: {above} is a file: must be a folder")
-    if not os.access(above, os.W_OK):
-        raise UnwritableOutputError(f"{output}: {above} can't be written to")

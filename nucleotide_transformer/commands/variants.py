@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nucleotide_transformer.commands.console import say
+from nucleotide_transformer.files import check_new
 from nucleotide_transformer.pretrained import Model, load_pretrained
 from nucleotide_transformer.training.devices import find_devices
 from nucleotide_transformer.variants import background, run, saturation, tracks
@@ -31,7 +32,7 @@ def calibrate(config: CalibrateConfig) -> int:
     """`nt calibrate`."""
     _tell_notes(open_reference(config.fasta).notes)
     output = config.find_output()
-    run.check_place(output)
+    check_new(output)
     background.calibrate(_load(config), config, progress=True).save(output)
     return _tell([output])
 

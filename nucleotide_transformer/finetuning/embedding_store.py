@@ -7,7 +7,6 @@ A task of which a part is there already, in this run or in one that was stopped,
 
 import hashlib
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from nucleotide_transformer.data.fasta import reverse_complement
-from nucleotide_transformer.errors import InputError, UnwritableOutputError
-from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.errors import UnwritableOutputError
+from nucleotide_transformer.files import keep_settings, write_whole
 from nucleotide_transformer.inference.batching import BatchConfig, resolve_windows
 from nucleotide_transformer.inference.embedding import Embedding, embed, resolve_layers
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float
-from nucleotide_transformer.weights.adapter_files import Strand, digest_params
+from nucleotide_transformer.weights.adapter_files import Strand
+from nucleotide_transformer.weights.assembly import digest_params
 
 PART_SECONDS = 30.0
 PART_BYTES = 1 << 26
@@ -67,7 +67,7 @@ class EmbeddingStore:
             self._index(number)
 
     def _check_settings(self) -> None:
-        """Writes the settings of a new store, or compares them with those found."""
+        """Writes what the embeddings depend on, or compares it with what the store says."""
         settings = {
             "parameters": digest_params(self._model.params),
             "layers": list(self.layers),
@@ -75,20 +75,8 @@ class EmbeddingStore:
             "output_dtype": self._model.compute.output_dtype,
             **resolve_windows(self._model.config, self._batching)._asdict(),
         }
-        path = self.folder / "settings.json"
-        if not path.exists():
-            with write_whole(path) as partial:
-                partial.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-            return
-        try:
-            found = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (TypeError, ValueError):
-            raise InputError(f"{path}: damaged: delete the folder {self.folder}") from None
-        for name, value in settings.items():
-            if found.get(name) != value:
-                rule = "choose another output, or delete the folder"
-                values = f"{name} = {found.get(name)!r}, not {value!r}"
-                raise InputError(f"{self.folder}: holds embeddings with {values}: {rule}")
+        rule = "choose another output, or delete the folder"
+        keep_settings(self.folder, settings, "holds embeddings", rule)
 
     def _index(self, number: int) -> None:
         """Notes which embeddings a part holds."""

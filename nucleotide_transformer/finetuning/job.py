@@ -27,12 +27,8 @@ from nucleotide_transformer.pretrained import Model, randomise
 from nucleotide_transformer.training.devices import Layout, find_devices, plan_layout
 from nucleotide_transformer.training.metrics import read_metrics
 from nucleotide_transformer.types import Int, Params
-from nucleotide_transformer.weights.adapter_files import (
-    FOLDER,
-    Adapter,
-    digest_params,
-    save_adapter,
-)
+from nucleotide_transformer.weights.adapter_files import FOLDER, Adapter, save_adapter
+from nucleotide_transformer.weights.assembly import digest_params
 
 
 class Job(NamedTuple):

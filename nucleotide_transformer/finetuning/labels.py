@@ -16,7 +16,7 @@ from nucleotide_transformer.types import Float, Int
 Kind = Literal["classification", "multilabel", "regression"]
 Labels = Int[np.ndarray, "S"] | Int[np.ndarray, "S C"] | Float[np.ndarray, "S C"]
 
-_PLAIN = str.maketrans("URYSWKMBDHV", "TNNNNNNNNNN")
+PLAIN = str.maketrans("URYSWKMBDHV", "TNNNNNNNNNN")
 _INTEGER = re.compile(r"[+-]?\d+")
 _MISSING = ("", "nan", "NaN")
 """What stands in a text file where there is no label; pandas writes the last two."""
@@ -107,7 +107,7 @@ def read_labelled(
     labels, found = _MAKERS[kind](str(path), list(read_values()), named, classes)
     return LabelledSequences(
         names=[record.name for record in records],
-        sequences=[record.sequence.upper().translate(_PLAIN) for record in records],
+        sequences=[record.sequence.upper().translate(PLAIN) for record in records],
         labels=labels,
         kind=kind,
         classes=found,

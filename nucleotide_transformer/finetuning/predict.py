@@ -9,7 +9,7 @@ import numpy as np
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.finetuning.batches import turn
 from nucleotide_transformer.finetuning.evaluation import score_labelled
-from nucleotide_transformer.finetuning.labels import LabelledSequences
+from nucleotide_transformer.finetuning.labels import PLAIN, LabelledSequences
 from nucleotide_transformer.finetuning.objective import make_predictions
 from nucleotide_transformer.finetuning.segments import SegmentedSequences, pick_nucleotides
 from nucleotide_transformer.inference.batching import BatchConfig, Row, encode_sequences, run_rows
@@ -18,8 +18,6 @@ from nucleotide_transformer.model.task_network import TaskNetwork
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Array, Float, Int
 from nucleotide_transformer.weights.adapter_files import TrainedHead
-
-_PLAIN = str.maketrans("URYSWKMBDHV", "TNNNNNNNNNN")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +124,7 @@ def _predict(
 
     def make_texts() -> Iterator[str]:
         for sequence in sequences:
-            text = sequence.upper().translate(_PLAIN)
+            text = sequence.upper().translate(PLAIN)
             yield text
             if both:
                 yield turn(text)

@@ -15,13 +15,11 @@ import numpy as np
 from nucleotide_transformer import __version__
 from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.errors import InputError, require
-from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.files import check_new, write_whole
 from nucleotide_transformer.finetuning.predict import find_head, predict
 from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.inference.embedding_files import (
     Parts,
-    check_output,
-    digest_params,
     show_bar,
 )
 from nucleotide_transformer.inference.embedding_tables import read_part
@@ -36,6 +34,7 @@ from nucleotide_transformer.inference.sequence_io import (
 )
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float
+from nucleotide_transformer.weights.assembly import digest_params
 
 SUFFIXES = ("csv", "tsv", "parquet")
 TRACK = "bedgraph"
@@ -82,7 +81,7 @@ def check_files(config: PredictConfig) -> SequenceTotals:
     Raises:
         InputError: as `predict_file` does.
     """
-    check_output(config.output)
+    check_new(config.output)
     if get_suffix(config.output) == "parquet":
         import_extra("pyarrow.parquet", "io", f"{config.output}: to write Parquet")
     return measure_sequences(_read(config))

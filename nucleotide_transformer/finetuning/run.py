@@ -44,11 +44,8 @@ from nucleotide_transformer.training.peaks import find_total_peak_flops
 from nucleotide_transformer.training.state import TrainState, init_state
 from nucleotide_transformer.training.step import make_gather_step, make_train_step
 from nucleotide_transformer.types import Array, Float, Int
-from nucleotide_transformer.weights.adapter_files import (
-    FOLDER,
-    digest_params,
-    save_adapter,
-)
+from nucleotide_transformer.weights.adapter_files import FOLDER, save_adapter
+from nucleotide_transformer.weights.assembly import digest_params
 from nucleotide_transformer.weights.runs import find_checkpoint, read_held_out, read_params
 
 FREE_FIELDS = (

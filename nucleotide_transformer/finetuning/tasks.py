@@ -50,7 +50,8 @@ from nucleotide_transformer.finetuning.task_sources import (
 )
 from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.pretrained import Model
-from nucleotide_transformer.weights.adapter_files import Strand, digest_params
+from nucleotide_transformer.weights.adapter_files import Strand
+from nucleotide_transformer.weights.assembly import digest_params
 from nucleotide_transformer.weights.hub import PACKAGED
 
 FORMAT_VERSION = 1

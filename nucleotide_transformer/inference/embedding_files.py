@@ -3,17 +3,13 @@
 import collections
 import dataclasses
 import functools
-import hashlib
 import itertools
-import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import (
@@ -30,13 +26,15 @@ from rich.text import Text
 from nucleotide_transformer import __version__
 from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.errors import (
-    InputError,
-    NotAFolderError,
-    OutputExistsError,
-    UnwritableOutputError,
     require,
 )
-from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.files import (
+    UNFINISHED,
+    check_new,
+    keep_settings,
+    open_parts,
+    write_whole,
+)
 from nucleotide_transformer.inference.batching import BatchConfig, resolve_windows
 from nucleotide_transformer.inference.embedding import Embedding, Pooling, embed, resolve_layers
 from nucleotide_transformer.inference.embedding_tables import (
@@ -54,7 +52,7 @@ from nucleotide_transformer.inference.sequence_io import (
     read_sequences,
 )
 from nucleotide_transformer.pretrained import Model
-from nucleotide_transformer.types import Params
+from nucleotide_transformer.weights.assembly import digest_params
 from nucleotide_transformer.weights.hub import PACKAGED
 
 PART_SECONDS = 30.0
@@ -116,7 +114,7 @@ def check_files(config: EmbedConfig) -> SequenceTotals:
     """
     output = Path(config.output)
     get_writer(output)
-    check_output(output)
+    check_new(output)
     return measure_sequences(_read(config))
 
 
@@ -180,20 +178,6 @@ def _check_memory(model: Model, config: EmbedConfig, totals: SequenceTotals) -> 
     require(fits, "pooling", config.pooling, f"a sequence {rule}: cut it with a window")
 
 
-def check_output(output: Path) -> None:
-    """Raises in one line if the output is there, or if there is no way to write it."""
-    if output.exists():
-        raise OutputExistsError(f"{output}: exists already: delete it, or choose another name")
-    folder = output.parent
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not there.is_dir():
-        raise NotAFolderError(f"{output}: {there} is a file: must be a folder")
-    if not os.access(there, os.W_OK):
-        raise UnwritableOutputError(
-            f"{output}: can't be written: no permission to write in {there}"
-        )
-
-
 def _embed_records(
     model: Model,
     config: EmbedConfig,
@@ -251,52 +235,19 @@ def _make_settings(model: Model, config: EmbedConfig, totals: SequenceTotals) ->
     }
 
 
-def digest_params(params: Params) -> str:
-    """Hexadecimal digest of the names, the shapes and the bytes of every parameter."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
-        digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
-    return digest.hexdigest()
-
-
 class Parts:
     """The folder of finished parts of a run. As a context it keeps what is finished at a stop."""
 
     def __init__(self, output: Path, settings: Settings) -> None:
-        self.folder = output.with_name(output.name + ".parts")
+        self.folder = open_parts(output)
         self._rows: list[tuple[SequenceRecord, Embedding]] = []
         self._num_bytes, self._time = 0, time.monotonic()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._check_settings(settings)
-        except OSError as error:
-            raise UnwritableOutputError(
-                f"{self.folder}: can't be written: {error.strerror}"
-            ) from None
+        keep_settings(self.folder, settings, *UNFINISHED)
         self.paths = sorted(self.folder.glob("part-*.npz"))
         self.num_finished = 0
         for path in self.paths:
             with np.load(path, allow_pickle=False) as arrays:
                 self.num_finished += len(arrays["start"])
-
-    def _check_settings(self, settings: Settings) -> None:
-        """Writes the settings of a new run, or compares them with those of the run found."""
-        path = self.folder / "settings.json"
-        if not path.exists():
-            with write_whole(path) as partial:
-                partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-            return
-        try:
-            found = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (TypeError, ValueError):
-            raise InputError(f"{path}: damaged: delete the folder {self.folder}") from None
-        for name, value in settings.items():
-            if found.get(name) != value:
-                raise InputError(
-                    f"{self.folder}: an unfinished run with {name} = {found.get(name)!r}, not"
-                    f" {value!r}: finish it with the same arguments, or delete the folder"
-                )
 
     def add(self, record: SequenceRecord, embedding: Embedding) -> None:
         """Takes the embedding of the next sequence."""

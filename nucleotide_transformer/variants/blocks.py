@@ -1,14 +1,12 @@
 """Finished blocks of scores, kept in a folder until the output is written."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from nucleotide_transformer.errors import InputError, UnwritableOutputError
-from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.files import open_parts, write_whole
 from nucleotide_transformer.variants.changes import REASONS
 from nucleotide_transformer.variants.scoring import Scored
 
@@ -29,36 +27,8 @@ class Blocks:
         Raises:
             UnwritableOutputError: if the system refuses.
         """
-        self.folder = output.with_name(output.name + ".parts")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UnwritableOutputError(
-                f"{self.folder}: can't be written: {error.strerror}"
-            ) from None
+        self.folder = open_parts(output)
         self.paths = sorted(self.folder.glob("block-*.npz"))
-
-    def check(self, settings: dict[str, Any]) -> None:
-        """Writes the settings of a new run, or compares them with those of the run found.
-
-        Raises:
-            InputError: if they differ, or are damaged.
-        """
-        path = self.folder / "settings.json"
-        if not path.exists():
-            with write_whole(path) as partial:
-                partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-            return
-        try:
-            found = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (TypeError, ValueError):
-            raise InputError(f"{path}: damaged: delete the folder {self.folder}") from None
-        for name, value in settings.items():
-            if found.get(name) != value:
-                raise InputError(
-                    f"{self.folder}: an unfinished run with {name} = {found.get(name)!r}, not"
-                    f" {value!r}: finish it with the same arguments, or delete the folder"
-                )
 
     def add(self, scored: Scored) -> None:
         """Keeps the next block, whole or not at all."""

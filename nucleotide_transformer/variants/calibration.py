@@ -15,11 +15,11 @@ import numpy as np
 
 from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.files import write_whole
-from nucleotide_transformer.inference.embedding_files import digest_params
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float, Int
 from nucleotide_transformer.variants.config import WindowConfig
 from nucleotide_transformer.variants.evidence import CONTEXT, Evidence
+from nucleotide_transformer.weights.assembly import digest_params
 
 FILE_NAME = "llr_calibration.json"
 """Of a table that is kept in the folder of its model."""

@@ -3,7 +3,6 @@
 import collections
 import hashlib
 import itertools
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -11,13 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nucleotide_transformer import __version__
-from nucleotide_transformer.errors import (
-    InputError,
-    NotAFolderError,
-    OutputExistsError,
-    UnwritableOutputError,
-)
-from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.files import UNFINISHED, check_new, keep_settings, write_whole
 from nucleotide_transformer.model.platform import find_default_device
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.variants.blocks import Blocks
@@ -83,7 +77,7 @@ def check_variants(config: ScoreVariantsConfig) -> Variants:
             if no contig of the variants is in the FASTA.
     """
     check_output(config.output)
-    check_place(config.output)
+    check_new(config.output)
     reference = open_reference(config.fasta)
     must_fit = config.on_mismatch == "error"
     if config.vcf != STDIN:
@@ -107,7 +101,8 @@ def score_variants(
     """Scores all variants of a file; `writing.py` describes the result, `scores.py` the scores.
 
     Finished blocks are kept in the folder `<output>.parts`; called again with the same arguments,
-    the function resumes behind them. The output appears when it is complete, and the folder goes.
+    the function resumes after them. The output appears when it is complete, and the folder is
+    removed.
 
     Args:
         model: what `load_pretrained(config.model, ...)` returns.
@@ -128,7 +123,7 @@ def score_variants(
         model, variants.reference, config.scores, around=config, calibration=calibration
     )
     blocks = Blocks(config.output)
-    blocks.check(settings)
+    keep_settings(blocks.folder, settings, *UNFINISHED)
     _run_blocks(scorer, blocks, variants, config.output, progress)
     table = Table(variants.source, config.scores, variants.contigs, variants.is_sorted, settings)
     paths = write_scores(config.output, table, blocks.read())
@@ -151,17 +146,6 @@ def _run_blocks(
         while block := list(itertools.islice(alleles, size)):
             blocks.add(scorer.score(block))
             bar.advance(task, len(block))
-
-
-def check_place(output: Path) -> None:
-    """Raises in one line if the output is there, or if there is no way to write it."""
-    if output.exists():
-        raise OutputExistsError(f"{output}: exists already: delete it, or choose another name")
-    folder = next(path for path in output.absolute().parents if path.exists())
-    if not folder.is_dir():
-        raise NotAFolderError(f"{output}: {folder} is a file: must be a folder")
-    if not os.access(folder, os.W_OK):
-        raise UnwritableOutputError(f"{output}: can't be written: no permission in {folder}")
 
 
 def _copy_stdin(folder: Path) -> Path:

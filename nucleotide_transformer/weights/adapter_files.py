@@ -6,7 +6,6 @@ the base model. The base model itself is not in it.
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 import shutil
@@ -32,7 +31,7 @@ from nucleotide_transformer.model.adapters import (
 from nucleotide_transformer.model.heads import Pooling
 from nucleotide_transformer.model.task_network import HEAD, TaskNetwork, is_trained
 from nucleotide_transformer.types import Params
-from nucleotide_transformer.weights.assembly import describe_problems, show_name
+from nucleotide_transformer.weights.assembly import describe_problems, digest_params, show_name
 from nucleotide_transformer.weights.configs import read_json
 from nucleotide_transformer.weights.huggingface import open_tensors, write_safetensors
 
@@ -111,17 +110,6 @@ class Adapter:
             strand=self.strand,
             max_tokens=self.max_tokens,
         )
-
-
-def digest_params(params: Params) -> str:
-    """SHA-256 of names, shapes and numbers in float32, whatever their order, in hexadecimal."""
-    digest = hashlib.sha256()
-    for module in sorted(params):
-        for name in sorted(params[module]):
-            array = np.ascontiguousarray(np.asarray(params[module][name], np.float32))
-            digest.update(f"{module}/{name} {array.shape}\n".encode())
-            digest.update(array.data)
-    return digest.hexdigest()
 
 
 def find_adapter(folder: Path) -> Path | None:

@@ -1,6 +1,7 @@
 """The tensors of a file, put one at a time where the model expects them, and what is wrong."""
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -172,3 +173,14 @@ def describe_problems(problems: dict[str, list[str]]) -> str:
         more = [f"{len(labels) - len(shown)} more"] if len(labels) > len(shown) else []
         parts.append(f"{kind}: {', '.join(shown + more)}")
     return f"{total} tensor{'s' * (total != 1)} wrong; {'; '.join(parts)}"
+
+
+def digest_params(params: Params) -> str:
+    """SHA-256 of names, shapes and numbers in float32, whatever their order, in hexadecimal."""
+    digest = hashlib.sha256()
+    for module in sorted(params):
+        for name in sorted(params[module]):
+            array = np.ascontiguousarray(np.asarray(params[module][name], np.float32))
+            digest.update(f"{module}/{name} {array.shape}\n".encode())
+            digest.update(array.data)
+    return digest.hexdigest()
