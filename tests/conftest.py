@@ -13,12 +13,12 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+import quick_compiler
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile much and compute little: the compiler's optimisations would double their time.
-for flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"):
+for flag in ("--xla_force_host_platform_device_count=8", *quick_compiler.FLAGS):
     given = os.environ.get("XLA_FLAGS", "")
     if flag.partition("=")[0] not in given:
         os.environ["XLA_FLAGS"] = f"{given} {flag}".strip()

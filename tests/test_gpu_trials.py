@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import quick_compiler
+
 ROOT = Path(__file__).parent.parent
 TINY = "--model.num-layers 2 --model.embed-dim 16 --model.num-heads 2 --model.ffn-dim 16"
 FAST = "--sequence-tokens 16 --rounds 1 --round-steps 1 --warmup-steps 1"
@@ -14,7 +16,7 @@ FAST = "--sequence-tokens 16 --rounds 1 --round-steps 1 --warmup-steps 1"
 
 def run(*words, folder):
     command = [sys.executable, "experiments/gpu_trials.py", "--output", str(folder), *words]
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = os.environ | {"XLA_FLAGS": " ".join(quick_compiler.FLAGS)}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import quick_compiler
 
 from nucleotide_transformer.training.metrics import read_metrics
 from nucleotide_transformer.weights.runs import load_run
@@ -43,8 +44,8 @@ def running(config_file, *, num_processes, num_devices, last=()):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = f"--xla_force_host_platform_device_count={num_devices}"
-    variables = os.environ | {"XLA_FLAGS": flags + " --xla_backend_optimization_level=0"}
+    devices = f"--xla_force_host_platform_device_count={num_devices}"
+    variables = os.environ | {"XLA_FLAGS": " ".join([devices, *quick_compiler.FLAGS])}
     command = [sys.executable, "-m", "nucleotide_transformer.cli", "pretrain"]
     command += ["--config", str(config_file)]
     if num_processes > 1:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import quick_compiler
 from small_genomes import put, random_letters, write_gff
 from small_models import V2, save_model
 
@@ -84,7 +85,7 @@ def run(study, output, *words):
     for name in ("annotation", "genomes"):
         command += [f"--{name}", str(study / name)]
     command += ["--output", str(output), *OPTIONS, *words]
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = os.environ | {"XLA_FLAGS": " ".join(quick_compiler.FLAGS)}
     environment |= {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
