@@ -45,6 +45,12 @@ def test_commands_exist(page: Path) -> None:
         assert words in COMMANDS or first in COMMANDS or words in groups, words
 
 
+def test_the_citation_names_this_version_and_licence() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {nucleotide_transformer.__version__}\n" in citation
+    assert "\nlicense: Apache-2.0\n" in citation
+
+
 def test_names_of_the_readme_can_be_imported() -> None:
     lines = re.findall(r"^from nucleotide_transformer import (.+)$", README, flags=re.MULTILINE)
     names = {name.strip() for line in lines for name in line.split(",")}
