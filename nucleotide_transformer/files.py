@@ -59,6 +59,23 @@ def check_place(output: Path) -> None:
         )
 
 
+def check_room(folder: Path, num_bytes: int, rule: str) -> None:
+    """Checks that a disk has room, before anything is written to it.
+
+    Args:
+        folder: on the disk.
+        num_bytes: that will be written.
+        rule: what the message says after "0.00 GB".
+
+    Raises:
+        UnwritableOutputError: if it has not.
+    """
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free:
+        needed = f"{num_bytes / 1e9:,.2f} GB {rule}"
+        raise UnwritableOutputError(f"{folder}: has room for {free / 1e9:,.2f} GB: {needed}")
+
+
 def check_new(output: Path) -> None:
     """As `check_place`, of a file that must not be there yet.
 

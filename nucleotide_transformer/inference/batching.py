@@ -162,7 +162,7 @@ def place_windows(num_tokens: int, window_tokens: int, overlap_tokens: int) -> l
 def encode_sequences(
     tokenizer: KmerTokenizer, sequences: Iterable[Nucleotides]
 ) -> Iterator[Int[np.ndarray, " T"]]:
-    """Token ids of each sequence, `<cls>` first.
+    """Token ids of each sequence, `<cls>` first. A list is read whole before the first is given.
 
     Raises:
         InputError: naming the sequence (from 0) that is empty or, with the position (from 0), that
@@ -170,6 +170,13 @@ def encode_sequences(
     """
     if isinstance(sequences, (str, bytes)):
         raise InputError("sequences: one text: must be a list of texts, or another iterable")
+    tokens = _encode_each(tokenizer, sequences)
+    yield from list(tokens) if isinstance(sequences, (list, tuple)) else tokens
+
+
+def _encode_each(
+    tokenizer: KmerTokenizer, sequences: Iterable[Nucleotides]
+) -> Iterator[Int[np.ndarray, " T"]]:
     for index, sequence in enumerate(sequences):
         try:
             tokens = tokenizer.encode(sequence)

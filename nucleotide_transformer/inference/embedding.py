@@ -80,7 +80,8 @@ def embed(
 
     Raises:
         InputError: in one line, for a layer that does not exist or windows that don't fit the
-            model; while iterating for a sequence that is empty or has an illegal character.
+            model; while iterating for a sequence that is empty or has an illegal character: of a
+            list before any is computed.
     """
     rule = f"must be one of {', '.join(get_args(Pooling))}"
     require(pooling in get_args(Pooling), "pooling", pooling, rule)

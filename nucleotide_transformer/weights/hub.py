@@ -191,7 +191,8 @@ def find_released(name: str) -> ReleasedModel:
     if name in RELEASED:
         return RELEASED[name]
     by_folded = {known.casefold(): known for known in RELEASED}
-    near = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
+    near = [folded for folded in by_folded if name and folded.startswith(name.casefold())]
+    near = near or difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
     hint = f"did you mean {by_folded[near[0]]}? " if near else ""
     raise InputError(f"{name!r} is no released model: {hint}There are {', '.join(RELEASED)}")
 
