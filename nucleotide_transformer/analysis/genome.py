@@ -5,7 +5,6 @@ that. A place is an index of this array.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -141,12 +140,6 @@ def find_genome(genomes: Mapping[Path, set[str]], annotation: Annotation) -> Pat
         rule = f"only one genome may have its contigs ({some})"
         raise InputError(f"{annotation.path}: {found[0]} and {found[1]}: {rule}")
     return found[0]
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_held_out(genome: Genome, corpus: Path) -> Bool[np.ndarray, " nucleotides"] | None:

@@ -157,9 +157,9 @@ def _find_finished(
             _check_recipe(folder, built, config)
         elif source.name in listed:
             known[source] = listed[source.name]
-    with show_hashing(list(known), visible=progress and bool(known)) as hash_file:
+    with show_hashing(list(known), visible=progress and bool(known)) as digest_file:
         for source, genome in known.items():
-            _check_same_file(config.output, genome, source, hash_file(source.file))
+            _check_same_file(config.output, genome, source, digest_file(source.file))
     whole = {source: is_whole(config.output, genome) for source, genome in known.items()}
     finished = {source.name: genome for source, genome in known.items() if whole[source]}
     lost = {source.name: genome for source, genome in known.items() if not whole[source]}

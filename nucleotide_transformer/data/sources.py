@@ -19,6 +19,7 @@ from rich.progress import (
 
 from nucleotide_transformer.data.fasta import GZIP_MAGIC
 from nucleotide_transformer.errors import InputError, MissingInputError
+from nucleotide_transformer.files import digest_file
 
 SHIPPED_GENOMES = Path(__file__).parent / "genomes" / "genomes.tsv"
 """Table of the genomes that come with this package."""
@@ -90,7 +91,7 @@ def check_distinct(sources: Sequence[Source]) -> None:
     for alike in by_size.values():
         found: dict[str, Source] = {}
         for source in alike if len(alike) > 1 else ():
-            twin = found.setdefault(hash_file(source.file), source)
+            twin = found.setdefault(digest_file(source.file), source)
             if twin is not source:
                 rule = "what is held out of one would be trained on in the other: leave one out"
                 names = f"{source.file}: is the same file as {twin.file} ({twin.species!r})"
@@ -126,25 +127,19 @@ def estimate_bytes(sources: Sequence[Source], compression: str) -> int:
     return num_nucleotides // (1 if compression == "none" else 4)
 
 
-def hash_file(path: Path) -> str:
-    """sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @contextlib.contextmanager
 def show_hashing(sources: Sequence[Source], *, visible: bool) -> Iterator[Callable[[Path], str]]:
-    """Gives a `hash_file` that moves a bar over the bytes of these genomes."""
+    """Gives a `digest_file` that moves a bar over the bytes of these genomes."""
     columns = (TextColumn("files checked"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     total = sum(source.file.stat().st_size for source in sources)
     with Progress(*columns, TimeRemainingColumn(), disable=not visible) as bar:
         task = bar.add_task("", total=total)
 
-        def hash_and_show(path: Path) -> str:
+        def digest_and_show(path: Path) -> str:
             with bar.open(path, "rb", total=total, task_id=task) as file:
                 return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
 
-        yield hash_and_show
+        yield digest_and_show
 
 
 def is_table(path: Path) -> bool:

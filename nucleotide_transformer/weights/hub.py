@@ -6,7 +6,6 @@ documentation leaves out; the numbers of parameters agree with the sizes of the 
 
 import dataclasses
 import difflib
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +16,7 @@ from huggingface_hub import constants, errors
 
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.errors import InputError, MissingInputError, require
+from nucleotide_transformer.files import digest_file
 
 Family = Literal["v1", "v2", "agro", "codon"]
 
@@ -244,8 +244,7 @@ def check_files(folder: Path, released: ReleasedModel) -> None:
         size = file.stat().st_size
         rule = f"should be {pinned.size} at revision {released.revision}"
         require(size == pinned.size, f"{file}: bytes", size, rule)
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = digest_file(file)
         rule = f"should be {pinned.sha256} at revision {released.revision}"
         require(digest == pinned.sha256, f"{file}: SHA-256", digest, rule)
 
