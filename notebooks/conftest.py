@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nucleotide_transformer.weights.hub import PACKAGED
 from nucleotide_transformer.weights.folders import PACKAGED_FOLDER
+from nucleotide_transformer.weights.hub import PACKAGED
 
 HERE = Path(__file__).parent
 

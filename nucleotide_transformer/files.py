@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from nucleotide_transformer.errors import (
     InputError,
     NotAFolderError,
@@ -106,7 +104,7 @@ def keep_settings(folder: Path, settings: Mapping[str, Any], what: str, rule: st
     """Writes what a folder's content depends on, or compares it with what it says already.
 
     Args:
-        folder: of files that a later run goes on with; must exist.
+        folder: of files that a later run resumes with; must exist.
         settings: name -> value, in types that JSON has.
         what: the folder holds, for the message.
         rule: what to do if it is of other settings.
@@ -151,6 +149,8 @@ def hold_folder(folder: Path, rule: str, name: str = LOCK_FILE) -> Iterator[None
     Raises:
         InputError: if another process holds it.
     """
+    import filelock  # only here: inference does without
+
     path = folder / name
     lock = filelock.FileLock(path, timeout=0)
     try:

@@ -47,12 +47,7 @@ from nucleotide_transformer.weights.folders import (
     find_layout,
     load_folder,
 )
-from nucleotide_transformer.weights.hub import (
-    PACKAGED,
-    check_config,
-    describe_origin,
-    find_named,
-)
+from nucleotide_transformer.weights.hub import PACKAGED, check_config, describe_origin, find_named
 
 __all__ = ["Model", "export_model", "get_pretrained_model", "load_pretrained"]
 

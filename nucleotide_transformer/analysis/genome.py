@@ -164,7 +164,7 @@ def find_held_out(genome: Genome, corpus: Path) -> Bool[np.ndarray, " nucleotide
 
 
 def count_kmers(genome: Genome, k: int) -> Int[np.ndarray, " words"]:
-    """How often each k-mer stands in the genome, both strands together.
+    """How often each k-mer occurs in the genome, both strands together.
 
     By its number of base 4: A, C, G, T are 0 to 3, the first letter most significant.
     """

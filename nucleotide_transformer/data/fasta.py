@@ -3,7 +3,7 @@
 The text is decompressed by `isal` where it is installed, or else by Python's `gzip`, both of which
 verify length and checksum of every member. It is parsed here instead of by `pysam.FastxFile`: that
 one skips text before the first '>', takes FASTQ and nameless contigs for granted, and can't say
-where a bad letter stands. The tests hold the two to one result.
+where a bad letter is. The tests hold the two to one result.
 """
 
 import gzip

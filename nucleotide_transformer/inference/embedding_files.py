@@ -1,4 +1,4 @@
-"""Embeds the sequences of a file into a file; a run that was stopped goes on where it was."""
+"""Embeds the sequences of a file into a file; a run that was stopped resumes."""
 
 import collections
 import dataclasses

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-import huggingface_hub
-
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.errors import NotAFolderError, OutputExistsError, require
 from nucleotide_transformer.files import PARTIAL_PREFIX, sync, write_whole
@@ -293,8 +291,10 @@ def make_card(config: ModelConfig, *, layout: str, origin: str, license: str | N
 
 def make_head(title: str, layout: str, license: str | None) -> str:
     """What a card begins with: the hub's fields, and the title."""
+    from huggingface_hub import ModelCardData  # only here: reading does without
+
     library = {"huggingface": "transformers", "jax": "nucleotide-transformer"}[layout]
-    data = huggingface_hub.ModelCardData(
+    data = ModelCardData(
         license=license,
         library_name=library,
         pipeline_tag="fill-mask",

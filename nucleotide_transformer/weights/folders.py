@@ -166,24 +166,6 @@ def find_folder(
     raise AssertionError(name)
 
 
-def find_by_name(
-    name: str,
-    layout: Layout | None = None,
-    *,
-    revision: str | None = None,
-    cache: Path | None = None,
-) -> Path:
-    """Returns the folder of a model by its public name: fetched from the hub, or packaged.
-
-    The other arguments are those of `find_folder`, and what is packaged does not need them.
-
-    Raises:
-        MissingInputError, InputError: see `find_folder`.
-    """
-    find_released(name)
-    return find_folder(name, layout, revision=revision, cache=cache)
-
-
 def fetch(
     repository: str,
     layout: Layout | None = None,

@@ -11,9 +11,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-import huggingface_hub
-from huggingface_hub import constants, errors
-
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.errors import InputError, MissingInputError, require
 from nucleotide_transformer.files import digest_file
@@ -268,6 +265,9 @@ def download(
         MissingInputError: if there is no network and the cache does not have it; says what to do.
         InputError: if the hub has no such repository or revision, or does not let us read it.
     """
+    import huggingface_hub  # only here: models on this machine do without
+    from huggingface_hub import constants, errors
+
     try:
         folder = huggingface_hub.snapshot_download(
             repository, allow_patterns=list(patterns), revision=revision, cache_dir=cache
