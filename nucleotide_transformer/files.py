@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich import filesize
+
 from nucleotide_transformer.errors import (
     InputError,
     NotAFolderError,
@@ -64,15 +66,15 @@ def check_room(folder: Path, num_bytes: int, rule: str) -> None:
     Args:
         folder: on the disk.
         num_bytes: that will be written.
-        rule: what the message says after "0.00 GB".
+        rule: what the message says after "1.0 GB".
 
     Raises:
         UnwritableOutputError: if it has not.
     """
     free = shutil.disk_usage(folder).free
     if num_bytes > free:
-        needed = f"{num_bytes / 1e9:,.2f} GB {rule}"
-        raise UnwritableOutputError(f"{folder}: has room for {free / 1e9:,.2f} GB: {needed}")
+        needed = f"{filesize.decimal(num_bytes)} {rule}"
+        raise UnwritableOutputError(f"{folder}: has room for {filesize.decimal(free)}: {needed}")
 
 
 def check_new(output: Path) -> None:
