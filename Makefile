@@ -66,7 +66,7 @@ $(BIN)/python:
 	  { echo "Python 3.11 or later is needed; $(PYTHON) is older: make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# The extras stand in the name of the stamp, joined by "+".
+# The extras are in the name of the stamp, joined by "+".
 $(VENV)/.installed-%: setup.py constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt --editable '.[$(subst +,$(comma),$*)]'

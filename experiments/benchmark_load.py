@@ -26,7 +26,7 @@ def write_random_model(folder: Path, name: str) -> None:
     import numpy as np
 
     from nucleotide_transformer.weights.assembly import expected_shapes
-    from nucleotide_transformer.weights.folders import save_folder
+    from nucleotide_transformer.weights.exports import save_folder
     from nucleotide_transformer.weights.hub import find_released
 
     config = find_released(name).config

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from nucleotide_transformer.weights.folders import PACKAGED_FOLDER
 from nucleotide_transformer.weights.hub import PACKAGED
-from nucleotide_transformer.weights.packaged import FOLDER
 
 HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the notebooks, if nothing was packaged yet."""
-    if (FOLDER / PACKAGED).is_dir():
+    if (PACKAGED_FOLDER / PACKAGED).is_dir():
         return
     for item in items:
         if HERE in item.path.parents:
-            item.add_marker(pytest.mark.skip(reason=f"no packaged model: {FOLDER / PACKAGED}"))
+            item.add_marker(pytest.mark.skip(reason=f"no packaged model: {PACKAGED_FOLDER / PACKAGED}"))

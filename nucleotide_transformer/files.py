@@ -1,6 +1,7 @@
 """Files and folders that are there whole or not at all."""
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import filelock
+from rich import filesize
 
 from nucleotide_transformer.errors import (
     InputError,
@@ -59,6 +60,23 @@ def check_place(output: Path) -> None:
         )
 
 
+def check_room(folder: Path, num_bytes: int, rule: str) -> None:
+    """Checks that a disk has room, before anything is written to it.
+
+    Args:
+        folder: on the disk.
+        num_bytes: that will be written.
+        rule: what the message says after "1.0 GB".
+
+    Raises:
+        UnwritableOutputError: if it has not.
+    """
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free:
+        needed = f"{filesize.decimal(num_bytes)} {rule}"
+        raise UnwritableOutputError(f"{folder}: has room for {filesize.decimal(free)}: {needed}")
+
+
 def check_new(output: Path) -> None:
     """As `check_place`, of a file that must not be there yet.
 
@@ -88,7 +106,7 @@ def keep_settings(folder: Path, settings: Mapping[str, Any], what: str, rule: st
     """Writes what a folder's content depends on, or compares it with what it says already.
 
     Args:
-        folder: of files that a later run goes on with; must exist.
+        folder: of files that a later run resumes with; must exist.
         settings: name -> value, in types that JSON has.
         what: the folder holds, for the message.
         rule: what to do if it is of other settings.
@@ -133,6 +151,8 @@ def hold_folder(folder: Path, rule: str, name: str = LOCK_FILE) -> Iterator[None
     Raises:
         InputError: if another process holds it.
     """
+    import filelock  # only here: inference does without
+
     path = folder / name
     lock = filelock.FileLock(path, timeout=0)
     try:
@@ -181,6 +201,12 @@ def write_whole(path: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
         else:
             partial.unlink(missing_ok=True)
+
+
+def digest_file(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -35,7 +35,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     Raises:
         InputError: in one line, for another suffix.
         UnwritableOutputError: if the system refuses to write there.
-        NotAFolderError: if a file stands where the folder should be.
+        NotAFolderError: if a file is where the folder should be.
     """
     path = Path(path)
     kinds = (".png", ".pdf", ".svg")
@@ -210,7 +210,7 @@ def plot_nucleotide_logo(
 
     Args:
         probabilities: rows as `nucleotide_probabilities` returns them (A, C, G, T).
-        sequence: what really stands there; written below the letters if given.
+        sequence: what it really is; written below the letters if given.
         start: coordinate of the first nucleotide, for the axis.
         scale: "bits": the height of a column is its information, 2 - entropy; "probability": all
             columns have height 1.

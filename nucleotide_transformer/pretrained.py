@@ -35,26 +35,19 @@ from nucleotide_transformer.weights.adapter_files import (
     check_shapes,
     find_adapter,
     load_adapter,
+    save_peft,
 )
 from nucleotide_transformer.weights.assembly import ParamsBuilder
 from nucleotide_transformer.weights.compat import get_pretrained_model as get_pretrained_model
+from nucleotide_transformer.weights.exports import check_target, open_draft, save_folder
 from nucleotide_transformer.weights.folders import (
     Layout,
-    check_target,
     expand_user,
     find_folder,
     find_layout,
     load_folder,
-    open_draft,
-    save_folder,
 )
-from nucleotide_transformer.weights.hub import (
-    PACKAGED,
-    check_config,
-    describe_origin,
-    find_named,
-)
-from nucleotide_transformer.weights.peft import save_peft
+from nucleotide_transformer.weights.hub import PACKAGED, check_config, describe_origin, find_named
 
 __all__ = ["Model", "export_model", "get_pretrained_model", "load_pretrained"]
 

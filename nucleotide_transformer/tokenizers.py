@@ -2,7 +2,7 @@
 
 A text is read from left to right. Inside a run of A, C, G and T every k letters are one token; what
 is left at the end of the run is one token a letter. N is always alone, and so is a special token
-such as `<mask>` that stands in the text: both end the run.
+such as `<mask>` in the text: both end the run.
 
 How it is made fast: all texts of a batch are joined into one, every byte becomes a code, and the
 codes above `_LAST_LETTER` (N, special tokens, the separator that stands for `<cls>`) cut it into
@@ -33,7 +33,7 @@ ManyNucleotides = Sequence[Nucleotides] | UInt8[np.ndarray, "B _"]
 _LETTERS = "ATCG"
 _AMBIGUOUS = "NRYSWKMBDHV"
 
-# Codes of a byte: 0 to 3 are the letters, and what follows stands alone as a token.
+# Codes of a byte: 0 to 3 are the letters, and what follows is a token by itself.
 _LAST_LETTER, _N, _SEPARATOR, _FIRST_SPECIAL, _INVALID = 3, 4, 5, 6, 255
 _ESCAPE = 0x80  # special token i is this byte + i, once the text is known to be ASCII
 _ROWS_AT_ONCE = 64  # of about 6,000 nt: their arrays stay in the cache of a core

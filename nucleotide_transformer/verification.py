@@ -23,7 +23,7 @@ from nucleotide_transformer.model import exact_products, make_forward
 from nucleotide_transformer.model.platform import describe, find_default_device
 from nucleotide_transformer.pretrained import Model, load_pretrained
 from nucleotide_transformer.types import Float, Int
-from nucleotide_transformer.weights import packaged
+from nucleotide_transformer.weights import folders
 from nucleotide_transformer.weights.hub import PACKAGED, RELEASED
 
 PLAIN = ComputeConfig(attention="einsum", stack="loop", remat="none")
@@ -95,8 +95,10 @@ def verify_model(config: VerifyConfig) -> Verification:
     """
     model = load_pretrained(config.model, compute=config.compute)
     comes_with_us = config.model in RELEASED and RELEASED[config.model].repository is None
-    folder = packaged.FOLDER / config.model if comes_with_us else Path(config.model).expanduser()
-    file = folder / packaged.REFERENCE
+    folder = (
+        folders.PACKAGED_FOLDER / config.model if comes_with_us else Path(config.model).expanduser()
+    )
+    file = folder / folders.REFERENCE
     if file.is_file():
         reference, origin = load_reference(file, model), f"{file}, computed in float32 on a CPU"
     else:
@@ -174,7 +176,7 @@ def save_reference(folder: Path) -> None:
     """Writes the file of logits of a model into its folder, from what loading the folder gives."""
     model = load_pretrained(folder)
     places = find_known(make_tokens(model), model, at_most=_PLACES)
-    np.savez_compressed(folder / packaged.REFERENCE, **make_reference(model, places)._asdict())
+    np.savez_compressed(folder / folders.REFERENCE, **make_reference(model, places)._asdict())
 
 
 def load_reference(file: Path, model: Model) -> Reference:

@@ -15,9 +15,9 @@ from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.data.sources import SHIPPED_GENOMES
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.verification import save_reference
-from nucleotide_transformer.weights.folders import open_draft, write_files
+from nucleotide_transformer.weights.exports import open_draft, write_files
+from nucleotide_transformer.weights.folders import REFERENCE, write_sums
 from nucleotide_transformer.weights.hub import PACKAGED
-from nucleotide_transformer.weights.packaged import REFERENCE, write_sums
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "nucleotide_transformer"

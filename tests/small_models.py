@@ -9,7 +9,8 @@ import numpy as np
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights.assembly import expected_shapes
-from nucleotide_transformer.weights.folders import Layout, save_folder
+from nucleotide_transformer.weights.exports import save_folder
+from nucleotide_transformer.weights.folders import Layout
 
 V2 = ModelConfig(k=3, num_layers=2, embed_dim=16, num_heads=4, ffn_dim=24, max_positions=64)
 V1 = dataclasses.replace(

@@ -8,6 +8,7 @@ import pytest
 from jax import numpy as jnp
 
 from nucleotide_transformer.config import ModelConfig
+from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.inference import batching
 from nucleotide_transformer.inference.batching import place_windows
 from nucleotide_transformer.pretrained import Model
@@ -83,3 +84,15 @@ def test_every_token_belongs_to_one_window(num_tokens: int, window: int, overlap
         for i in range(right.start, left.stop):
             farther_left = left.stop - 1 - i >= i - right.start + 1
             assert (i < left.own_stop) == farther_left
+
+
+@pytest.mark.parametrize(("bad", "place"), [("", "sequence 2 = ''"), ("ACGX", "sequence 2, pos")])
+def test_a_list_is_checked_before_its_first_sequence_is_computed(bad: str, place: str) -> None:
+    """Of what is read as it is needed, what comes before the mistake is given first."""
+    rows = ["ACG", "ACGTA", bad]
+    with pytest.raises(InputError, match=place):
+        next(batching.encode_sequences(KmerTokenizer(), rows))
+    stream = batching.encode_sequences(KmerTokenizer(), iter(rows))
+    assert [tokens.size for tokens in itertools.islice(stream, 2)] == [4, 6]
+    with pytest.raises(InputError, match=place):
+        next(stream)

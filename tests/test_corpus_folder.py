@@ -17,7 +17,8 @@ from nucleotide_transformer import files
 from nucleotide_transformer.data import corpus, shards
 from nucleotide_transformer.data.corpus import CorpusConfig, build_corpus, load_manifest
 from nucleotide_transformer.data.folder import LOCK_FILE, MARKER_FILE
-from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.data.sources import Source, estimate_bytes
+from nucleotide_transformer.errors import InputError, UnwritableOutputError
 
 __all__ = ["config"]
 
@@ -117,6 +118,46 @@ def test_a_build_that_is_terminated_leaves_nothing(
         build_corpus(config)
     assert not (tmp_path / "runs").exists()
     assert signal.getsignal(kind) == signal.SIG_DFL
+
+
+def test_a_disk_without_room_is_refused_first(
+    config: CorpusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finished genomes need none."""
+    usage = shutil.disk_usage(tmp_path)
+    free = [20_000]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free[0]))
+    wanted = dataclasses.replace(config, inputs=config.inputs[:1])  # 20,000 letters
+    with pytest.raises(
+        UnwritableOutputError, match=r"has room for 20\.0 kB: 20\.\d kB or more"
+    ) as error:
+        build_corpus(wanted)
+    assert_one_line(error, config.output, "choose another output")
+    assert not config.output.exists()
+    free[0] = 25_000
+    build_corpus(wanted)
+    free[0] = 0
+    build_corpus(wanted)
+
+
+def test_what_a_build_will_need_is_estimated(config: CorpusConfig, tmp_path: Path) -> None:
+    plain, zipped = tmp_path / "a.fa", tmp_path / "a.fa.gz"
+    plain.write_bytes(b">a\n" + b"A" * 9_997)
+    zipped.write_bytes(b"\x1f\x8b" + b"x" * 9_998)
+    sources = [Source(plain, "a", "", ""), Source(zipped, "b", "", "")]
+    assert estimate_bytes(sources, "none") == 40_000
+    assert estimate_bytes(sources, "zstd") == 10_000
+    assert estimate_bytes([sources[1]._replace(num_nucleotides=50_000)], "none") == 50_000
+
+
+def test_a_bar_shows_that_finished_files_are_checked(
+    config: CorpusConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_corpus(config)
+    assert "checked" not in capsys.readouterr().out
+    build_corpus(config, progress=True)
+    num_bytes = sum(path.stat().st_size for path in config.inputs)
+    assert f"{num_bytes / 1e3:.1f}/{num_bytes / 1e3:.1f} kB" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("loss", ["folder", "shard", "truncated", "genome.json", "contigs.json"])

@@ -28,7 +28,7 @@ from nucleotide_transformer.pretraining.evaluate import EvaluateConfig, evaluate
 from nucleotide_transformer.pretraining.evaluation import mask_evaluation_set
 from nucleotide_transformer.pretraining.run import pretrain
 from nucleotide_transformer.tokenizers import KmerTokenizer
-from nucleotide_transformer.weights import packaged
+from nucleotide_transformer.weights import folders
 
 SHAPE = {"k": 3, "num_layers": 2, "embed_dim": 16, "num_heads": 2, "ffn_dim": 24}
 
@@ -196,7 +196,7 @@ def test_baselines_of_another_corpus_than_the_model_s_are_noted(
 
 def test_without_a_name_it_is_the_packaged_model(capfd, job, tmp_path, monkeypatch):
     """Through the command; as long as the model and the chunks allow, and masked as published."""
-    monkeypatch.setattr(packaged, "FOLDER", tmp_path / "packaged")
+    monkeypatch.setattr(folders, "PACKAGED_FOLDER", tmp_path / "packaged")
     package_model(tmp_path / "packaged")
     output = tmp_path / "there" / "results.json"
     words = f"evaluate --corpus {job.corpus} --num-devices 1 --output {output}"

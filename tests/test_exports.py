@@ -58,7 +58,7 @@ def test_an_export_that_fails_leaves_nothing(
 
     model.save_pretrained(tmp_path / "old")
     before = sorted(tmp_path.rglob("*"))
-    monkeypatch.setattr("nucleotide_transformer.weights.cards.write_card", fail)
+    monkeypatch.setattr("nucleotide_transformer.weights.exports.write_card", fail)
     for folder, overwrite in ((tmp_path / "new" / "er", False), (tmp_path / "old", True)):
         with pytest.raises(OSError, match="disk full"):
             model.save_pretrained(folder, overwrite=overwrite)
@@ -158,7 +158,7 @@ def test_an_export_is_on_disk_before_it_is_there(
         sync(path)
 
     monkeypatch.setattr(files, "sync", record)
-    monkeypatch.setattr("nucleotide_transformer.weights.folders.sync", record)
+    monkeypatch.setattr("nucleotide_transformer.weights.exports.sync", record)
     model.save_pretrained(folder)
     names = {path.name for path in folder.iterdir()}
     assert synced.items() >= dict.fromkeys(names, False).items()

@@ -13,7 +13,8 @@ from small_models import assert_same_params
 from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.model.layers import make_rotary_angles, rotate
 from nucleotide_transformer.pretrained import Model, get_pretrained_model, load_pretrained
-from nucleotide_transformer.weights.folders import load_folder, save_folder
+from nucleotide_transformer.weights.exports import save_folder
+from nucleotide_transformer.weights.folders import load_folder
 from nucleotide_transformer.weights.huggingface import open_tensors, tensor_places
 
 CASES = ("jax_v1_small", "jax_v2_small", "hf_v1_small", "hf_v2_small")

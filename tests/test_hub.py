@@ -57,6 +57,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         ("500m_human_ref", "500M_human_ref"),
         ("codon-nt", "codon_nt"),
         ("2B5_1000g", "2B5_1000G"),
+        ("250m", "250M_multi_species_v2"),
     ],
 )
 def test_an_unknown_name_meets_the_nearest(name: str, nearest: str) -> None:

@@ -21,7 +21,7 @@ PACKAGE = "nucleotide_transformer"
 ORDER = (
     {"types"},
     {"errors"},
-    {"files", "namesake", "token_ids"},
+    {"bars", "files", "namesake", "token_ids"},
     {"optimizer_config"},
     {"config"},
     {"fields", "tokenizers"},
@@ -43,7 +43,17 @@ ORDER = (
 """A module imports what stands above it, and a folder of modules also its own parts."""
 
 WITHOUT_JAX = {
-    *("types", "errors", "files", "namesake", "token_ids", "optimizer_config", "config", "fields"),
+    *(
+        "types",
+        "errors",
+        "bars",
+        "files",
+        "namesake",
+        "token_ids",
+        "optimizer_config",
+        "config",
+        "fields",
+    ),
     *("configfile", "option_help", "options", "tokenizers", "data"),
 }
 JAX = {"jax", "jaxlib", "haiku", "optax", "orbax", "chex", "flax"}

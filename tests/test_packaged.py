@@ -23,13 +23,13 @@ from nucleotide_transformer.inference.embedding import embed
 from nucleotide_transformer.inference.embedding_tables import read_embeddings
 from nucleotide_transformer.inference.likelihoods import fill_mask
 from nucleotide_transformer.pretrained import export_model, get_pretrained_model, load_pretrained
-from nucleotide_transformer.weights import packaged
+from nucleotide_transformer.weights import folders
 from nucleotide_transformer.weights.assembly import expected_shapes
 from nucleotide_transformer.weights.hub import PACKAGED, RELEASED
 
 REPAIR = "`git checkout -- nucleotide_transformer/packaged`"
 MASKED = "ACGTTA<mask>CCG<mask>"
-REAL = packaged.FOLDER / PACKAGED
+REAL = folders.PACKAGED_FOLDER / PACKAGED
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def folder(tmp_path, monkeypatch):
         raise AssertionError("the network was asked")
 
     package_model(tmp_path / "packaged")
-    monkeypatch.setattr(packaged, "FOLDER", tmp_path / "packaged")
+    monkeypatch.setattr(folders, "PACKAGED_FOLDER", tmp_path / "packaged")
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     return tmp_path / "packaged" / PACKAGED
 
@@ -166,7 +166,7 @@ def test_letters_that_are_not_the_models(change, message, folder):
     """Packaged so: the digests are right, and the files still don't belong together."""
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(change(vocabulary.read_text().split("\n"))))
-    packaged.write_sums(folder)
+    folders.write_sums(folder)
     with pytest.raises(InputError, match=f"{message}$"):
         load_pretrained()
 
@@ -174,13 +174,13 @@ def test_letters_that_are_not_the_models(change, message, folder):
 def test_a_config_of_another_vocabulary(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 4**4 + 11}))
-    packaged.write_sums(folder)
+    folders.write_sums(folder)
     with pytest.raises(InputError, match=r"word_embeddings\.weight \[75, 16\], not \[267, 16\]"):
         load_pretrained()
 
 
 def test_nothing_is_packaged(folder, monkeypatch, capfd, tmp_path):
-    monkeypatch.setattr(packaged, "FOLDER", tmp_path / "nothing")
+    monkeypatch.setattr(folders, "PACKAGED_FOLDER", tmp_path / "nothing")
     with pytest.raises(MissingInputError, match=r"no model is packaged here: [^\n]*`make model`"):
         load_pretrained()
     assert cli.main(["fill-mask", "--sequence", MASKED]) == 2
@@ -279,7 +279,7 @@ def test_it_is_in_the_wheel_and_in_the_source_distribution(checkout, tmp_path):
     assert done.returncode == 0, done.stderr
     copied = build / PACKAGE / "packaged" / PACKAGED
     assert {path.name for path in copied.iterdir()} == FILES
-    packaged.check_sums(copied)
+    folders.check_sums(copied)
     (archive,) = dist.iterdir()
     with tarfile.open(archive) as tar:
         names = {Path(name).name for name in tar.getnames() if f"packaged/{PACKAGED}/" in name}

@@ -27,7 +27,7 @@ from nucleotide_transformer.pretrained import load_pretrained
 from nucleotide_transformer.pretraining.run import pretrain
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.verification import VerifyConfig, verify_model
-from nucleotide_transformer.weights import packaged, runs
+from nucleotide_transformer.weights import folders, runs
 from nucleotide_transformer.weights.huggingface import tensor_places
 
 _PROBE = functools.cache(make_probe)
@@ -145,7 +145,7 @@ def test_what_is_packaged_is_the_model_of_the_run(made, job):
     assert {path.name for path in job.folder.iterdir()} == FILES
     assert package.num_bytes == sum(path.stat().st_size for path in job.folder.iterdir())
     assert package.genomes_checked
-    packaged.check_sums(job.folder)
+    folders.check_sums(job.folder)
     verified = verify_model(VerifyConfig(model=str(job.folder)))
     assert verified.origin == f"{job.folder / 'reference.npz'}, computed in float32 on a CPU"
     assert verified.is_ok
@@ -179,7 +179,7 @@ def test_an_error_leaves_what_was_there(step, job, monkeypatch):
         raise OSError("disk full")
 
     if step == "write_sums":
-        monkeypatch.setattr(packaged, "write_sums", fail)
+        monkeypatch.setattr(packaging, "write_sums", fail)
         with pytest.raises(OSError, match="disk full"):
             package_run(job)
     else:
@@ -258,13 +258,13 @@ def test_the_card_says_how_far_seeds_are_apart(seed_runs, job):
 
 def test_seed_runs_that_differ_in_more_or_less_than_their_seeds(made, seed_runs, job, tmp_path):
     _, run = made
-    for folders, message in (
+    for some, message in (
         (seed_runs[:1], "seed_runs = [5]: must have several seeds"),
         ((seed_runs[0],) * 2, "seed_runs = [5, 5]: must have several seeds"),
         ((seed_runs[0], run.output), "run: total_tokens = 4096: must be as in "),
     ):
         with pytest.raises(InputError, match=re.escape(message)):
-            package_run(dataclasses.replace(job, seed_runs=folders))
+            package_run(dataclasses.replace(job, seed_runs=some))
     other = dataclasses.replace(
         run,
         seed=2,

@@ -19,6 +19,7 @@ import pyarrow.parquet
 import pytest
 
 from nucleotide_transformer.config import ModelConfig
+from nucleotide_transformer.data.intervals import Interval
 from nucleotide_transformer.inference import (
     BatchConfig,
     EmbedConfig,
@@ -30,7 +31,6 @@ from nucleotide_transformer.inference import (
     read_embeddings,
     read_sequences,
 )
-from nucleotide_transformer.inference.intervals import Interval
 from nucleotide_transformer.model import init_params
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer

@@ -70,10 +70,11 @@ def test_a_table_that_is_right_is_built(config: CorpusConfig, tmp_path: Path) ->
 def test_cells_are_read_without_blanks_and_quotes(config: CorpusConfig, tmp_path: Path) -> None:
     table = tmp_path / "table.tsv"
     table.write_text(
-        'file\tspecies \tassembly\n# the ants\nant.fa\t"Ant 1"\t v1 \r\n \t \nmoss.fa\t Moss\tv1\n'
+        '# all ants\n\nfile\tspecies \tassembly\n# the ants\nant.fa\t"Ant 1"\t v1 \r\n \t \n'
+        "moss.fa\t Moss\tv1\n"
     )
     found = [(source.species, source.assembly, source.place) for source in load_sources([table])]
-    assert found == [("Ant 1", "v1", f"{table}: line 3"), ("Moss", "v1", f"{table}: line 5")]
+    assert found == [("Ant 1", "v1", f"{table}: line 5"), ("Moss", "v1", f"{table}: line 7")]
 
 
 def test_species_that_differ_by_capitals_are_refused(config: CorpusConfig, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from small_models import V2, random_params
 
+from nucleotide_transformer.data.intervals import read_bed
 from nucleotide_transformer.inference import (
     BatchConfig,
     EmbedConfig,
@@ -21,7 +22,6 @@ from nucleotide_transformer.inference import (
     read_embeddings,
     read_sequences,
 )
-from nucleotide_transformer.inference.intervals import read_bed
 from nucleotide_transformer.inference.sequence_io import SequenceRecord, cut_tiles
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer

@@ -21,14 +21,14 @@ from nucleotide_transformer.verification import (
     save_reference,
     verify_model,
 )
-from nucleotide_transformer.weights import packaged
+from nucleotide_transformer.weights import folders
 from nucleotide_transformer.weights.hub import PACKAGED
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The packaged model, with its logits."""
-    monkeypatch.setattr(packaged, "FOLDER", tmp_path)
+    monkeypatch.setattr(folders, "PACKAGED_FOLDER", tmp_path)
     package_model(tmp_path)
     return tmp_path / PACKAGED
 
@@ -57,7 +57,7 @@ def test_a_model_with_other_numbers_is_not_ok(capfd, folder):
     reference = (folder / "reference.npz").read_bytes()
     dataclasses.replace(model, params=params).save_pretrained(folder, overwrite=True)
     (folder / "reference.npz").write_bytes(reference)
-    packaged.write_sums(folder)
+    folders.write_sums(folder)
     code, out, _ = run(capfd, "")
     assert code == 1
     assert out.endswith("\nnot ok\n")

@@ -32,7 +32,7 @@ from nucleotide_transformer.plots import save_figure
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.training.metrics import MetricWriter
-from nucleotide_transformer.weights.folders import save_folder
+from nucleotide_transformer.weights.exports import save_folder
 
 FEW_BYTES = 50
 """Less than any of these files has."""

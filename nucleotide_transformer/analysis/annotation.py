@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from nucleotide_transformer.data.intervals import read_gff_columns
 from nucleotide_transformer.errors import InputError, require
-from nucleotide_transformer.inference.intervals import read_gff_columns
 from nucleotide_transformer.inference.sequence_io import get_suffix
 
 SHORTEST_INTRON = 20

@@ -5,7 +5,6 @@ that. A place is an index of this array.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -143,12 +142,6 @@ def find_genome(genomes: Mapping[Path, set[str]], annotation: Annotation) -> Pat
     return found[0]
 
 
-def hash_file(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def find_held_out(genome: Genome, corpus: Path) -> Bool[np.ndarray, " nucleotides"] | None:
     """Which places are in validation or test blocks of a corpus; None if it lacks the genome.
 
@@ -171,7 +164,7 @@ def find_held_out(genome: Genome, corpus: Path) -> Bool[np.ndarray, " nucleotide
 
 
 def count_kmers(genome: Genome, k: int) -> Int[np.ndarray, " words"]:
-    """How often each k-mer stands in the genome, both strands together.
+    """How often each k-mer occurs in the genome, both strands together.
 
     By its number of base 4: A, C, G, T are 0 to 3, the first letter most significant.
     """

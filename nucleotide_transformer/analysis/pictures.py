@@ -95,7 +95,7 @@ def _plot_band(
 
 
 def plot_letters(name: str, genome: Mapping[str, Any]) -> Figure:
-    """The mean probability of each letter by position, and how often it stands there."""
+    """The mean probability of each letter by position, and how often it occurs there."""
     section = genome["sites_and_codons"]["sites"]
     figure = Figure(figsize=(11, 10), layout="constrained")
     panels = figure.subplots(4, 2, sharex=True, sharey="col")

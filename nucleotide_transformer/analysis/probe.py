@@ -95,7 +95,7 @@ def _cut_elements(
 
 
 def count_words(codes: UInt8[np.ndarray, "windows size"], k: int) -> Int[np.ndarray, "windows C"]:
-    """How often each k-mer stands in each window, at any place."""
+    """How often each k-mer occurs in each window, at any place."""
     return np.stack([np.bincount(number_kmers(row, k), minlength=4**k) for row in codes])
 
 

@@ -57,13 +57,13 @@ class Judged(NamedTuple):
     """What a judge says around a place."""
 
     truth: UInt8[np.ndarray, " places"]
-    """Codes of the letters that stand there."""
+    """Codes of the letters that are there."""
     probabilities: Float[np.ndarray, "places 4"]
     """Of A, C, G and T."""
 
     @property
     def of_truth(self) -> Float[np.ndarray, " places"]:
-        """The probability of the letter that stands there."""
+        """The probability of the letter that is there."""
         return self.probabilities[np.arange(self.truth.size), self.truth]
 
 
@@ -202,7 +202,7 @@ def measure(items: Sequence[Judged]) -> dict[str, Estimate]:
 def describe(samples: Mapping[str, Sequence[Sample[Judged]]], view: View) -> dict[str, Any]:
     """The section of the JSON: for each kind of site, and part, means by position and of the core.
 
-    `probability_of_truth` and `log_likelihood` (nats) are of the letter that stands there;
+    `probability_of_truth` and `log_likelihood` (nats) are of the letter that is there;
     `probability`, `log_probability` (nats) and `observed` (share of sites) are of A, C, G and T in
     turn. The core is what nearly all sites of a kind have in common (`CORES`); the same positions
     of the random places are beside it.

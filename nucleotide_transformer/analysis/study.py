@@ -19,18 +19,17 @@ from nucleotide_transformer.analysis.genome import (
     Genome,
     find_genome,
     find_held_out,
-    hash_file,
     list_contigs,
     load_genome,
     spell,
 )
 from nucleotide_transformer.analysis.judging import judge_nucleotides, judge_tokens
 from nucleotide_transformer.analysis.sampling import Sample
+from nucleotide_transformer.bars import Steps, show_steps
 from nucleotide_transformer.errors import MissingInputError
-from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.files import digest_file, write_whole
 from nucleotide_transformer.inference.embedding import embed
 from nucleotide_transformer.inference.sequence_io import get_suffix
-from nucleotide_transformer.inference.steps import Steps, show_steps
 from nucleotide_transformer.model import init_params
 from nucleotide_transformer.pretrained import Model, load_pretrained
 from nucleotide_transformer.types import Bool, Float, UInt8
@@ -127,7 +126,7 @@ def describe_subject(subject: Subject, config: KnowledgeConfig) -> dict[str, Any
         "fasta": genome.path.name,
         "sha256": genome.sha256,
         "annotation": annotation.path.name,
-        "annotation_sha256": hash_file(annotation.path),
+        "annotation_sha256": digest_file(annotation.path),
         "nucleotides": sum(genome.sizes.values()),
         "nucleotides_by_kind": dict(zip(regions.KINDS, counts.tolist(), strict=False)),
         "transcripts": len(annotation.transcripts),

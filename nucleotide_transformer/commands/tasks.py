@@ -4,6 +4,7 @@ import shlex
 import sys
 from typing import Any
 
+from nucleotide_transformer.bars import show_steps
 from nucleotide_transformer.commands.console import say
 from nucleotide_transformer.finetuning.leaks import describe_leaks
 from nucleotide_transformer.finetuning.probe import (
@@ -17,7 +18,6 @@ from nucleotide_transformer.finetuning.task_rows import make_rows, read_publishe
 from nucleotide_transformer.finetuning.task_tables import TABLE, check_libraries, write_tables
 from nucleotide_transformer.finetuning.tasks import TasksConfig, load_tables
 from nucleotide_transformer.finetuning.tasks import run_tasks as run_trials
-from nucleotide_transformer.inference.steps import show_steps
 from nucleotide_transformer.pretrained import load_pretrained
 from nucleotide_transformer.training.devices import find_devices
 

@@ -42,10 +42,12 @@ from nucleotide_transformer.data.sources import (
     Source,
     check_distinct,
     check_stated,
-    hash_file,
+    estimate_bytes,
     load_sources,
+    show_hashing,
 )
 from nucleotide_transformer.errors import OutputExistsError
+from nucleotide_transformer.files import check_room
 
 __all__ = [
     "CorpusConfig",
@@ -78,6 +80,7 @@ def build_corpus(config: CorpusConfig, *, progress: bool = False) -> Manifest:
     Raises:
         MissingInputError: if an input is missing.
         OutputExistsError: if the output is no corpus, or has one of another config or other files.
+        UnwritableOutputError: if the disk has no room for what is to be built.
         InputError: for bad input, in one line. The genomes finished before stay for the next
             build; a folder without any is removed.
     """
@@ -86,14 +89,16 @@ def build_corpus(config: CorpusConfig, *, progress: bool = False) -> Manifest:
         check_distinct(sources)
         config = config.resolve(_find_recipe(config.output))
         listed = _load_listed(config, sources)
-        finished, lost = _find_finished(sources, config, listed)
+        finished, lost = _find_finished(sources, config, listed, progress=progress)
+        missing = [source for source in sources if source.name not in finished]
+        needed = estimate_bytes(missing, config.compression)
+        check_room(config.output, needed, "or more are to be written: choose another output")
         named = find_named_contigs(config, sources, finished, progress=progress)
-        missing = {
+        tasks = {
             source: {"by_names": bool(named[source.name]), "replaces": lost.get(source.name)}
-            for source in sources
-            if source.name not in finished
+            for source in missing
         }
-        finished |= _build_genomes(missing, config, progress=progress)
+        finished |= _build_genomes(tasks, config, progress=progress)
         genomes = tuple(_label(finished[source.name], source) for source in sources)
         recipe = config.make_recipe()
         save_manifest(Manifest(folder=config.output, config=recipe, genomes=genomes))
@@ -134,31 +139,36 @@ def _check_recipe(path: Path, built: Mapping[str, Any], config: CorpusConfig) ->
 
 
 def _find_finished(
-    sources: Sequence[Source], config: CorpusConfig, listed: Mapping[str, Genome]
+    sources: Sequence[Source],
+    config: CorpusConfig,
+    listed: Mapping[str, Genome],
+    *,
+    progress: bool,
 ) -> tuple[dict[str, Genome], dict[str, Genome]]:
     """The genomes that an earlier build finished, and those of them that were lost since.
 
     All are checked to be the ones that are wanted now.
     """
-    finished: dict[str, Genome] = {}
-    lost: dict[str, Genome] = {}
+    known: dict[Source, Genome] = {}
     for source in sources:
         folder = config.output / "genomes" / source.name
         if (folder / GENOME_FILE).exists():
-            built, genome = load_genome(config.output, source.name)
+            built, known[source] = load_genome(config.output, source.name)
             _check_recipe(folder, built, config)
         elif source.name in listed:
-            genome = listed[source.name]
-        else:
-            continue
-        _check_same_file(folder, genome, source)
-        (finished if is_whole(config.output, genome) else lost)[source.name] = genome
+            known[source] = listed[source.name]
+    with show_hashing(list(known), visible=progress and bool(known)) as digest_file:
+        for source, genome in known.items():
+            _check_same_file(config.output, genome, source, digest_file(source.file))
+    whole = {source: is_whole(config.output, genome) for source, genome in known.items()}
+    finished = {source.name: genome for source, genome in known.items() if whole[source]}
+    lost = {source.name: genome for source, genome in known.items() if not whole[source]}
     return finished, lost
 
 
-def _check_same_file(folder: Path, genome: Genome, source: Source) -> None:
+def _check_same_file(output: Path, genome: Genome, source: Source, sha256: str) -> None:
     """Checks that the FASTA file is the one that a genome was built from, and of the table."""
-    sha256 = hash_file(source.file)
+    folder = output / "genomes" / source.name
     if genome.sha256 != sha256:
         place = f"{folder}: built from a file with sha256 {genome.sha256[:12]}"
         raise OutputExistsError(f"{place}, {source.file} has {sha256[:12]}: {_OTHER_OUTPUT}")

@@ -23,7 +23,8 @@ class CorpusConfig:
 
     inputs: tuple[Path, ...]
     """FASTA files (plain, gzip, bgzip), or tables (.tsv) with the columns file, species, assembly
-    and, if wanted, group. File names in a table are relative to it."""
+    and, if wanted, group. File names in a table are relative to it. A genome in several files has a
+    row for each, with another assembly: chr1, chr2."""
     output: Path = Path("runs/corpus")
     """Folder of the corpus. Finished genomes found there are kept."""
     chunk_length: int = 6_000

@@ -17,9 +17,7 @@ import grain
 import grain.experimental
 import numpy as np
 
-from nucleotide_transformer.config import (
-    DataConfig,
-)
+from nucleotide_transformer.config import DataConfig
 from nucleotide_transformer.data.corpus import Manifest, SplitReader, open_split
 from nucleotide_transformer.data.fasta import reverse_complement
 from nucleotide_transformer.data.sampling import RecordOrder, draw_starts, draw_strands

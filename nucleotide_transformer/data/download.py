@@ -10,7 +10,6 @@ import dataclasses
 import ftplib
 import hashlib
 import random
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,8 +36,8 @@ from nucleotide_transformer.data.web import (
     find_server,
     make_session,
 )
-from nucleotide_transformer.errors import InputError, require, require_positive
-from nucleotide_transformer.files import PARTIAL_PREFIX, hold_folder
+from nucleotide_transformer.errors import require, require_positive
+from nucleotide_transformer.files import PARTIAL_PREFIX, check_room, hold_folder
 
 LOCK_FILE = ".download.lock"
 _BLOCK_BYTES = 1 << 20
@@ -109,7 +108,8 @@ def download(
             is told how many of them have come.
 
     Raises:
-        InputError: for a bad table, or a disk without room for what it lists.
+        InputError: for a bad table.
+        UnwritableOutputError: if the disk has no room for what it lists.
     """
     assemblies = load_assemblies(config.table)
     folder = config.table.parent
@@ -320,11 +320,8 @@ def _read_wait(headers: Any) -> float:
 
 
 def _check_room(folder: Path, assemblies: Sequence[Assembly]) -> None:
-    """Raises an `InputError` if the disk has no room for what the table says is missing."""
+    """Checks that the disk has room for what the table says is missing."""
     needed = sum(
         assembly.num_bytes or 0 for assembly in assemblies if not (folder / assembly.file).exists()
     )
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        rule = f"the table lists {needed / 1e9:,.1f} GB that are not there yet"
-        raise InputError(f"{folder}: has room for {free / 1e9:,.1f} GB: {rule}")
+    check_room(folder, needed, "of what the table lists are not there yet")

@@ -3,7 +3,7 @@
 The text is decompressed by `isal` where it is installed, or else by Python's `gzip`, both of which
 verify length and checksum of every member. It is parsed here instead of by `pysam.FastxFile`: that
 one skips text before the first '>', takes FASTQ and nameless contigs for granted, and can't say
-where a bad letter stands. The tests hold the two to one result.
+where a bad letter is. The tests hold the two to one result.
 """
 
 import gzip
@@ -25,7 +25,7 @@ BLOCK_BYTES = 1 << 22
 """Bytes of text parsed at a time."""
 
 _DAMAGED = (gzip.BadGzipFile, zlib.error, *((isal_zlib.error,) if igzip else ()))
-_GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 _OTHER_FORMATS = {
     b"BZh": "bzip2",
@@ -135,7 +135,7 @@ class FastaReader:
                 raise InputError(f"{self.path}: empty: a FASTA file must hold at least one contig")
             _check_format(self.path, start)
             text: _HashedFile | gzip.GzipFile = hashed
-            if start.startswith(_GZIP_MAGIC):
+            if start.startswith(GZIP_MAGIC):
                 check_bgzf_end(self.path, start)
                 reader: Any = igzip.IGzipFile if igzip else gzip.GzipFile
                 text = reader(fileobj=hashed, mode="rb")

@@ -37,7 +37,7 @@ def own_folder(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        rule = "a file stands in its path: the output must be a folder"
+        rule = "a file is in its path: the output must be a folder"
         raise NotAFolderError(f"{folder}: {rule}") from None
     rule = "another process is building this corpus: wait for it, or end it"
     with hold_folder(folder, rule):

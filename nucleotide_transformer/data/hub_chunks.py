@@ -112,7 +112,7 @@ def _join(chunks: Iterable[Row], place: str) -> Iterator[str]:
         is_next = 0 <= overlap <= len(sequence) and tail.endswith(sequence[:overlap])
         if not is_next or start < end - len(tail):
             where = f"{place}: {chunk['description']!r}: start_pos = {start}"
-            raise InputError(f"{where}: must go on where the chunk before ends, at {end}")
+            raise InputError(f"{where}: must begin where the chunk before ends, at {end}")
         yield sequence[overlap:]
         end, tail = start + len(sequence), sequence
 

@@ -22,12 +22,7 @@ from nucleotide_transformer.data.chunking import (
 from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.data.fasta import Contig, FastaReader
 from nucleotide_transformer.data.folder import remove_genome
-from nucleotide_transformer.data.manifest import (
-    ContigEntry,
-    Genome,
-    Shard,
-    save_genome,
-)
+from nucleotide_transformer.data.manifest import ContigEntry, Genome, Shard, save_genome
 from nucleotide_transformer.data.named_contigs import make_contig_names
 from nucleotide_transformer.data.parallel import Report
 from nucleotide_transformer.data.quality import ChunkRules, find_n50

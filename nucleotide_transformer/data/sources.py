@@ -1,12 +1,25 @@
 """The genomes a corpus is made from: FASTA files, or the rows of a table."""
 
+import contextlib
 import hashlib
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from nucleotide_transformer.data.fasta import GZIP_MAGIC
 from nucleotide_transformer.errors import InputError, MissingInputError
+from nucleotide_transformer.files import digest_file
 
 SHIPPED_GENOMES = Path(__file__).parent / "genomes" / "genomes.tsv"
 """Table of the genomes that come with this package."""
@@ -78,7 +91,7 @@ def check_distinct(sources: Sequence[Source]) -> None:
     for alike in by_size.values():
         found: dict[str, Source] = {}
         for source in alike if len(alike) > 1 else ():
-            twin = found.setdefault(hash_file(source.file), source)
+            twin = found.setdefault(digest_file(source.file), source)
             if twin is not source:
                 rule = "what is held out of one would be trained on in the other: leave one out"
                 names = f"{source.file}: is the same file as {twin.file} ({twin.species!r})"
@@ -100,10 +113,33 @@ def check_stated(source: Source, *, sha256: str, num_nucleotides: int) -> None:
         raise InputError(f"{source.place}: {difference} {num_nucleotides:,}: {rule}")
 
 
-def hash_file(path: Path) -> str:
-    """sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def estimate_bytes(sources: Sequence[Source], compression: str) -> int:
+    """Bytes that the records of genomes have, at least; gaps are counted as if they were kept.
+
+    Gzip takes a third of a byte for a nucleotide, or less.
+    """
+    num_nucleotides = 0
+    for source in sources:
+        with source.file.open("rb") as file:
+            is_zipped = file.read(2) == GZIP_MAGIC
+        letters = source.file.stat().st_size * (3 if is_zipped else 1)
+        num_nucleotides += source.num_nucleotides or letters
+    return num_nucleotides // (1 if compression == "none" else 4)
+
+
+@contextlib.contextmanager
+def show_hashing(sources: Sequence[Source], *, visible: bool) -> Iterator[Callable[[Path], str]]:
+    """Gives a `digest_file` that moves a bar over the bytes of these genomes."""
+    columns = (TextColumn("files checked"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    total = sum(source.file.stat().st_size for source in sources)
+    with Progress(*columns, TimeRemainingColumn(), disable=not visible) as bar:
+        task = bar.add_task("", total=total)
+
+        def digest_and_show(path: Path) -> str:
+            with bar.open(path, "rb", total=total, task_id=task) as file:
+                return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
+
+        yield digest_and_show
 
 
 def is_table(path: Path) -> bool:
@@ -145,12 +181,16 @@ def read_table(path: Path) -> list[Source]:
     sources = []
     for number, line in enumerate(text.split("\n"), start=1):
         cells = [_clean(cell) for cell in line.split("\t")]
+        if line.startswith("#") or not any(cells):
+            continue
         if not columns:
             columns = cells
-            _check_columns(path, columns)
-        elif any(cells) and not line.startswith("#"):
+            _check_columns(path, number, columns)
+        else:
             row = dict(zip(columns, cells, strict=False))
             sources.append(_read_row(path, f"{path}: line {number}", row))
+    if not columns:
+        _check_columns(path, 1, columns)
     if not sources:
         raise InputError(f"{path}: no row: a table must have at least one genome")
     return sources
@@ -161,12 +201,14 @@ def _clean(cell: str) -> str:
     return re.sub(r'^"(.*)"$', r"\1", cell.strip()).strip()
 
 
-def _check_columns(path: Path, columns: list[str]) -> None:
+def _check_columns(path: Path, number: int, columns: list[str]) -> None:
     for column in _REQUIRED_COLUMNS:
         if column not in columns:
             found = ", ".join(filter(None, columns)) or "none"
             rule = f"must have the columns {', '.join(_REQUIRED_COLUMNS)}"
-            raise InputError(f"{path}: line 1: no column {column!r} (found: {found}): {rule}")
+            raise InputError(
+                f"{path}: line {number}: no column {column!r} (found: {found}): {rule}"
+            )
 
 
 def _read_row(path: Path, place: str, row: dict[str, str]) -> Source:

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from nucleotide_transformer.bars import Steps
 from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.errors import require
@@ -26,7 +27,6 @@ from nucleotide_transformer.finetuning.leaks import drop_leaks, find_leaks
 from nucleotide_transformer.finetuning.metrics import METRICS, score_predictions
 from nucleotide_transformer.finetuning.output import open_output
 from nucleotide_transformer.inference.batching import BatchConfig
-from nucleotide_transformer.inference.steps import Steps
 from nucleotide_transformer.plots import save_figure
 from nucleotide_transformer.pretrained import Model, randomise
 from nucleotide_transformer.types import Float

@@ -1,5 +1,6 @@
 """All that one does with a trained model: embeddings, likelihoods, probabilities, a look inside."""
 
+from nucleotide_transformer.data.intervals import Interval, label_windows, read_annotation
 from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.inference.embedding import (
     Embedding,
@@ -11,7 +12,6 @@ from nucleotide_transformer.inference.embedding import (
 )
 from nucleotide_transformer.inference.embedding_files import EmbedConfig, embed_file
 from nucleotide_transformer.inference.embedding_tables import EmbeddingTable, read_embeddings
-from nucleotide_transformer.inference.intervals import Interval, label_windows, read_annotation
 from nucleotide_transformer.inference.likelihoods import (
     FillMaskConfig,
     Likelihoods,

@@ -26,9 +26,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from nucleotide_transformer.config import (
-    ModelConfig,
-)
+from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.model import exact_products
 from nucleotide_transformer.model.encoder import check_length
@@ -162,7 +160,7 @@ def place_windows(num_tokens: int, window_tokens: int, overlap_tokens: int) -> l
 def encode_sequences(
     tokenizer: KmerTokenizer, sequences: Iterable[Nucleotides]
 ) -> Iterator[Int[np.ndarray, " T"]]:
-    """Token ids of each sequence, `<cls>` first.
+    """Token ids of each sequence, `<cls>` first. A list is read whole before the first is given.
 
     Raises:
         InputError: naming the sequence (from 0) that is empty or, with the position (from 0), that
@@ -170,6 +168,13 @@ def encode_sequences(
     """
     if isinstance(sequences, (str, bytes)):
         raise InputError("sequences: one text: must be a list of texts, or another iterable")
+    tokens = _encode_each(tokenizer, sequences)
+    yield from list(tokens) if isinstance(sequences, (list, tuple)) else tokens
+
+
+def _encode_each(
+    tokenizer: KmerTokenizer, sequences: Iterable[Nucleotides]
+) -> Iterator[Int[np.ndarray, " T"]]:
     for index, sequence in enumerate(sequences):
         try:
             tokens = tokenizer.encode(sequence)
@@ -205,7 +210,7 @@ class Task(Hashable, Protocol):
 
 
 @functools.partial(jax.jit, static_argnames=("task", "mesh"))
-def run_task(
+def _run_task(
     task: Any, mesh: Mesh, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
 ) -> Any:
     """The task on every device of the mesh, each with its share of the rows."""
@@ -214,6 +219,30 @@ def run_task(
         task, mesh=mesh, in_specs=(whole, rows, rows), out_specs=rows, check_vma=False
     )
     return split(params, tokens, numbers)
+
+
+class PlacedModel:
+    """A model on some devices of this process."""
+
+    def __init__(self, model: Model, num_devices: int | None = None) -> None:
+        """Puts the parameters on the devices: all by default.
+
+        Raises:
+            InputError: for more devices than there are.
+        """
+        devices = jax.local_devices()
+        asked = num_devices or len(devices)
+        require(asked <= len(devices), "num_devices", asked, f"this process has {len(devices)}")
+        self.num_devices, self.is_cpu = asked, devices[0].platform == "cpu"
+        self._compute = model.compute
+        self._mesh = Mesh(np.array(devices[:asked]), ("device",))
+        self._params = model.arrange(NamedSharding(self._mesh, P()))
+
+    def start(self, task: Any, tokens: Int[np.ndarray, "B T"], numbers: np.ndarray) -> Any:
+        """Dispatches a batch; the devices share its rows equally."""
+        placed = jax.device_put((tokens, numbers), NamedSharding(self._mesh, P("device")))
+        with exact_products(self._compute):
+            return _run_task(task, self._mesh, self._params, *placed)
 
 
 class _Batch(NamedTuple):
@@ -226,19 +255,11 @@ class _Runner:
     """Puts batches on the devices and takes results off them."""
 
     def __init__(self, model: Model, task: Any, batching: BatchConfig) -> None:
-        devices = jax.local_devices()
-        asked = batching.num_devices or len(devices)
-        rule = f"this process has {len(devices)}"
-        require(asked <= len(devices), "num_devices", asked, rule)
-        devices = devices[:asked]
-        self._sizes = SIZES_ON_CPU if devices[0].platform == "cpu" else SIZES_ELSEWHERE
+        self._placed = PlacedModel(model, batching.num_devices)
+        self._task, self._pad = task, model.config.pad_token_id
+        self._sizes = SIZES_ON_CPU if self._placed.is_cpu else SIZES_ELSEWHERE
         self._batch_tokens = batching.batch_tokens or self._sizes.batch_tokens
         self._limit = model.config.position_limit
-        self._num_devices = len(devices)
-        self._task, self._pad = task, model.config.pad_token_id
-        self._compute = model.compute
-        self._mesh = Mesh(np.array(devices), ("device",))
-        self._params = model.arrange(NamedSharding(self._mesh, P()))
 
     def round_length(self, num_tokens: int) -> int:
         """The length of the batch for a row."""
@@ -246,28 +267,24 @@ class _Runner:
 
     def num_rows(self, length: int) -> int:
         """Rows of a full batch."""
-        return self._num_devices * max(1, self._batch_tokens // length)
+        return self._placed.num_devices * max(1, self._batch_tokens // length)
 
     @property
     def most_tokens(self) -> int:
         """Tokens of the rows that may be held."""
-        return self._sizes.batches_held * self._batch_tokens * self._num_devices
+        return self._sizes.batches_held * self._batch_tokens * self._placed.num_devices
 
     def start(self, length: int, indices: list[int], rows: list[Row]) -> _Batch:
         """Dispatches a batch with empty rows at its end, so that few sizes occur."""
-        each = -(-len(rows) // self._num_devices)
-        most = self.num_rows(length) // self._num_devices
-        size = self._num_devices * self._sizes.round_rows(each, most)
+        num_devices = self._placed.num_devices
+        most = self.num_rows(length) // num_devices
+        size = num_devices * self._sizes.round_rows(-(-len(rows) // num_devices), most)
         tokens = np.full((size, length), self._pad, np.int32)
         numbers = np.zeros((size, len(rows[0].numbers)), np.int32)
         for i, row in enumerate(rows):
             tokens[i, : row.tokens.size] = row.tokens
             numbers[i] = row.numbers
-        split = NamedSharding(self._mesh, P("device"))
-        placed = jax.device_put((tokens, numbers), split)
-        with exact_products(self._compute):
-            results = run_task(self._task, self._mesh, self._params, *placed)
-        return _Batch(indices, rows, results)
+        return _Batch(indices, rows, self._placed.start(self._task, tokens, numbers))
 
 
 def run_rows(model: Model, task: Any, rows: Iterable[Row], batching: BatchConfig) -> Iterator[Any]:

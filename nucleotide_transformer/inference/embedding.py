@@ -11,10 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nucleotide_transformer.config import (
-    ComputeConfig,
-    ModelConfig,
-)
+from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.inference.batching import (
     SIZES_ON_CPU,
@@ -80,7 +77,8 @@ def embed(
 
     Raises:
         InputError: in one line, for a layer that does not exist or windows that don't fit the
-            model; while iterating for a sequence that is empty or has an illegal character.
+            model; while iterating for a sequence that is empty or has an illegal character: of a
+            list before any is computed.
     """
     rule = f"must be one of {', '.join(get_args(Pooling))}"
     require(pooling in get_args(Pooling), "pooling", pooling, rule)
@@ -233,7 +231,7 @@ def hidden_states(
 
     Args:
         model: what `load_pretrained` returns.
-        sequence: nucleotides that fit the model's positions; special tokens may stand in it.
+        sequence: nucleotides that fit the model's positions; special tokens may be in it.
         layers: 0 (the input of the first block) to num_layers (after the final norm); all
             by default.
 
@@ -254,7 +252,7 @@ def attention_maps(
 
     Args:
         model: what `load_pretrained` returns.
-        sequence: nucleotides that fit the model's positions; special tokens may stand in it.
+        sequence: nucleotides that fit the model's positions; special tokens may be in it.
         layers: 1 to num_layers; all by default.
         heads: 0 to num_heads - 1, in the order of the result; all by default. (Those of
             `get_pretrained_model` count from 1, as the published documentation has it.)

@@ -1,4 +1,4 @@
-"""Embeds the sequences of a file into a file; a run that was stopped goes on where it was."""
+"""Embeds the sequences of a file into a file; a run that was stopped resumes."""
 
 import collections
 import dataclasses
@@ -11,23 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+from rich.progress import Progress
 
 from nucleotide_transformer import __version__
+from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.config import ComputeConfig
-from nucleotide_transformer.errors import (
-    require,
-)
+from nucleotide_transformer.errors import require
 from nucleotide_transformer.files import (
     UNFINISHED,
     check_new,
@@ -291,21 +280,9 @@ def _make_table(rows: list[tuple[SequenceRecord, Embedding]]) -> EmbeddingTable:
     )
 
 
-class _RateColumn(ProgressColumn):
-    """Nucleotides per second."""
-
-    def render(self, task: Task) -> Text:
-        """The rate of the last seconds."""
-        return Text(f"{task.speed:,.0f} nt/s" if task.speed else "- nt/s")
-
-
 def show_bar(progress: bool, totals: SequenceTotals, output: Path) -> Progress:
     """A bar for all nucleotides of the input."""
-    console = Console(quiet=not progress, stderr=True)
-    columns = (BarColumn(), _RateColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    text = (TextColumn("{task.description} {task.percentage:>3.0f} %"), TextColumn("left"))
-    bar = Progress(text[0], *columns, text[1], console=console, disable=not progress)
-    bar.add_task(
-        f"{totals.num_sequences:,} sequences to {output.name}", total=totals.num_nucleotides
-    )
+    bar = make_bar("nt", is_shown=progress)
+    title = f"{totals.num_sequences:,} sequences to {output.name}"
+    bar.add_task(title, total=totals.num_nucleotides)
     return bar

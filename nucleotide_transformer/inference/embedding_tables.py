@@ -2,7 +2,7 @@
 
 All three hold the same: `name`, `contig`, `start` (from 0), `end` (excluded) and, for each layer,
 `layer_<number>` in float32. Pooled embeddings are [N, D]. Those of tokens are lists in Parquet; in
-NPZ and HDF5 the tokens of all sequences stand below each other, and `num_tokens` says how many
+NPZ and HDF5 the tokens of all sequences follow each other, and `num_tokens` says how many
 belong to each. The settings of the run are kept as JSON: key "settings" of Parquet's metadata, of
 the NPZ, and of HDF5's attributes.
 """
@@ -74,7 +74,7 @@ def read_embeddings(path: Path) -> EmbeddingTable:
         raise MissingInputError(f"{path}: no such file of embeddings")
     _check_library(kind, f"{path}: to read {kind}")
     try:
-        return {"parquet": _read_parquet, "npz": _read_npz, "hdf5": _read_hdf5}[kind](path)
+        return {"parquet": _read_parquet, "npz": read_part, "hdf5": _read_hdf5}[kind](path)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: no file of embeddings: {reason}") from None
@@ -111,11 +111,6 @@ def write_part(path: Path, table: EmbeddingTable) -> None:
         np.savez(file, **table.to_arrays())  # type: ignore[arg-type]
 
 
-def read_part(path: Path) -> EmbeddingTable:
-    """Reads what `write_part` wrote."""
-    return _read_npz(path)
-
-
 def _write_npz(path: Path, parts: Sequence[Path], settings: Settings) -> None:
     """Column by column, so that no more than one part is in memory."""
     with zipfile.ZipFile(parts[0]) as first:
@@ -149,7 +144,8 @@ def _iterate_column(parts: Sequence[Path], column: str) -> Iterator[np.ndarray]:
             yield arrays[column.removesuffix(".npy")]
 
 
-def _read_npz(path: Path) -> EmbeddingTable:
+def read_part(path: Path) -> EmbeddingTable:
+    """Reads what `write_part` wrote, or a whole NPZ."""
     if not zipfile.is_zipfile(path):
         raise zipfile.BadZipFile("not a zip archive")
     with np.load(path, allow_pickle=False) as arrays:

@@ -12,16 +12,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from nucleotide_transformer.errors import require
 from nucleotide_transformer.inference.batching import (
     BATCHES_IN_FLIGHT,
     SIZES_ELSEWHERE,
-    run_task,
+    PlacedModel,
 )
-from nucleotide_transformer.model import exact_products
 from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Array, Int
@@ -57,18 +53,12 @@ class FixedBatches:
         Raises:
             InputError: for more devices than there are.
         """
-        devices = jax.local_devices()
-        asked = num_devices or len(devices)
-        require(asked <= len(devices), "num_devices", asked, f"this process has {len(devices)}")
-        self._compute, self._pad = model.compute, model.config.pad_token_id
-        self._is_cpu, self._num_devices = devices[0].platform == "cpu", asked
-        self._mesh = Mesh(np.array(devices[:asked]), ("device",))
-        self._params = model.arrange(NamedSharding(self._mesh, P()))
+        self._placed, self._pad = PlacedModel(model, num_devices), model.config.pad_token_id
 
     def num_rows(self, num_tokens: int) -> int:
         """Rows of a batch, all devices together."""
         rows = max(1, SIZES_ELSEWHERE.batch_tokens // num_tokens)
-        return self._num_devices * (ROWS_ON_CPU if self._is_cpu else rows)
+        return self._placed.num_devices * (ROWS_ON_CPU if self._placed.is_cpu else rows)
 
     def run(
         self, task: Any, tokens: Int[np.ndarray, "N T"], numbers: Int[np.ndarray, "N E"]
@@ -95,8 +85,4 @@ class FixedBatches:
         rows = np.full((size, tokens.shape[1]), self._pad, np.int32)
         others = np.zeros((size, numbers.shape[1]), np.int32)
         rows[: len(tokens)], others[: len(tokens)] = tokens, numbers
-        split = NamedSharding(self._mesh, P("device"))
-        placed = jax.device_put((rows, others), split)
-        with exact_products(self._compute):
-            whole: Any = RowByRow(task) if self._is_cpu else task
-            return run_task(whole, self._mesh, self._params, *placed)
+        return self._placed.start(RowByRow(task) if self._placed.is_cpu else task, rows, others)

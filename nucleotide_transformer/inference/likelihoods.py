@@ -10,11 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nucleotide_transformer.config import (
-    ComputeConfig,
-    ModelConfig,
-    require_positive,
-)
+from nucleotide_transformer.config import ComputeConfig, ModelConfig, require_positive
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.inference.batching import (
     BatchConfig,

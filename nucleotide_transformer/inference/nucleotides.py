@@ -6,7 +6,7 @@ k-mers at a token is marginalised to each of its k nucleotides, and the k frames
     p(x_i = b) = mean over frames f of  sum over k-mers w with w[i - start_f(i)] = b of  p_f(w),
 
 where start_f(i) is the first nucleotide of the token that holds nucleotide i in frame f, and p_f is
-the softmax of the logits at that token over the 4**k k-mers alone: it is known that a k-mer stands
+the softmax of the logits at that token over the 4**k k-mers alone: it is known that a k-mer is
 there, and no special token.
 
 The frames: in frame f, every run of A, C, G and T gives its first f letters one token each; k-mers
@@ -32,10 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nucleotide_transformer.config import (
-    ComputeConfig,
-    ModelConfig,
-)
+from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.inference.batching import (
     BatchConfig,
@@ -66,7 +63,7 @@ def nucleotide_probabilities(
 ) -> Float[np.ndarray, "nucleotides 4"]:
     """The probability of A, C, G and T (in this order) at every nucleotide of a sequence.
 
-    The formula stands at the top of this file. Rows sum to 1. At N (or another IUPAC code) all
+    The formula is at the top of this file. Rows sum to 1. At N (or another IUPAC code) all
     four have probability 0.25: there is no nucleotide to predict.
 
     Args:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from nucleotide_transformer.data.fasta import FastaReader, reverse_complement
+from nucleotide_transformer.data.intervals import Interval, read_bed, read_lines
 from nucleotide_transformer.errors import InputError, MissingInputError, require
-from nucleotide_transformer.inference.intervals import Interval, read_bed, read_lines
 
 FASTA_SUFFIXES = ("fa", "fasta", "fna", "ffn", "fas")
 TABLE_SUFFIXES = ("csv", "tsv", "parquet")

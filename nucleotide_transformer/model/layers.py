@@ -131,7 +131,7 @@ def take_tokens(
 ) -> Float[Array, "B M D"]:
     """The tokens at some positions of each sequence; without positions, all of them (M = T).
 
-    A position stands at most once in a sequence, so that no two gradients meet at a token: the
+    A position occurs at most once in a sequence, so that no two gradients meet at a token: the
     backward pass adds up nothing, in whatever type.
     """
     if positions is None:

@@ -17,7 +17,7 @@ from nucleotide_transformer.packaging.records import (
 )
 from nucleotide_transformer.packaging.rounding import Rounding
 from nucleotide_transformer.training.identity import flatten
-from nucleotide_transformer.weights.cards import (
+from nucleotide_transformer.weights.exports import (
     describe_architecture,
     describe_layout,
     make_head,

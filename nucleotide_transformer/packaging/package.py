@@ -33,8 +33,8 @@ from nucleotide_transformer.packaging.rounding import (
 )
 from nucleotide_transformer.pretrained import Model, load_pretrained
 from nucleotide_transformer.verification import save_reference
-from nucleotide_transformer.weights import packaged
-from nucleotide_transformer.weights.folders import open_draft, write_files
+from nucleotide_transformer.weights.exports import open_draft, write_files
+from nucleotide_transformer.weights.folders import PACKAGED_FOLDER, write_sums
 from nucleotide_transformer.weights.hub import PACKAGED, PACKAGED_LICENSE
 from nucleotide_transformer.weights.runs import Choice
 
@@ -50,7 +50,7 @@ class PackageConfig:
     """Output folder of `nt pretrain`."""
     checkpoint: Choice = "best"
     """Which one: best is that with the lowest held-out loss, last the newest."""
-    folder: Path = packaged.FOLDER / PACKAGED
+    folder: Path = PACKAGED_FOLDER / PACKAGED
     """Where to. What was packaged there before is replaced."""
     dtype: Dtype = "float16"
     """Of the numbers that are stored: float16 or bfloat16. The card says what either costs."""
@@ -131,7 +131,7 @@ def package_run(config: PackageConfig) -> Package:
     with open_draft(config.folder, overwrite=True) as draft:
         write_files(draft, stored.params, stored.config, layout="huggingface", card=card)
         save_reference(draft)
-        packaged.write_sums(draft)
+        write_sums(draft)
         num_bytes = _measure(draft, config.folder)
     return Package(config.folder, record.step, num_bytes, roundings, checked)
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.config import ComputeConfig, require_positive
 from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES
@@ -21,7 +22,6 @@ from nucleotide_transformer.variants.calibration import (
 from nucleotide_transformer.variants.changes import Change
 from nucleotide_transformer.variants.config import WindowConfig
 from nucleotide_transformer.variants.evidence import COMPLEMENT, CONTEXT
-from nucleotide_transformer.variants.progress import make_bar
 from nucleotide_transformer.variants.reference import Reference, open_reference
 from nucleotide_transformer.variants.scores import llr
 from nucleotide_transformer.variants.scoring import Scorer

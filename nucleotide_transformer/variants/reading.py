@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from nucleotide_transformer.data.fasta import check_bgzf_end
+from nucleotide_transformer.data.intervals import read_lines
 from nucleotide_transformer.errors import InputError, MissingInputError, require
-from nucleotide_transformer.inference.intervals import read_lines
 from nucleotide_transformer.inference.sequence_io import import_extra
 from nucleotide_transformer.variants.reference import EXTRA
 

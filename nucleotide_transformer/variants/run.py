@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nucleotide_transformer import __version__
+from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.files import UNFINISHED, check_new, keep_settings, write_whole
 from nucleotide_transformer.model.platform import find_default_device
@@ -18,7 +19,6 @@ from nucleotide_transformer.variants.blocks import Blocks
 from nucleotide_transformer.variants.calibration import find_calibration, make_settings
 from nucleotide_transformer.variants.changes import REASONS, check_allele
 from nucleotide_transformer.variants.config import STDIN, ScoreVariantsConfig
-from nucleotide_transformer.variants.progress import make_bar
 from nucleotide_transformer.variants.reading import Allele, find_kind_of_bytes, read_variants
 from nucleotide_transformer.variants.reference import Reference, open_reference
 from nucleotide_transformer.variants.scoring import Scorer

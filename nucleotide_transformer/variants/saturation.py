@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.errors import OutputExistsError
 from nucleotide_transformer.files import write_whole
@@ -18,7 +19,6 @@ from nucleotide_transformer.types import Float
 from nucleotide_transformer.variants.calibration import find_calibration
 from nucleotide_transformer.variants.changes import Change
 from nucleotide_transformer.variants.config import WindowConfig, check_scores
-from nucleotide_transformer.variants.progress import make_bar
 from nucleotide_transformer.variants.reference import EXTRA, Reference, open_reference
 from nucleotide_transformer.variants.regions import Region, find_region
 from nucleotide_transformer.variants.scores import average

@@ -8,6 +8,7 @@ from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 
+from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.errors import InputError, OutputExistsError, require
 from nucleotide_transformer.files import write_whole
@@ -22,7 +23,6 @@ from nucleotide_transformer.inference.sequence_io import (
 )
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float
-from nucleotide_transformer.variants.progress import make_bar
 from nucleotide_transformer.variants.reference import open_reference
 from nucleotide_transformer.variants.regions import find_region
 from nucleotide_transformer.weights.hub import PACKAGED

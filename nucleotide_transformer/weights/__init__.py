@@ -4,9 +4,10 @@
 - `assembly`: the tensors of a file, checked against what the model expects.
 - `huggingface`, `released_jax`: the two released layouts, from and to our parameters.
 - `configs`: what both say of the architecture.
-- `cards`: vocabulary, tokenizer files and model card of an export.
-- `folders`: from what a user writes to a folder, and its layout; loading it, saving it.
-- `hub`: the table of released models with their pins, and fetching. `packaged`: the one that ships.
+- `hub`: the table of released models with their pins, and fetching.
+- `folders`: from what a user writes to a folder with a model, fetched or packaged; loading it.
+- `exports`: a folder with weights, vocabulary, tokenizer files and model card, written.
+- `adapter_files`: what fine-tuning trained, on disk.
 - `runs`: checkpoints of a training run.
 - `compat`: the interface of the published package.
 """

@@ -2,12 +2,13 @@
 
 A folder has `adapter.safetensors`, with the trained parameters by their names in the model, and
 `adapter.json`, which says how they were trained, what they predict, and the name and the digest of
-the base model. The base model itself is not in it.
+the base model. The base model itself is not in it. peft's layout of a LoRA is written, too.
 """
 
 import dataclasses
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,7 @@ from nucleotide_transformer.model.heads import Pooling
 from nucleotide_transformer.model.task_network import HEAD, TaskNetwork, is_trained
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights.assembly import describe_problems, digest_params, show_name
-from nucleotide_transformer.weights.configs import read_json
+from nucleotide_transformer.weights.configs import read_json, write_json
 from nucleotide_transformer.weights.huggingface import open_tensors, write_safetensors
 
 KINDS = ("classification", "multilabel", "regression", "segmentation")
@@ -43,10 +44,22 @@ Strand = Literal["both", "one"]
 FOLDER = "adapter"
 """Of a fine-tuning run: where its adapter is."""
 RECORD, TENSORS = "adapter.json", "adapter.safetensors"
+PEFT_CONFIG, PEFT_TENSORS = "adapter_config.json", "adapter_model.safetensors"
 FORMAT_VERSION = 1
 """Of what the record holds."""
 _SHOWN = 12
 """Hexadecimal digits of a digest that a message shows."""
+_PEFT_LAYERS: dict[Site, str] = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attention_output": "attention.output.dense",
+    "fc1": "intermediate.dense",
+    "fc2": "output.dense",
+}
+"""The linear layer of each site, as transformers calls it."""
+_LORA_MODULE = re.compile(r"esm_transformer/attention_layer_(\d+)/~/lora/(\w+)")
+assert _PEFT_LAYERS.keys() == LINEAR.keys()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -140,6 +153,44 @@ def save_adapter(folder: Path, adapter: Adapter) -> None:
     with write_whole(folder / RECORD) as partial:
         partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         shutil.copymode(partial, folder / TENSORS)  # the library writes for the owner alone
+
+
+def save_peft(folder: Path, adapter: Adapter) -> None:
+    """Writes a LoRA into an empty folder as Hugging Face's peft has it.
+
+    It belongs on the base model in the Hugging Face layout. The head of a fine-tuning run has no
+    place there and is not written.
+
+    Raises:
+        InputError: for an adapter that is no LoRA.
+    """
+    if adapter.method != "lora":
+        raise InputError(f"method = {adapter.method!r}: the peft layout is for lora: merge others")
+    layers = "|".join(re.escape(_PEFT_LAYERS[site]) for site in adapter.lora_sites)
+    content = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": adapter.base,
+        "r": adapter.lora_rank,
+        "lora_alpha": adapter.lora_alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "target_modules": rf"esm\.encoder\.layer\.\d+\.({layers})",
+    }
+    write_json(folder / PEFT_CONFIG, content)
+    tensors = {}
+    for module, leaves in adapter.params.items():
+        found = _LORA_MODULE.fullmatch(module)
+        if found is None:
+            continue  # the head
+        site: Site = found[2]  # type: ignore[assignment]
+        name = f"base_model.model.esm.encoder.layer.{found[1]}.{_PEFT_LAYERS[site]}"
+        for ours, theirs in (("down", "lora_A"), ("up", "lora_B")):
+            turned = np.asarray(leaves[ours], np.float32).T
+            tensors[f"{name}.{theirs}.weight"] = np.ascontiguousarray(turned)
+    write_safetensors(folder / PEFT_TENSORS, tensors)
 
 
 def load_adapter(folder: Path) -> Adapter:

@@ -29,21 +29,13 @@ import haiku as hk
 import jax.numpy as jnp
 import numpy as np
 
-from nucleotide_transformer.config import (
-    ComputeConfig,
-    ModelConfig,
-)
+from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.model import make_forward
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Float, Int, Params
 from nucleotide_transformer.weights.configs import make_hyperparams
-from nucleotide_transformer.weights.folders import (
-    find_by_name,
-    find_folder,
-    find_layout,
-    load_folder,
-)
+from nucleotide_transformer.weights.folders import find_folder, find_layout, load_folder
 from nucleotide_transformer.weights.hub import ReleasedModel, check_config, find_released
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -242,7 +234,7 @@ def get_pretrained_model(
         compute_dtype=_dtype_name("compute_dtype", compute_dtype),
         output_dtype=_dtype_name("output_dtype", output_dtype),
     )
-    place = find_by_name(model_name) if folder is None else find_folder(Path(folder))
+    place = find_folder(model_name) if folder is None else find_folder(Path(folder))
     params, config = load_folder(place, compute)
     if folder is None and released.repository is not None:
         found = find_layout(place)

@@ -1,59 +1,43 @@
-"""A folder with a model: found by what a user writes, loaded, and written whole or not at all."""
+"""A folder with a model: found by what a user writes, and loaded.
 
-import contextlib
+The model that comes with this package is in `packaged/<name>`, in the Hugging Face layout, with a
+file `SHA256SUMS` in the form that `sha256sum --check` reads. Every load by name checks what is read
+against it. `packaging` writes such a folder.
+"""
+
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
-from nucleotide_transformer.config import (
-    ComputeConfig,
-    ModelConfig,
-)
-from nucleotide_transformer.errors import (
-    InputError,
-    MissingInputError,
-    NotAFolderError,
-    OutputExistsError,
-    require,
-)
-from nucleotide_transformer.files import PARTIAL_PREFIX, sync, write_whole
-from nucleotide_transformer.model.token_tables import fold_tables
+from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.errors import InputError, MissingInputError, NotAFolderError
+from nucleotide_transformer.files import digest_file
+from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Params
-from nucleotide_transformer.weights import (
-    cards,
-    configs,
-    huggingface,
-    packaged,
-    peft,
-    released_jax,
-)
-from nucleotide_transformer.weights.hub import (
-    check_files,
-    download,
-    find_named,
-    find_released,
-)
+from nucleotide_transformer.weights import huggingface, released_jax
+from nucleotide_transformer.weights.hub import check_files, download, find_named, find_released
 
 Layout = Literal["huggingface", "jax"]
 
+VOCABULARY, CARD = "vocab.txt", "README.md"
+_LATE_SPECIALS = ("<eos>", "<bos>")
+"""The released first generation lists these after its 4,105 tokens, without ids in the model."""
 _BELOW = "jax_model"
-_WRITTEN = re.compile(
-    "|".join(
-        [re.escape(name) for name in (*huggingface.WEIGHT_FILES, *cards.TOKENIZER_FILES)]
-        + [re.escape(name) for name in (huggingface.CONFIG, cards.CARD, packaged.SUMS)]
-        + [re.escape(name) for name in (packaged.REFERENCE, f"{configs.TORCH_MODULE}.py")]
-        + [re.escape(name) for name in (released_jax.HYPERPARAMS, released_jax.CHECKPOINT)]
-        + [re.escape(name) for name in (peft.CONFIG, peft.TENSORS)]
-        + [r"model-\d+-of-\d+\.safetensors", re.escape(PARTIAL_PREFIX) + ".*"]
-    )
-)
-"""Names of files that an export writes, and of what one that was killed leaves."""
-_CONFIGS = (huggingface.CONFIG, released_jax.HYPERPARAMS, peft.CONFIG)
-"""Files without which a folder is no model."""
+PACKAGED_FOLDER = Path(__file__).parent.parent / "packaged"
+"""With a folder for each packaged model."""
+SUMS = "SHA256SUMS"
+REFERENCE = "reference.npz"
+"""Logits that the model should give, for `nt verify`; see `verification`."""
+READ = (huggingface.CONFIG, huggingface.SAFETENSORS, VOCABULARY)
+"""What loading reads, and the sums must therefore list."""
 
+_LINE = re.compile(r"([0-9a-f]{64}) [ *]([^/\\]+)")
+_REPAIR = (
+    "install the package again, or in a checkout run"
+    " `git checkout -- nucleotide_transformer/packaged`"
+)
+_SHOWN = 12
+"""Hexadecimal digits of a digest that a message shows."""
 PATTERNS: dict[Layout, tuple[str, ...]] = {
     "jax": tuple(
         f"{prefix}{name}"
@@ -61,13 +45,13 @@ PATTERNS: dict[Layout, tuple[str, ...]] = {
         for name in (released_jax.HYPERPARAMS, released_jax.CHECKPOINT)
     ),
     "huggingface": (
-        *(huggingface.CONFIG, cards.VOCABULARY, huggingface.SAFETENSORS),
+        *(huggingface.CONFIG, VOCABULARY, huggingface.SAFETENSORS),
         *(huggingface.SAFETENSORS_INDEX, "model-*.safetensors"),
     ),
 }
 """Files of each layout in a repository, those that torch must read left out."""
 PYTORCH_PATTERNS = (
-    *(huggingface.CONFIG, cards.VOCABULARY, huggingface.PYTORCH),
+    *(huggingface.CONFIG, VOCABULARY, huggingface.PYTORCH),
     *(huggingface.PYTORCH_INDEX, "pytorch_model-*.bin"),
 )
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -110,150 +94,26 @@ def load_folder(
     layout, place = found
     load = {"jax": released_jax.load_released_jax, "huggingface": huggingface.load_huggingface}
     params, config = load[layout](place, compute)
-    vocabulary = place / cards.VOCABULARY
+    vocabulary = place / VOCABULARY
     if vocabulary.is_file():
-        cards.check_vocabulary(vocabulary, config)
+        check_vocabulary(vocabulary, config)
     return params, config
 
 
-def save_folder(
-    folder: Path,
-    params: Params,
-    config: ModelConfig,
-    *,
-    layout: Layout,
-    origin: str,
-    license: str | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Writes a complete folder: weights, config, tokenizer files and model card.
-
-    Args:
-        folder: where to; made if it is not there.
-        params: parameters. What rows of the token tables share is folded into the rows.
-        config: architecture.
-        layout: of the weights and the config.
-        origin: what the weights were made from, for the card.
-        license: its short name on the hub, where it is known.
-        overwrite: replace an export that is there already. A folder with anything else in it is
-            never replaced.
-
-    Raises:
-        OutputExistsError: if the folder is not empty, or its card was edited.
-        NotAFolderError, PermissionError: if it is a link or a file, or can't be written.
-        InputError: for an unknown layout, or an architecture that it has no words for.
-    """
-    require(layout in get_args(Layout), "layout", layout, f"must be one of {get_args(Layout)}")
-    card = cards.make_card(config, layout=layout, origin=origin, license=license)
-    with open_draft(folder, overwrite) as draft:
-        write_files(draft, params, config, layout=layout, card=card)
-
-
-def write_files(
-    folder: Path, params: Params, config: ModelConfig, *, layout: Layout, card: str
-) -> None:
-    """Writes weights, config, tokenizer files and a given model card into an empty folder.
-
-    Raises:
-        InputError: for an architecture that the layout has no words for.
-    """
-    save = {"jax": released_jax.save_released_jax, "huggingface": huggingface.save_huggingface}
-    params, config = fold_tables(params, config)
-    save[layout](folder, params, config)
-    cards.write_tokenizer_files(folder, config)
-    if layout == "huggingface":
-        cards.write_torch_module(folder, config)
-    cards.write_card(folder, card)
-
-
-@contextlib.contextmanager
-def open_draft(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """Gives an empty folder to write to, and puts it, or its files, in place when all went well.
-
-    By then they are on disk. A folder that is there stays the same folder, with its owner and its
-    mode, also where it is the working directory or a mount point: its old files go, the config
-    first, and the new ones come, the config last.
-
-    Raises:
-        OutputExistsError, NotAFolderError, PermissionError: see `save_folder`.
-    """
-    folder = folder.absolute()
-    check_target(folder, overwrite)
-    with _named_refusal(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    if not folder.exists():
-        with write_whole(folder) as draft:
-            with _named_refusal(folder):
-                draft.mkdir()
-            yield draft
+def check_vocabulary(file: Path, config: ModelConfig) -> None:
+    """Raises an `InputError` if a `vocab.txt` lists other tokens than the model has."""
+    expected = KmerTokenizer(vocabulary=config.vocabulary, k=config.k).tokens
+    size, most = file.stat().st_size, (config.k + 2) * len(expected) + 1_024
+    if size > most:
+        raise InputError(f"{file}: {size} bytes: the vocabulary of this model has at most {most}")
+    found = tuple(file.read_text(encoding="utf-8", errors="replace").split("\n"))
+    found = found[: len(found) - (found[-1] == "")]
+    if found in (expected, (*expected, *_LATE_SPECIALS)):
         return
-    with _named_refusal(folder):
-        draft = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=folder))
-    try:
-        yield draft
-        for file in draft.iterdir():
-            sync(file)
-        _replace_files(folder, draft)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _named_refusal(folder: Path) -> Iterator[None]:
-    """Names the folder where the system refuses to make one."""
-    try:
-        yield
-    except (FileExistsError, NotADirectoryError) as error:
-        raise NotAFolderError(f"{folder}: can't be written: {error.strerror}") from error
-    except OSError as error:
-        raise type(error)(f"{folder}: can't be written: {error.strerror}") from error
-
-
-def _replace_files(folder: Path, draft: Path) -> None:
-    """Puts the files of a draft into its folder, in place of all there, which an error brings back.
-
-    A folder without its config is no model: it goes first and comes last.
-    """
-    old = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=folder))
-    try:
-        for path in sorted(folder.iterdir(), key=lambda path: path.name not in _CONFIGS):
-            if path not in (draft, old):
-                path.replace(old / path.name)
-        try:
-            _move_files(draft, folder)
-        except BaseException:
-            for path in folder.iterdir():
-                if path not in (draft, old):
-                    path.unlink()
-            _move_files(old, folder)
-            raise
-        sync(folder)
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _move_files(source: Path, target: Path) -> None:
-    for path in sorted(source.iterdir(), key=lambda path: path.name in _CONFIGS):
-        path.replace(target / path.name)
-
-
-def check_target(folder: Path, overwrite: bool) -> None:
-    """Raises if an export may not be written there: see `save_folder`."""
-    if folder.is_symlink():
-        raise NotAFolderError(f"{folder}: is a link: give the folder that it points to")
-    if folder.exists() and not folder.is_dir():
-        raise NotAFolderError(f"{folder}: is a file; an export is a folder")
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if names and not overwrite:
-        raise OutputExistsError(f"{folder}: is not empty: give another folder, or overwrite it")
-    foreign = [name for name in names if not _WRITTEN.fullmatch(name)]
-    if foreign:
-        rule = "which no export wrote: give another folder"
-        raise OutputExistsError(f"{folder}: holds {foreign[0]}, {rule}")
-    card = folder / cards.CARD
-    if card.exists() and not cards.is_untouched(card):
-        rule = "was edited since it was exported: move it away, or give another folder"
-        raise OutputExistsError(f"{card}: {rule}")
+    for line, (token, right) in enumerate(zip(found, expected, strict=False), 1):
+        if token != right:
+            raise InputError(f"{file}: line {line}: {token!r:.60} should be {right!r}")
+    raise InputError(f"{file}: {len(found)} tokens: the model has {len(expected)}")
 
 
 def expand_user(path: str | Path) -> Path:
@@ -291,7 +151,7 @@ def find_folder(
     if released is not None and released.repository is not None:
         return fetch(released.repository, layout, revision=revision, cache=cache)
     if released is not None:
-        return packaged.find_packaged(str(source))
+        return find_packaged(str(source))
     path = expand_user(source)
     if path.is_dir():
         return path
@@ -304,24 +164,6 @@ def find_folder(
         raise MissingInputError(f"{path}: no such folder")
     find_released(name)
     raise AssertionError(name)
-
-
-def find_by_name(
-    name: str,
-    layout: Layout | None = None,
-    *,
-    revision: str | None = None,
-    cache: Path | None = None,
-) -> Path:
-    """Returns the folder of a model by its public name: fetched from the hub, or packaged.
-
-    The other arguments are those of `find_folder`, and what is packaged does not need them.
-
-    Raises:
-        MissingInputError, InputError: see `find_folder`.
-    """
-    find_released(name)
-    return find_folder(name, layout, revision=revision, cache=cache)
 
 
 def fetch(
@@ -354,3 +196,71 @@ def fetch(
             return folder
     files = ", ".join(dict.fromkeys(file for _, patterns in choices for file in patterns))
     raise MissingInputError(f"{repository}: no model in the hub or the cache: none of {files}")
+
+
+def find_packaged(name: str) -> Path:
+    """Returns the folder of a packaged model, whose files are as they were packaged.
+
+    Raises:
+        MissingInputError: if nothing was packaged under this name, or a file is gone.
+        InputError: for a file that was truncated or changed; in one line that says how to repair
+            it.
+    """
+    folder = PACKAGED_FOLDER / name
+    if not folder.is_dir():
+        raise MissingInputError(
+            f"{folder}: no model is packaged here: in a checkout `make model` trains and packages"
+            " it; or name another model, or a folder"
+        )
+    check_sums(folder)
+    return folder
+
+
+def write_sums(folder: Path) -> None:
+    """Writes the digests of the files of a folder, all but the card, which may be edited."""
+    names = sorted(path.name for path in folder.iterdir() if path.name not in (SUMS, CARD))
+    lines = (f"{digest_file(folder / name)}  {name}\n" for name in names)
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def check_sums(folder: Path) -> None:
+    """Compares the files of a folder with their digests.
+
+    Raises:
+        MissingInputError: if a file, or the list of digests, is not there.
+        InputError: for a file that is not as it was, or a list that does not have what is read.
+    """
+    sums = read_sums(folder / SUMS)
+    for name in READ:
+        if name not in sums:
+            raise InputError(f"{folder / SUMS}: no line for {name}, which is read: {_REPAIR}")
+    for name, expected in sums.items():
+        file = folder / name
+        if not file.is_file():
+            raise MissingInputError(f"{file}: no such file, and {SUMS} lists it: {_REPAIR}")
+        found = digest_file(file)
+        if found != expected:
+            rule = f"should be {expected[:_SHOWN]}... by {SUMS}"
+            raise InputError(
+                f"{file}: truncated or changed: SHA-256 {found[:_SHOWN]}... {rule}: {_REPAIR}"
+            )
+
+
+def read_sums(file: Path) -> dict[str, str]:
+    """The SHA-256 of each file of a list, in hexadecimal.
+
+    Raises:
+        MissingInputError: if there is no such list.
+        InputError: for a line that is none of `sha256sum`.
+    """
+    if not file.is_file():
+        raise MissingInputError(f"{file}: no such file: {_REPAIR}")
+    sums = {}
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        found = _LINE.fullmatch(line)
+        if found is None:
+            rule = "must be 64 hexadecimal digits, two spaces and a file name"
+            raise InputError(f"{file}: line {number}: {line[:80]!r}: {rule}: {_REPAIR}")
+        sums[found[2]] = found[1]
+    return sums

@@ -6,17 +6,14 @@ documentation leaves out; the numbers of parameters agree with the sizes of the 
 
 import dataclasses
 import difflib
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-import huggingface_hub
-from huggingface_hub import constants, errors
-
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.errors import InputError, MissingInputError, require
+from nucleotide_transformer.files import digest_file
 
 Family = Literal["v1", "v2", "agro", "codon"]
 
@@ -191,7 +188,8 @@ def find_released(name: str) -> ReleasedModel:
     if name in RELEASED:
         return RELEASED[name]
     by_folded = {known.casefold(): known for known in RELEASED}
-    near = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
+    near = [folded for folded in by_folded if name and folded.startswith(name.casefold())]
+    near = near or difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
     hint = f"did you mean {by_folded[near[0]]}? " if near else ""
     raise InputError(f"{name!r} is no released model: {hint}There are {', '.join(RELEASED)}")
 
@@ -243,8 +241,7 @@ def check_files(folder: Path, released: ReleasedModel) -> None:
         size = file.stat().st_size
         rule = f"should be {pinned.size} at revision {released.revision}"
         require(size == pinned.size, f"{file}: bytes", size, rule)
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = digest_file(file)
         rule = f"should be {pinned.sha256} at revision {released.revision}"
         require(digest == pinned.sha256, f"{file}: SHA-256", digest, rule)
 
@@ -268,6 +265,9 @@ def download(
         MissingInputError: if there is no network and the cache does not have it; says what to do.
         InputError: if the hub has no such repository or revision, or does not let us read it.
     """
+    import huggingface_hub  # only here: models on this machine do without
+    from huggingface_hub import constants, errors
+
     try:
         folder = huggingface_hub.snapshot_download(
             repository, allow_patterns=list(patterns), revision=revision, cache_dir=cache

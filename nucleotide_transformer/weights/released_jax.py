@@ -16,11 +16,7 @@ from jaxtyping import Shaped
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.types import Params
-from nucleotide_transformer.weights.assembly import (
-    ParamsBuilder,
-    count_bytes,
-    expected_shapes,
-)
+from nucleotide_transformer.weights.assembly import ParamsBuilder, count_bytes, expected_shapes
 from nucleotide_transformer.weights.configs import make_hyperparams, read_hyperparams, write_json
 from nucleotide_transformer.weights.unpickle import Budget, load_joblib
 

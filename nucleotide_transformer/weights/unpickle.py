@@ -7,7 +7,7 @@ names: a name is a label, looked up in `CALLS`, where code of this package answe
 its arguments. Any other name, any other opcode, and any call of a name that is not meant to be
 called is refused, by name, before the next byte is read.
 
-joblib writes the bytes of an array behind the pickled description of it, in the middle of the
+joblib writes the bytes of an array after the pickled description of it, in the middle of the
 pickle; so they are read when the description is complete.
 
 What a file can cost is bounded before it is read: by the size of the model that it is said to hold.

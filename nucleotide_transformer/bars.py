@@ -1,8 +1,12 @@
-"""The bar of a long command, on standard error."""
+"""Bars of long commands, on standard error."""
+
+import contextlib
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     Task,
@@ -12,6 +16,9 @@ from rich.progress import (
 )
 from rich.table import Column
 from rich.text import Text
+
+Steps = Callable[[str, int], Callable[[], object]]
+"""Title and number of steps -> a function that is called after each."""
 
 
 class _RateColumn(ProgressColumn):
@@ -39,3 +46,22 @@ def make_bar(unit: str, *, is_shown: bool) -> Progress:
         console=Console(quiet=not is_shown, stderr=True),
         disable=not is_shown,
     )
+
+
+@contextlib.contextmanager
+def show_steps(visible: bool) -> Iterator[Steps]:
+    """A bar for each part of a command, with its steps and the time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not visible) as bar:
+
+        def start(title: str, total: int) -> Callable[[], object]:
+            task = bar.add_task(title, total=total)
+            return lambda: bar.advance(task)
+
+        yield start

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nucleotide_transformer.data.fasta import GZIP_MAGIC
 from nucleotide_transformer.errors import InputError, MissingInputError, require
 from nucleotide_transformer.types import Int
 
 _COMMENT = re.compile(r"#|(track|browser)( |$)")
 """Of a BED file. A contig may be called track1, or even track: a tab follows it."""
-_GZIP_MAGIC = b"\x1f\x8b"
 _BED_RULE = "must be contig, start and end with tabs between them, and 0 <= start < end"
 _GFF_RULE = "must have 9 columns with tabs between them, and 1 <= start <= end"
 
@@ -49,7 +49,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     if not path.is_file():
         raise InputError(f"{path}: must be a file, not a folder")
     with path.open("rb") as file:
-        is_gzip = file.read(2) == _GZIP_MAGIC
+        is_gzip = file.read(2) == GZIP_MAGIC
     number = 0
     try:
         with (
