@@ -375,11 +375,11 @@ def test_memory_of_likelihoods_is_flat_in_the_number_of_sequences(model, tmp_pat
         return (np.zeros(choice.wanted.sum(), np.float32) for choice in choices)
 
     monkeypatch.setattr(tracks, "score_tokens", score)
-    monkeypatch.setattr(pieces, "BLOCK_MASKED", 6_000)
+    monkeypatch.setattr(pieces, "BLOCK_MASKED", 3_000)
     peaks = []
-    for count in (50, 400):
+    for count in (20, 160):
         source = tmp_path / f"{count}.fa"
-        source.write_text("".join(f">{i}\n{make_text(3_000, i)}\n" for i in range(count)))
+        source.write_text("".join(f">{i}\n{make_text(1_500, i)}\n" for i in range(count)))
         config = LikelihoodConfig(input=source, output=tmp_path / f"{count}.tsv", batching=ONE)
         tracemalloc.start()
         write_likelihoods(model, config)
