@@ -25,6 +25,7 @@ from nucleotide_transformer.inference import (
     token_log_likelihoods,
 )
 from nucleotide_transformer.inference.batching import BatchConfig
+from nucleotide_transformer.variants import saturation
 from nucleotide_transformer.variants.background import (
     CalibrateConfig,
     calibrate,
@@ -32,6 +33,7 @@ from nucleotide_transformer.variants.background import (
     reverse_contexts,
 )
 from nucleotide_transformer.variants.calibration import load_calibration
+from nucleotide_transformer.variants.pieces import check_sequences
 from nucleotide_transformer.variants.regions import Region, find_region
 from nucleotide_transformer.variants.saturation import (
     SaturateConfig,
@@ -43,7 +45,6 @@ from nucleotide_transformer.variants.scoring import Scorer
 from nucleotide_transformer.variants.tracks import (
     LikelihoodConfig,
     PredictConfig,
-    read_pieces,
     write_likelihoods,
     write_probabilities,
 )
@@ -97,8 +98,6 @@ def test_regions_that_are_none(text, rule):
 
 
 def test_saturation_is_every_change(model, monkeypatch):
-    from nucleotide_transformer.variants import saturation
-
     monkeypatch.setattr(saturation, "BLOCK", 7)
     text = TEXT[:50] + "N" + TEXT[51:]
     scorer = make_scorer(model, ("llr", "wt_llr"), c=text)
@@ -218,7 +217,7 @@ def test_likelihoods_of_sequences_and_their_track(model, tmp_path, fasta):
     config = LikelihoodConfig(
         input=fasta, output=tmp_path / "l.tsv", track=tmp_path / "l.bedgraph", batching=ONE
     )
-    paths = write_likelihoods(model, config, read_pieces(config))
+    paths = write_likelihoods(model, config)
     assert paths == [config.output, config.track]
     header, *rows = (line.split("\t") for line in config.output.read_text().splitlines())
     wanted = score_sequences(model, [TEXT, TEXT[:20]], masked=True, batching=ONE)
@@ -239,7 +238,7 @@ def test_likelihood_of_a_region_with_margins(model, tmp_path, fasta):
     config = LikelihoodConfig(
         input=fasta, output=tmp_path / "l.tsv", region="chr1:31-60", margin=15, batching=ONE
     )
-    write_likelihoods(model, config, read_pieces(config))
+    write_likelihoods(model, config)
     row = config.output.read_text().splitlines()[1].split("\t")
     assert row[:6] == ["chr1:30-60", "chr1", "30", "60", "30", "10"]
     (logs,) = token_log_likelihoods(model, [TEXT[15:75]], masked=True, batching=ONE)
@@ -253,7 +252,7 @@ def test_probabilities_as_a_table_and_as_tracks(model, tmp_path, fasta, suffix):
     )
     if suffix == ".bw":
         big = pytest.importorskip("pyBigWig")
-    write_probabilities(model, config, read_pieces(config))
+    write_probabilities(model, config)
     p = nucleotide_probabilities(model, TEXT[21:69], batching=ONE)[9:39]
     of_ref = [row["ACGT".index(letter)] for row, letter in zip(p, TEXT[30:60], strict=True)]
     if suffix == ".bw":
@@ -280,7 +279,7 @@ def test_what_a_track_may_be_called(tmp_path, fasta):
         PredictConfig(**options, margin=5)
     (tmp_path / "x.tsv").write_text("")
     with pytest.raises(ValueError, match=r"x\.tsv: exists already"):
-        read_pieces(PredictConfig(**options))
+        check_sequences(PredictConfig(**options))
 
 
 @pytest.mark.parametrize(

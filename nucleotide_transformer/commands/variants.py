@@ -15,6 +15,7 @@ from nucleotide_transformer.training.devices import find_devices
 from nucleotide_transformer.variants import background, run, saturation, tracks
 from nucleotide_transformer.variants.background import CalibrateConfig
 from nucleotide_transformer.variants.config import ScoreVariantsConfig
+from nucleotide_transformer.variants.pieces import check_sequences
 from nucleotide_transformer.variants.reference import open_reference
 from nucleotide_transformer.variants.saturation import SaturateConfig
 from nucleotide_transformer.variants.tracks import LikelihoodConfig, PredictConfig
@@ -31,10 +32,8 @@ def score_variants(config: ScoreVariantsConfig) -> int:
 def calibrate(config: CalibrateConfig) -> int:
     """`nt calibrate`."""
     _tell_notes(open_reference(config.fasta).notes)
-    output = config.find_output()
-    check_new(output)
-    background.calibrate(_load(config), config, progress=True).save(output)
-    return _tell([output])
+    check_new(config.find_output())
+    return _tell([background.calibrate_to_file(_load(config), config, progress=True)])
 
 
 def saturate(config: SaturateConfig) -> int:
@@ -46,14 +45,14 @@ def saturate(config: SaturateConfig) -> int:
 
 def measure_likelihood(config: LikelihoodConfig) -> int:
     """`nt likelihood`."""
-    pieces = tracks.read_pieces(config)
-    return _tell(tracks.write_likelihoods(_load(config), config, pieces, progress=True))
+    sequences = check_sequences(config)
+    return _tell(tracks.write_likelihoods(_load(config), config, sequences, progress=True))
 
 
 def predict_nucleotides(config: PredictConfig) -> int:
     """`nt predict-nucleotides`."""
-    pieces = tracks.read_pieces(config)
-    return _tell(tracks.write_probabilities(_load(config), config, pieces, progress=True))
+    sequences = check_sequences(config)
+    return _tell(tracks.write_probabilities(_load(config), config, sequences, progress=True))
 
 
 def _load(config: Any) -> Model:

@@ -183,10 +183,68 @@ def token_log_likelihoods(
             is judged in the window it belongs to.
     """
     resolve_windows(model.config, batching)
-    if masked:
-        return _mask_in_turn(model, sequences, batching)
-    task = TokenLogLikelihoodTask(model.config, model.compute)
-    return _run_windows(model, task, sequences, batching)
+    return _fill_rows(model, sequences, masked, batching)
+
+
+def _fill_rows(
+    model: Model, sequences: Iterable[Nucleotides], masked: bool, batching: BatchConfig
+) -> Iterator[Float[np.ndarray, " T"]]:
+    """What `token_log_likelihoods` yields."""
+    waiting: collections.deque[Bool[np.ndarray, " T"]] = collections.deque()
+
+    def take_all() -> Iterator[TokenChoice]:
+        for tokens in encode_sequences(model.tokenizer, sequences):
+            waiting.append(is_known(tokens, model.config))
+            yield TokenChoice(tokens, waiting[-1])
+
+    for scores in score_tokens(model, take_all(), masked=masked, batching=batching):
+        known = waiting.popleft()
+        values = np.full(known.size, np.nan, np.float32)
+        values[known] = scores
+        yield values
+
+
+class TokenChoice(NamedTuple):
+    """A sequence, and some of its tokens."""
+
+    tokens: Int[np.ndarray, " T"]
+    """Of the whole sequence, `<cls>` first."""
+    wanted: Bool[np.ndarray, " T"]
+    """Those to judge; none but tokens of known nucleotides."""
+
+
+def score_tokens(
+    model: Model,
+    choices: Iterable[TokenChoice],
+    *,
+    masked: bool,
+    batching: BatchConfig = BatchConfig(),
+) -> Iterator[Float[np.ndarray, " W"]]:
+    """Yields the log-probabilities of the wanted tokens of each sequence.
+
+    Other arguments as for `token_log_likelihoods`. Windows without a wanted token are not run.
+    """
+    size = resolve_windows(model.config, batching)
+    takes: collections.deque[Any] = collections.deque()  # of each row; None ends a sequence
+
+    def make_rows() -> Iterator[Row]:
+        for choice in choices:
+            for take, row in (_hide_each if masked else _show_windows)(choice, size):
+                takes.append(take)
+                yield row
+            takes.append(None)
+
+    kind = MaskedLogLikelihoodTask if masked else TokenLogLikelihoodTask
+    results = run_rows(model, kind(model.config, model.compute), make_rows(), batching)
+    ahead, parts = list(itertools.islice(results, 1)), [np.zeros(0, np.float32)]
+    while takes:
+        take = takes.popleft()
+        if take is None:
+            yield np.concatenate(parts)
+            parts = parts[:1]
+            continue
+        parts.append(ahead.pop()[take])
+        ahead += itertools.islice(results, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,35 +346,24 @@ def hide_in_turn(
         size: of the windows.
     """
     for window in place_windows(tokens.size, *size):
-        row = window.cut(tokens)
-        for place in range(window.own_start, window.own_stop):
-            if wanted[place]:
-                yield place, Row(row, (place - window.start + 1,))
+        places = np.flatnonzero(wanted[window.own_start : window.own_stop]) + window.own_start
+        if places.size:
+            row = window.cut(tokens)
+            yield from ((place, Row(row, (place - window.start + 1,))) for place in places.tolist())
 
 
-def _mask_in_turn(
-    model: Model, sequences: Iterable[Nucleotides], batching: BatchConfig
-) -> Iterator[Float[np.ndarray, " T"]]:
-    """Log-probabilities of the known tokens of each sequence, each hidden by `<mask>`."""
-    size = resolve_windows(model.config, batching)
-    plans: collections.deque[Any] = collections.deque()
+def _hide_each(choice: TokenChoice, size: WindowSize) -> Iterator[tuple[Any, Row]]:
+    """A row for each wanted token, and which of its results to take: the only one."""
+    return ((slice(1), row) for _, row in hide_in_turn(choice.tokens, choice.wanted, size))
 
-    def make_rows() -> Iterator[Row]:
-        for tokens in encode_sequences(model.tokenizer, sequences):
-            known = is_known(tokens, model.config)
-            plans.append(known)
-            yield from (row for _, row in hide_in_turn(tokens, known, size))
-        plans.append(None)
 
-    task = MaskedLogLikelihoodTask(model.config, model.compute)
-    results = run_rows(model, task, make_rows(), batching)
-    ahead = list(itertools.islice(results, 1))
-    while (known := plans.popleft()) is not None:
-        values = np.full(known.size, np.nan, np.float32)
-        for place in np.flatnonzero(known):
-            values[place] = ahead.pop()[0]
-            ahead += itertools.islice(results, 1)
-        yield values
+def _show_windows(choice: TokenChoice, size: WindowSize) -> Iterator[tuple[Any, Row]]:
+    """The windows that wanted tokens belong to, and which of their results to take."""
+    for window in place_windows(choice.tokens.size, *size):
+        wanted = np.flatnonzero(choice.wanted[window.own_start : window.own_stop])
+        if wanted.size:
+            take = wanted + window.own_slice().start
+            yield take, Row(window.cut(choice.tokens))
 
 
 def _shorten(sequence: Nucleotides) -> str:

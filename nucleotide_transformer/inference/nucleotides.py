@@ -47,7 +47,7 @@ from nucleotide_transformer.inference.likelihoods import LogitsTask, hide_in_tur
 from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer, Nucleotides
-from nucleotide_transformer.types import Array, Float, Int
+from nucleotide_transformer.types import Array, Bool, Float, Int
 
 NUCLEOTIDES = "ACGT"
 """Order of the columns of `nucleotide_probabilities`."""
@@ -83,23 +83,9 @@ def nucleotide_probabilities(
         InputError: for an empty sequence, an illegal character or a special token, or another
             number of frames.
     """
-    k = model.config.k
-    num_frames = k if frames is None else frames
-    require(1 <= num_frames <= k, "frames", num_frames, f"must lie between 1 and {k}")
-    text = sequence if isinstance(sequence, str) else bytes(sequence).decode("latin-1")
-    place = text.find("<")
-    require(place < 0, f"sequence, position {place}", "<", "must not hold special tokens")
-    tokens = next(encode_sequences(model.tokenizer, [text]))
-    text = model.tokenizer.decode(tokens)
-    size = resolve_windows(model.config, batching)
-    encoded = [encode_frame(model.tokenizer, text, frame) for frame in range(num_frames)]
-    total = _Total(text, k, encoded)
-    if masked:
-        _add_masked(total, model, encoded, size, batching)
-    else:
-        _add_unmasked(total, model, encoded, size, batching)
-    letters = model.tokenizer.tokens[-5:-1]
-    return total.average()[:, [letters.index(letter) for letter in NUCLEOTIDES]]
+    read = read_frames(model, sequence, frames)
+    every = (0, len(read.text))
+    return average_frames(model, read, *every, masked=masked, batching=batching)
 
 
 class Frame(NamedTuple):
@@ -132,31 +118,80 @@ def encode_frame(tokenizer: KmerTokenizer, text: str, frame: int) -> Frame:
     return Frame(tokens, np.cumsum(widths) - widths - 1, is_kmer)
 
 
+class Frames(NamedTuple):
+    """A sequence in several reading frames."""
+
+    text: str
+    """A, C, G, T and N."""
+    frames: list[Frame]
+    is_left: Bool[np.ndarray, " nucleotides"]
+    """Nucleotides that no k-mer of the frames holds."""
+
+    def find_needed(self, frame: Frame, start: int, end: int, k: int) -> Bool[np.ndarray, " T"]:
+        """Tokens of a frame whose distributions count for the nucleotides `start` to `end - 1`."""
+        ends = frame.starts + np.where(frame.is_kmer, k, 1)
+        reaches = (frame.starts >= 0) & (frame.starts < end) & (ends > start)
+        return reaches & (frame.is_kmer | self.is_left[frame.starts])
+
+
+def read_frames(model: Model, sequence: Nucleotides, frames: int | None = None) -> Frames:
+    """A sequence in its reading frames; arguments and errors as `nucleotide_probabilities`."""
+    k = model.config.k
+    num_frames = k if frames is None else frames
+    require(1 <= num_frames <= k, "frames", num_frames, f"must lie between 1 and {k}")
+    text = sequence if isinstance(sequence, str) else bytes(sequence).decode("latin-1")
+    place = text.find("<")
+    require(place < 0, f"sequence, position {place}", "<", "must not hold special tokens")
+    tokens = next(encode_sequences(model.tokenizer, [text]))
+    text = model.tokenizer.decode(tokens)
+    encoded = [encode_frame(model.tokenizer, text, frame) for frame in range(num_frames)]
+    is_left = np.frombuffer(text.encode(), np.uint8) != ord("N")
+    for frame in encoded:
+        starts = frame.starts[frame.is_kmer]
+        is_left[starts[:, None] + np.arange(k)] = False
+    return Frames(text, encoded, is_left)
+
+
+def average_frames(
+    model: Model,
+    read: Frames,
+    start: int,
+    end: int,
+    *,
+    masked: bool = True,
+    batching: BatchConfig = BatchConfig(),
+) -> Float[np.ndarray, "nucleotides 4"]:
+    """As `nucleotide_probabilities`, of the nucleotides `start` (from 0) to `end - 1` alone.
+
+    Only the passes that these need are run; the windows are those of the whole sequence.
+    """
+    size = resolve_windows(model.config, batching)
+    total = _Total(start, end, model.config.k)
+    needed = [read.find_needed(frame, start, end, model.config.k) for frame in read.frames]
+    add = _add_masked if masked else _add_unmasked
+    add(total, model, list(zip(read.frames, needed, strict=True)), size, batching)
+    letters = model.tokenizer.tokens[-5:-1]
+    return total.average()[:, [letters.index(letter) for letter in NUCLEOTIDES]]
+
+
 class _Total:
-    """Sums of the distributions over the frames; letters in the order of the tokenizer."""
+    """Sums over the frames of some nucleotides' distributions; letters as the tokenizer's."""
 
-    def __init__(self, text: str, k: int, frames: list[Frame]) -> None:
-        self._k = k
-        self._kmers = np.zeros((len(text), 5), np.float64)  # four sums and a count
-        self._singles = np.zeros((len(text), 5), np.float64)
-        self._is_left = np.frombuffer(text.encode(), np.uint8) != ord("N")
-        """Nucleotides that no k-mer holds."""
-        for frame in frames:
-            starts = frame.starts[frame.is_kmer]
-            self._is_left[starts[:, None] + np.arange(k)] = False
-
-    def needs(self, frame: Frame) -> np.ndarray:
-        """Which tokens of a frame have a distribution that counts."""
-        return frame.is_kmer | (self._is_left[frame.starts] & (frame.starts >= 0))
+    def __init__(self, start: int, end: int, k: int) -> None:
+        self._start, self._end, self._k = start, end, k
+        self._kmers = np.zeros((end - start, 5), np.float64)  # four sums and a count
+        self._singles = np.zeros((end - start, 5), np.float64)
 
     def add(self, start: int, is_kmer: bool, marginals: "Marginals") -> None:
-        """Adds the distribution at one token."""
+        """Adds the distribution at the token that begins at nucleotide `start`."""
         if is_kmer:
-            self._kmers[start : start + self._k, :4] += marginals.kmer
-            self._kmers[start : start + self._k, 4] += 1
+            low, high = max(start, self._start), min(start + self._k, self._end)
+            mine = slice(low - self._start, high - self._start)
+            self._kmers[mine, :4] += marginals.kmer[low - start : high - start]
+            self._kmers[mine, 4] += 1
         else:
-            self._singles[start, :4] += marginals.single
-            self._singles[start, 4] += 1
+            self._singles[start - self._start, :4] += marginals.single
+            self._singles[start - self._start, 4] += 1
 
     def average(self) -> Float[np.ndarray, "nucleotides 4"]:
         """The mean of the k-mers' distributions, else of the single letters', else uniform."""
@@ -219,15 +254,19 @@ class MaskedMarginalsTask:
         return marginalise(scores, self.config)
 
 
+Needed = list[tuple[Frame, np.ndarray]]
+"""Frames, and which tokens of each have a distribution that counts."""
+
+
 def _add_masked(
-    total: _Total, model: Model, frames: list[Frame], size: WindowSize, batching: BatchConfig
+    total: _Total, model: Model, frames: Needed, size: WindowSize, batching: BatchConfig
 ) -> None:
     """Adds all frames, each token hidden by `<mask>` in a row of its own."""
     places: collections.deque[tuple[int, bool]] = collections.deque()
 
     def make_rows() -> Iterator[Row]:
-        for frame in frames:
-            for i, row in hide_in_turn(frame.tokens, total.needs(frame), size):
+        for frame, needed in frames:
+            for i, row in hide_in_turn(frame.tokens, needed, size):
                 places.append((int(frame.starts[i]), bool(frame.is_kmer[i])))
                 yield row
 
@@ -237,19 +276,24 @@ def _add_masked(
 
 
 def _add_unmasked(
-    total: _Total, model: Model, frames: list[Frame], size: WindowSize, batching: BatchConfig
+    total: _Total, model: Model, frames: Needed, size: WindowSize, batching: BatchConfig
 ) -> None:
     """Adds all frames, each in one pass (one a window)."""
     cuts = [
-        (frame, window) for frame in frames for window in place_windows(frame.tokens.size, *size)
+        (
+            frame,
+            window,
+            window.own_start + np.flatnonzero(needed[window.own_start : window.own_stop]),
+        )
+        for frame, needed in frames
+        for window in place_windows(frame.tokens.size, *size)
     ]
-    rows = (Row(window.cut(frame.tokens)) for frame, window in cuts)
+    cuts = [cut for cut in cuts if cut[2].size]
+    rows = (Row(window.cut(frame.tokens)) for frame, window, _ in cuts)
     task = MarginalsTask(model.config, model.compute)
     results = run_rows(model, task, rows, batching)
-    for (frame, window), marginals in zip(cuts, results, strict=True):
-        needed = total.needs(frame)
-        for i in range(window.own_start, window.own_stop):
-            if needed[i]:
-                place = i - window.start + 1
-                at_token = Marginals(marginals.kmer[place], marginals.single[place])
-                total.add(int(frame.starts[i]), bool(frame.is_kmer[i]), at_token)
+    for (frame, window, mine), marginals in zip(cuts, results, strict=True):
+        for i in mine.tolist():
+            place = i - window.start + 1
+            at_token = Marginals(marginals.kmer[place], marginals.single[place])
+            total.add(int(frame.starts[i]), bool(frame.is_kmer[i]), at_token)

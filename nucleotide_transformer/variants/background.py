@@ -1,6 +1,7 @@
 """The table of `llr_calibrated`, from random pieces of a genome: what `nt calibrate` does."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,13 +11,16 @@ import numpy as np
 from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.config import ComputeConfig, require_positive
 from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.files import UNFINISHED, check_new, keep_settings
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float, Int
+from nucleotide_transformer.variants.blocks import Arrays, Blocks, run_jobs
 from nucleotide_transformer.variants.calibration import (
     FILE_NAME,
     NUM_CONTEXTS,
     Calibration,
+    make_run_settings,
     make_settings,
 )
 from nucleotide_transformer.variants.changes import Change
@@ -41,7 +45,7 @@ class CalibrateConfig(WindowConfig):
     """The genome that the background is drawn from: FASTA, plain, bgzip or gzip."""
     output: Path | None = None
     """File to write, .json; llr_calibration.json in the model's folder by default, where
-    `nt score-variants` looks for it."""
+    `nt score-variants` looks for it. What is unfinished lies in <output>.parts."""
     model: str = PACKAGED
     """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
     model that comes with the package."""
@@ -74,7 +78,13 @@ class _Sums(NamedTuple):
     counts: Int[np.ndarray, "C 4"]
 
 
-def calibrate(model: Model, config: CalibrateConfig, *, progress: bool = False) -> Calibration:
+def calibrate(
+    model: Model,
+    config: CalibrateConfig,
+    *,
+    blocks: Blocks | None = None,
+    progress: bool = False,
+) -> Calibration:
     """Computes the table of a model.
 
     Every change counts for its context and for the reverse complement of it. Where the background
@@ -84,26 +94,54 @@ def calibrate(model: Model, config: CalibrateConfig, *, progress: bool = False) 
     Args:
         model: what `load_pretrained(config.model, ...)` returns.
         config: genome and options.
+        blocks: of a run that was stopped; what is finished is kept there. By default nowhere.
         progress: show a bar.
 
     Raises:
-        InputError: for a genome without a piece of 60 known nucleotides.
+        InputError: for a genome without a piece of 60 known nucleotides, or if the blocks are those
+            of a run with other arguments.
     """
     reference = open_reference(config.fasta)
     scorer = Scorer(model, reference, ("llr",), around=config)
+    background = {"num_places": config.num_places, "seed": config.seed}
+    if blocks:
+        settings = make_run_settings(model, config, reference) | background
+        keep_settings(blocks.folder, settings, *UNFINISHED)
+
+    def compute(changes: list[Change]) -> Arrays:
+        evidence = scorer.find_evidence(changes)
+        return {"contexts": evidence.context, "alts": evidence.alt, "values": llr(evidence)}
+
     sums = _Sums(np.zeros((NUM_CONTEXTS, 4)), np.zeros((NUM_CONTEXTS, 4), np.int64))
     num_pieces = -(-config.num_places // PIECE)
-    pieces = draw_pieces(reference, num_pieces, config.seed)
+    jobs = _join_pieces(draw_pieces(reference, num_pieces, config.seed))
     with make_bar("nt", is_shown=progress) as bar:
         task = bar.add_task(f"{config.model}: background", total=num_pieces * PIECE)
-        while block := [piece for _, piece in zip(range(_PIECES_AT_ONCE), pieces, strict=False)]:
-            changes = [change for piece in block for change in piece]
-            evidence = scorer.find_evidence(changes)
-            _add(sums, evidence.context, evidence.alt, llr(evidence))
-            bar.advance(task, len(block) * PIECE)
-    settings = make_settings(model, config)
-    settings |= {"fasta": config.fasta.name, "num_places": config.num_places, "seed": config.seed}
+        for changes, arrays in run_jobs(jobs, compute, blocks):
+            _add(sums, **arrays)
+            bar.advance(task, len(changes) // 3)
+    settings = make_settings(model, config) | {"fasta": config.fasta.name} | background
     return Calibration(_fill(sums), sums.counts, settings)
+
+
+def calibrate_to_file(model: Model, config: CalibrateConfig, *, progress: bool = False) -> Path:
+    """What `nt calibrate` does; returns the file, which appears whole or not at all.
+
+    Finished blocks are kept in the folder `<output>.parts`; called again with the same arguments,
+    the function resumes after them. Arguments and errors as of `calibrate`.
+    """
+    output = config.find_output()
+    check_new(output)
+    blocks = Blocks(output)
+    calibrate(model, config, blocks=blocks, progress=progress).save(output)
+    blocks.remove()
+    return output
+
+
+def _join_pieces(pieces: Iterator[list[Change]]) -> Iterator[list[Change]]:
+    """The changes of some pieces at a time."""
+    while some := list(itertools.islice(pieces, _PIECES_AT_ONCE)):
+        yield [change for piece in some for change in piece]
 
 
 def draw_pieces(reference: Reference, count: int, seed: int) -> Iterator[list[Change]]:

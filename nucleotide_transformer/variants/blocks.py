@@ -1,7 +1,10 @@
-"""Finished blocks of scores, kept in a folder until the output is written."""
+"""Finished blocks of a long computation, kept in a folder until the output is written."""
 
-from collections.abc import Iterator
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,9 +15,12 @@ from nucleotide_transformer.variants.scoring import Scored
 
 _NAMES = ("", *REASONS)
 
+Arrays = dict[str, np.ndarray]
+Job = TypeVar("Job")
+
 
 class Blocks:
-    """The folder `<output>.parts` of a run: what it computes, and the blocks that are done.
+    """The folder `<output>.parts` of a run, and the blocks of arrays in it that are done.
 
     Attributes:
         folder: where they are.
@@ -30,28 +36,64 @@ class Blocks:
         self.folder = open_parts(output)
         self.paths = sorted(self.folder.glob("block-*.npz"))
 
-    def add(self, scored: Scored) -> None:
-        """Keeps the next block, whole or not at all."""
-        reasons = np.array([_NAMES.index(reason) for reason in scored.reasons], np.int8)
+    def add(self, **arrays: Any) -> None:
+        """Keeps the arrays of the next block, whole or not at all."""
         path = self.folder / f"block-{len(self.paths):08d}.npz"
         with write_whole(path) as partial, partial.open("wb") as file:
-            np.savez(file, values=scored.values.astype(np.float32), reasons=reasons)
+            np.savez(file, **arrays)
         self.paths.append(path)
+
+    def load(self, index: int) -> Arrays:
+        """A block that is done; an `InputError` if it is damaged."""
+        try:
+            with np.load(self.paths[index], allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+            rule = f"damaged: delete the folder {self.folder}"
+            raise InputError(f"{self.paths[index]}: {rule}") from None
+
+    def remove(self) -> None:
+        """Deletes the folder: the output is written."""
+        shutil.rmtree(self.folder)
+
+
+def run_jobs(
+    jobs: Iterable[Job], compute: Callable[[Job], Arrays], blocks: Blocks | None = None
+) -> Iterator[tuple[Job, Arrays]]:
+    """Yields each job with its arrays: those of a finished block, or computed, and kept as one.
+
+    Args:
+        jobs: the same, in the same order, in each run that shares the blocks.
+        compute: depends on the job alone.
+        blocks: where they are kept; by default nowhere.
+    """
+    done = len(blocks.paths) if blocks else 0
+    for index, job in enumerate(jobs):
+        if blocks and index < done:
+            yield job, blocks.load(index)
+            continue
+        arrays = compute(job)
+        if blocks:
+            blocks.add(**arrays)
+        yield job, arrays
+
+
+class ScoredBlocks(Blocks):
+    """Blocks of scored variants."""
+
+    def add_scored(self, scored: Scored) -> None:
+        """Keeps the next block."""
+        reasons = np.array([_NAMES.index(reason) for reason in scored.reasons], np.int8)
+        self.add(values=scored.values.astype(np.float32), reasons=reasons)
 
     def count(self) -> int:
         """Variants that are done."""
-        return sum(len(block.reasons) for block in self._read())
+        return sum(len(self.load(index)["reasons"]) for index in range(len(self.paths)))
 
     def read(self) -> Iterator[tuple[list[float | None], str]]:
         """Yields the scores of every variant, None where there is none, and the reason."""
-        for block in self._read():
-            for row, reason in zip(block.values.tolist(), block.reasons, strict=True):
-                yield [None if value != value else value for value in row], reason
-
-    def _read(self) -> Iterator[Scored]:
-        for path in self.paths:
-            try:
-                with np.load(path, allow_pickle=False) as arrays:
-                    yield Scored(arrays["values"], [_NAMES[i] for i in arrays["reasons"]])
-            except (OSError, ValueError, KeyError, IndexError):
-                raise InputError(f"{path}: damaged: delete the folder {self.folder}") from None
+        for index in range(len(self.paths)):
+            block = self.load(index)
+            for row, reason in zip(block["values"].tolist(), block["reasons"], strict=True):
+                values = [None if value != value else value for value in row]
+                yield values, _NAMES[reason]

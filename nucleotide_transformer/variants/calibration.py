@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from nucleotide_transformer import __version__
 from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float, Int
 from nucleotide_transformer.variants.config import WindowConfig
 from nucleotide_transformer.variants.evidence import CONTEXT, Evidence
+from nucleotide_transformer.variants.reference import Reference
 from nucleotide_transformer.weights.assembly import digest_params
 
 FILE_NAME = "llr_calibration.json"
@@ -64,6 +66,28 @@ def make_settings(model: Model, around: WindowConfig) -> dict[str, Any]:
         "parameters": digest_params(model.params),
         "window_tokens": settings.num_kmers,
         "frames": settings.frames,
+    }
+
+
+def make_run_settings(model: Model, config: Any, reference: Reference) -> dict[str, Any]:
+    """What scores depend on beside their names and the variants, in types that JSON has.
+
+    Args:
+        model: which scores.
+        config: a `WindowConfig` with `model` and `fasta`.
+        reference: what `config.fasta` is.
+    """
+    settings = config.resolve(model)
+    digest = hashlib.blake2b(repr(list(reference.lengths.items())).encode())
+    return {
+        "version": __version__,
+        "model": config.model,
+        **make_settings(model, config),
+        "compute_dtype": model.compute.compute_dtype,
+        "flank": settings.flank,
+        "layer": settings.layer,
+        "fasta": Path(config.fasta).name,
+        "contigs": digest.hexdigest()[:32],
     }
 
 

@@ -7,16 +7,15 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from nucleotide_transformer import __version__
 from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.files import UNFINISHED, check_new, keep_settings, write_whole
 from nucleotide_transformer.model.platform import find_default_device
 from nucleotide_transformer.pretrained import Model
-from nucleotide_transformer.variants.blocks import Blocks
-from nucleotide_transformer.variants.calibration import find_calibration, make_settings
+from nucleotide_transformer.variants.blocks import ScoredBlocks
+from nucleotide_transformer.variants.calibration import find_calibration, make_run_settings
 from nucleotide_transformer.variants.changes import REASONS, check_allele
 from nucleotide_transformer.variants.config import STDIN, ScoreVariantsConfig
 from nucleotide_transformer.variants.reading import Allele, find_kind_of_bytes, read_variants
@@ -82,12 +81,12 @@ def check_variants(config: ScoreVariantsConfig) -> Variants:
     must_fit = config.on_mismatch == "error"
     if config.vcf != STDIN:
         return _check_alleles(config.vcf, reference, must_fit)
-    blocks = Blocks(config.output)
+    blocks = ScoredBlocks(config.output)
     try:
         return _check_alleles(_copy_stdin(blocks.folder), reference, must_fit)
     except BaseException:
         if not blocks.paths:
-            shutil.rmtree(blocks.folder)
+            blocks.remove()
         raise
 
 
@@ -115,26 +114,28 @@ def score_variants(
             or if the folder of parts is that of a run with other arguments.
     """
     variants = check_variants(config) if variants is None else variants
-    settings = _make_settings(model, config, variants)
+    settings = make_run_settings(model, config, variants.reference)
+    settings |= {"scores": list(config.scores)}
+    settings |= {"num_variants": variants.num_alleles, "variants": variants.digest}
     calibration = find_calibration(config, model)
     if calibration:
         settings["calibration"] = calibration.digest
     scorer = Scorer(
         model, variants.reference, config.scores, around=config, calibration=calibration
     )
-    blocks = Blocks(config.output)
+    blocks = ScoredBlocks(config.output)
     keep_settings(blocks.folder, settings, *UNFINISHED)
     _run_blocks(scorer, blocks, variants, config.output, progress)
     table = Table(variants.source, config.scores, variants.contigs, variants.is_sorted, settings)
     paths = write_scores(config.output, table, blocks.read())
     reasons = collections.Counter(reason for _, reason in blocks.read())
-    shutil.rmtree(blocks.folder)
+    blocks.remove()
     num_scored = reasons.pop("", 0)
     return Summary(paths, num_scored, dict(reasons))
 
 
 def _run_blocks(
-    scorer: Scorer, blocks: Blocks, variants: Variants, output: Path, progress: bool
+    scorer: Scorer, blocks: ScoredBlocks, variants: Variants, output: Path, progress: bool
 ) -> None:
     """Computes the blocks that are not there yet."""
     done = blocks.count()
@@ -144,7 +145,7 @@ def _run_blocks(
         task = bar.add_task(what, total=variants.num_alleles, completed=done)
         size = BLOCK_ON_CPU if find_default_device().platform == "cpu" else BLOCK_ELSEWHERE
         while block := list(itertools.islice(alleles, size)):
-            blocks.add(scorer.score(block))
+            blocks.add_scored(scorer.score(block))
             bar.advance(task, len(block))
 
 
@@ -210,22 +211,3 @@ def _describe_names(contigs: dict[str, int], reference: Reference) -> Iterator[s
     if pairs:
         more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
         yield f"contigs are named differently in {reference.path}: {', '.join(pairs[:3])}{more}"
-
-
-def _make_settings(model: Model, config: ScoreVariantsConfig, variants: Variants) -> dict[str, Any]:
-    """What the result depends on, in types that JSON has."""
-    settings = config.resolve(model)
-    digest = hashlib.blake2b(repr(list(variants.reference.lengths.items())).encode())
-    return {
-        "version": __version__,
-        "model": config.model,
-        **make_settings(model, config),
-        "compute_dtype": model.compute.compute_dtype,
-        "scores": list(config.scores),
-        "flank": settings.flank,
-        "layer": settings.layer,
-        "fasta": Path(config.fasta).name,
-        "contigs": digest.hexdigest()[:32],
-        "num_variants": variants.num_alleles,
-        "variants": variants.digest,
-    }

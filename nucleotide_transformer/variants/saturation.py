@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 
 from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.config import ComputeConfig
-from nucleotide_transformer.errors import OutputExistsError
-from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.files import UNFINISHED, check_new, keep_settings, write_whole
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES
 from nucleotide_transformer.inference.sequence_io import import_extra
 from nucleotide_transformer.plots import MAX_LOGO_NUCLEOTIDES, plot_nucleotide_logo, save_figure
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float
-from nucleotide_transformer.variants.calibration import find_calibration
+from nucleotide_transformer.variants.blocks import Arrays, Blocks, run_jobs
+from nucleotide_transformer.variants.calibration import find_calibration, make_run_settings
 from nucleotide_transformer.variants.changes import Change
 from nucleotide_transformer.variants.config import WindowConfig, check_scores
 from nucleotide_transformer.variants.reference import EXTRA, Reference, open_reference
@@ -42,7 +42,8 @@ class SaturateConfig(WindowConfig):
     output: Path
     """Folder to make: saturation.parquet, a .bedgraph for each score (the mean over the three
     changes of a place), and pictures of the first score, heat_map.png and logo.png, where the
-    region is short enough (4,000 and 400 nucleotides)."""
+    region is short enough (4,000 and 400 nucleotides). What is unfinished lies in
+    <output>.parts."""
     model: str = PACKAGED
     """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
     model that comes with the package."""
@@ -71,39 +72,55 @@ class Saturation:
     """P of A, C, G, T at each place, k-mers hidden; 0.25 at N."""
 
 
-def saturate(scorer: Scorer, region: Region, *, progress: bool = False) -> Saturation:
+def saturate(
+    scorer: Scorer, region: Region, *, blocks: Blocks | None = None, progress: bool = False
+) -> Saturation:
     """Scores every change of a region.
 
     Args:
         scorer: model, reference, scores.
         region: what `find_region` returns.
+        blocks: of a run that was stopped; what is finished is kept there. By default nowhere.
         progress: show a bar with rate and time left.
     """
     sequence = scorer.reference.fetch(*region).decode()
-    values = np.full((len(sequence), 4, len(scorer.scores)), np.nan)
-    probabilities = np.full((len(sequence), 4), 0.25)
+    found: list[Arrays] = []
     with make_bar("nt", is_shown=progress) as bar:
         task = bar.add_task(region.text, total=len(sequence))
-        for first in range(0, len(sequence), BLOCK):
-            places = [
-                (i, letter)
-                for i in range(first, min(first + BLOCK, len(sequence)))
-                for letter in NUCLEOTIDES
-                if sequence[i] not in (letter, "N")
-            ]
-            if places:
-                changes = [_make_change(region, sequence, *place) for place in places]
-                evidence = scorer.find_evidence(changes, "masked")
-                rows = [i for i, _ in places]
-                columns = [NUCLEOTIDES.index(letter) for _, letter in places]
-                values[rows, columns] = scorer.compute(evidence)
-                p = average(evidence.masked)
-                known = ~np.isnan(p[:, 0])
-                kept = np.array(rows)[known]
-                probabilities[kept] = p[known] / p[known].sum(axis=1, keepdims=True)
-            bar.advance(task, min(BLOCK, len(sequence) - first))
+        jobs = range(0, len(sequence), BLOCK)
+        for _, arrays in run_jobs(
+            jobs, lambda i: _score_block(scorer, region, sequence, i), blocks
+        ):
+            found.append(arrays)
+            bar.advance(task, len(arrays["values"]))
+    values = np.concatenate([arrays["values"] for arrays in found])
     by_name = {name: values[..., i] for i, name in enumerate(scorer.scores)}
+    probabilities = np.concatenate([arrays["probabilities"] for arrays in found])
     return Saturation(region, sequence, by_name, probabilities)
+
+
+def _score_block(scorer: Scorer, region: Region, sequence: str, first: int) -> Arrays:
+    """Scores and probabilities of the nucleotides of a block."""
+    size = min(BLOCK, len(sequence) - first)
+    values = np.full((size, 4, len(scorer.scores)), np.nan)
+    probabilities = np.full((size, 4), 0.25)
+    places = [
+        (i, letter)
+        for i in range(size)
+        for letter in NUCLEOTIDES
+        if sequence[first + i] not in (letter, "N")
+    ]
+    if places:
+        changes = [_make_change(region, sequence, first + i, letter) for i, letter in places]
+        evidence = scorer.find_evidence(changes, "masked")
+        rows = [i for i, _ in places]
+        columns = [NUCLEOTIDES.index(letter) for _, letter in places]
+        values[rows, columns] = scorer.compute(evidence)
+        p = average(evidence.masked)
+        known = ~np.isnan(p[:, 0])
+        kept = np.array(rows)[known]
+        probabilities[kept] = p[known] / p[known].sum(axis=1, keepdims=True)
+    return {"values": values, "probabilities": probabilities}
 
 
 def _make_change(region: Region, sequence: str, index: int, letter: str) -> Change:
@@ -115,10 +132,10 @@ def check_region(config: SaturateConfig) -> tuple[Reference, Region]:
     """Opens the reference and finds the region; no model is needed.
 
     Raises:
-        OutputExistsError, MissingInputError, InputError: in one line.
+        OutputExistsError, NotAFolderError, UnwritableOutputError, MissingInputError, InputError:
+            in one line.
     """
-    if config.output.exists():
-        raise OutputExistsError(f"{config.output}: exists already: delete it, or name another")
+    check_new(config.output)
     reference = open_reference(config.fasta)
     return reference, find_region(config.region, reference)
 
@@ -132,6 +149,9 @@ def saturate_region(
 ) -> list[Path]:
     """What `nt saturate` does; returns the files of the folder, which appears whole or not at all.
 
+    Finished blocks are kept in the folder `<output>.parts`; called again with the same arguments,
+    the function resumes after them.
+
     Args:
         model: what `load_pretrained(config.model, ...)` returns.
         config: region, files and options.
@@ -139,16 +159,23 @@ def saturate_region(
         progress: show a bar.
 
     Raises:
-        InputError: as `check_region`, or for a window, layer or table that does not fit the model.
+        InputError: as `check_region`, for a window, layer or table that does not fit the model, or
+            if the folder of parts is that of a run with other arguments.
     """
     reference, region = check_region(config) if found is None else found
     calibration = find_calibration(config, model)
     scorer = Scorer(model, reference, config.scores, around=config, calibration=calibration)
-    result = saturate(scorer, region, progress=progress)
+    blocks = Blocks(config.output)
+    settings = make_run_settings(model, config, reference)
+    settings |= {"scores": list(config.scores), "region": region.text}
+    settings |= {"calibration": calibration.digest if calibration else None}
+    keep_settings(blocks.folder, settings, *UNFINISHED)
+    result = saturate(scorer, region, blocks=blocks, progress=progress)
     config.output.absolute().parent.mkdir(parents=True, exist_ok=True)
     with write_whole(config.output) as folder:
         folder.mkdir()
         names = [path.name for path in _write_files(folder, result)]
+    blocks.remove()
     return [config.output / name for name in names]
 
 

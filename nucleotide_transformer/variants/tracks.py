@@ -1,69 +1,52 @@
-"""Likelihoods and probabilities of nucleotides of sequences and regions, as tables and tracks."""
+"""Likelihoods and probabilities of nucleotides of sequences and regions, as tables and tracks.
+
+They are computed in blocks of so many nucleotides, each by itself: a run that was stopped resumes
+after its last block, and writes the same bytes as one that was not. One sequence is in memory, and
+the results of one block.
+"""
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, Literal
 
 import numpy as np
 
+from nucleotide_transformer import __version__
 from nucleotide_transformer.bars import make_bar
-from nucleotide_transformer.config import ComputeConfig
-from nucleotide_transformer.errors import InputError, OutputExistsError, require
-from nucleotide_transformer.files import write_whole
-from nucleotide_transformer.inference.batching import BatchConfig, encode_sequences
+from nucleotide_transformer.errors import require
+from nucleotide_transformer.files import UNFINISHED, keep_settings, write_whole
+from nucleotide_transformer.inference.batching import encode_sequences, resolve_windows
 from nucleotide_transformer.inference.embedding import is_known
-from nucleotide_transformer.inference.likelihoods import token_log_likelihoods
-from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES, nucleotide_probabilities
-from nucleotide_transformer.inference.sequence_io import (
-    SequenceRecord,
-    import_extra,
-    read_sequences,
-)
+from nucleotide_transformer.inference.likelihoods import TokenChoice, score_tokens
+from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES, average_frames, read_frames
+from nucleotide_transformer.inference.sequence_io import import_extra
 from nucleotide_transformer.pretrained import Model
-from nucleotide_transformer.types import Float
-from nucleotide_transformer.variants.reference import open_reference
-from nucleotide_transformer.variants.regions import find_region
-from nucleotide_transformer.weights.hub import PACKAGED
+from nucleotide_transformer.types import Float, Int
+from nucleotide_transformer.variants.blocks import Arrays, Blocks, run_jobs
+from nucleotide_transformer.variants.pieces import (
+    BIG,
+    TRACKS,
+    Part,
+    Piece,
+    Sequences,
+    SequencesConfig,
+    check_sequences,
+    cut_parts,
+)
+from nucleotide_transformer.weights.assembly import digest_params
 
 Shown = Literal["ref", "A", "C", "G", "T", "entropy"]
-TRACKS = (".bedgraph", ".bw", ".bigwig")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _SequencesConfig:
-    """Sequences of a file, or a region of one."""
-
-    input: Path
-    """Sequences: .fa, .fasta, .fna, .csv or .tsv (also with .gz), or .parquet."""
-    output: Path
-    """File to write."""
-    region: str | None = None
-    """Of a FASTA file: contig:first-last, from 1, both ends included, instead of all contigs."""
-    margin: int = 0
-    """Nucleotides on either side of a region that the model sees, and that are not reported."""
-    model: str = PACKAGED
-    """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
-    model that comes with the package."""
-    masked: bool = True
-    """Hide each token in turn, in a pass of its own; or one pass in which the model sees all."""
-    batching: BatchConfig = BatchConfig()
-    """Size of windows and batches, devices."""
-    compute: ComputeConfig = ComputeConfig()
-    """Precision."""
-
-    def __post_init__(self) -> None:
-        require(self.margin >= 0, "margin", self.margin, "must be 0 or above")
-        require(not self.margin or self.region is not None, "margin", self.margin, "needs a region")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LikelihoodConfig(_SequencesConfig):
+class LikelihoodConfig(SequencesConfig):
     """How likely sequences are: pseudo-log-likelihood and bits per nucleotide."""
 
     output: Path
-    """File to write, .tsv: a row for each sequence."""
+    """File to write, .tsv: a row for each sequence. What is unfinished lies in <output>.parts."""
     track: Path | None = None
     """Track to write as well, .bedgraph, .bw or .bigwig: bits per nucleotide of each token. 2 are
     no knowledge at all."""
@@ -76,7 +59,7 @@ class LikelihoodConfig(_SequencesConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PredictConfig(_SequencesConfig):
+class PredictConfig(SequencesConfig):
     """Probabilities of A, C, G and T at every nucleotide."""
 
     output: Path
@@ -93,114 +76,173 @@ class PredictConfig(_SequencesConfig):
         _check_suffix("output", self.output, (".tsv", *TRACKS))
 
 
-class Piece(NamedTuple):
-    """A sequence, and the part of it that is reported."""
-
-    record: SequenceRecord
-    start: int
-    """First nucleotide of the sequence that is reported, from 0."""
-    end: int
-    """One past the last."""
-
-
-def read_pieces(config: _SequencesConfig) -> list[Piece]:
-    """The sequences of a file, or a region with its margins.
-
-    Raises:
-        MissingInputError, InputError: in one line, for what is wrong with the file or the region.
-    """
-    for output in (config.output, getattr(config, "track", None)):
-        if output is not None and output.exists():
-            raise OutputExistsError(f"{output}: exists already: delete it, or name another")
-    if config.region is None:
-        return [Piece(record, 0, len(record.sequence)) for record in read_sequences(config.input)]
-    reference = open_reference(config.input)
-    contig, start, end = find_region(config.region, reference)
-    first = max(start - config.margin, 0)
-    text = reference.fetch(contig, first, end + config.margin).decode()
-    name = f"{contig}:{start}-{end}"
-    record = SequenceRecord(name, text, contig, first, first + len(text))
-    return [Piece(record, start - first, end - first)]
-
-
 def write_likelihoods(
-    model: Model, config: LikelihoodConfig, pieces: list[Piece], *, progress: bool = False
+    model: Model,
+    config: LikelihoodConfig,
+    sequences: Sequences | None = None,
+    *,
+    progress: bool = False,
 ) -> list[Path]:
     """What `nt likelihood` does; returns the files, which appear whole or not at all.
 
     A token counts if all of it is reported. Bits per nucleotide are minus the sum of log2 p(token)
     by the nucleotides of the tokens; with 2 the model knows nothing.
 
+    Finished blocks are kept in the folder `<output>.parts`; called again with the same arguments,
+    the function resumes after them.
+
     Args:
         model: what `load_pretrained(config.model, ...)` returns.
         config: files and options.
-        pieces: what `read_pieces(config)` returned.
-        progress: show a bar.
+        sequences: what `check_sequences(config)` returned, if it was called before the model was
+            loaded.
+        progress: show a bar with rate and time left.
+
+    Raises:
+        InputError: as `check_sequences`, for windows that the model can't take, or if the folder
+            of parts is that of a run with other arguments.
     """
-    texts = [piece.record.sequence for piece in pieces]
-    rows = token_log_likelihoods(model, texts, masked=config.masked, batching=config.batching)
-    columns = ("name", "contig", "start", "end", "nucleotides", "tokens")
-    header = (*columns, "log_likelihood", "bits_per_nucleotide")
+    sequences = check_sequences(config) if sequences is None else sequences
+    find = functools.lru_cache(maxsize=1)(functools.partial(_find_tokens, model))
+
+    def compute(parts: list[Part]) -> list[np.ndarray]:
+        found = [_choose_tokens(part, *find(part.piece.record.sequence)) for part in parts]
+        choices = [choice for choice, _ in found]
+        scores = score_tokens(model, choices, masked=config.masked, batching=config.batching)
+        return [np.column_stack([where, x]) for (_, where), x in zip(found, scores, strict=True)]
+
+    blocks = _run_blocks(model, config, sequences, compute, progress)
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(_open_whole(config.output))
-        file.write("\t".join(header) + "\n")
-        add = _open_track(stack, config.track, pieces, "bits per nucleotide")
-        bar = stack.enter_context(make_bar("nt", is_shown=progress))
-        task = bar.add_task(config.output.name, total=sum(map(len, texts)))
-        for piece, logs in zip(pieces, rows, strict=True):
-            starts, widths = _find_tokens(model, piece.record.sequence)
-            mine = (starts >= piece.start) & (starts + widths <= piece.end) & np.isfinite(logs)
-            size, total = int(widths[mine].sum()), float(logs[mine].sum(dtype=np.float64))
-            bits = -total / np.log(2) / size if size else float("nan")
-            place = (piece.record.contig, piece.record.start + piece.start)
-            row = (piece.record.name, *place, piece.record.start + piece.end, size, mine.sum())
-            file.write("\t".join(map(str, row)) + f"\t{total:.6g}\t{bits:.6g}\n")
-            for i in np.flatnonzero(mine):
-                first = piece.record.start + int(starts[i])
-                width = int(widths[i])
-                value = -float(logs[i]) / np.log(2) / width
-                add(piece.record.contig, first, first + width, value)
-            bar.advance(task, len(piece.record.sequence))
+        columns = ("name", "contig", "start", "end", "nucleotides", "tokens")
+        file.write("\t".join((*columns, "log_likelihood", "bits_per_nucleotide")) + "\n")
+        add = _open_track(stack, config.track, sequences, "bits per nucleotide")
+        sums = np.zeros(3)
+        for (piece, _, end), tokens in _read_blocks(config, blocks):
+            sums += (len(tokens), *tokens[:, 1:].sum(axis=0))
+            for start, width, log_p in tokens.tolist():
+                first = piece.record.start + int(start)
+                value = -log_p / np.log(2) / width
+                add(piece.record.contig, first, first + int(width), value)
+            if end == piece.end:
+                file.write(_describe_piece(piece, *sums.tolist()))
+                sums[:] = 0
+    blocks.remove()
     return [config.output, *([config.track] if config.track else [])]
 
 
+def _choose_tokens(
+    part: Part, tokens: np.ndarray, starts: np.ndarray, widths: np.ndarray, known: np.ndarray
+) -> tuple[TokenChoice, Int[np.ndarray, "W 2"]]:
+    """The tokens that begin in a part and are reported whole, and their starts and widths."""
+    wanted = known & (starts >= part.start) & (starts < part.end)
+    wanted &= starts + widths <= part.piece.end
+    return TokenChoice(tokens, wanted), np.column_stack([starts[wanted], widths[wanted]])
+
+
+def _describe_piece(piece: Piece, num_tokens: float, size: float, log_p: float) -> str:
+    """The row of a sequence."""
+    record = piece.record
+    bits = -log_p / np.log(2) / size if size else float("nan")
+    place = (record.contig, record.start + piece.start, record.start + piece.end)
+    row = (record.name, *place, int(size), int(num_tokens), f"{log_p:.6g}", f"{bits:.6g}")
+    return "\t".join(map(str, row)) + "\n"
+
+
 def write_probabilities(
-    model: Model, config: PredictConfig, pieces: list[Piece], *, progress: bool = False
+    model: Model,
+    config: PredictConfig,
+    sequences: Sequences | None = None,
+    *,
+    progress: bool = False,
 ) -> list[Path]:
     """What `nt predict-nucleotides` does; returns the file, which appears whole or not at all.
 
-    Arguments as for `write_likelihoods`.
+    Arguments, errors and resumption as for `write_likelihoods`.
     """
+    sequences = check_sequences(config) if sequences is None else sequences
+    read = functools.lru_cache(maxsize=1)(
+        functools.partial(read_frames, model, frames=config.frames)
+    )
+    average = functools.partial(
+        average_frames, model, masked=config.masked, batching=config.batching
+    )
+
+    def compute(parts: list[Part]) -> list[np.ndarray]:
+        return [average(read(piece.record.sequence), *place) for piece, *place in parts]
+
+    blocks = _run_blocks(model, config, sequences, compute, progress)
     with contextlib.ExitStack() as stack:
         is_table = config.output.suffix == ".tsv"
         file = stack.enter_context(_open_whole(config.output)) if is_table else None
-        track = None if is_table else config.output
-        add = _open_track(stack, track, pieces, f"{config.show}")
+        add = _open_track(stack, None if is_table else config.output, sequences, config.show)
         if file:
             file.write("\t".join(("contig", "position", "ref", *NUCLEOTIDES)) + "\n")
-        bar = stack.enter_context(make_bar("nt", is_shown=progress))
-        sizes = [len(piece.record.sequence) for piece in pieces]
-        task = bar.add_task(config.output.name, total=sum(sizes))
-        for piece, size in zip(pieces, sizes, strict=True):
-            record = piece.record
-            p = nucleotide_probabilities(
-                model,
-                record.sequence,
-                masked=config.masked,
-                frames=config.frames,
-                batching=config.batching,
-            )
-            values = _choose(p, record.sequence, config.show)
-            for i in range(piece.start, piece.end):
-                place = record.start + i
+        for (piece, start, end), p in _read_blocks(config, blocks):
+            contig, text = piece.record.contig, piece.record.sequence[start:end]
+            values = _choose(p, text, config.show)
+            for place, letter in enumerate(text, start=piece.record.start + start):
+                i = place - piece.record.start - start
                 if file:
-                    row = (record.contig, place + 1, record.sequence[i])
                     four = "\t".join(f"{x:.6g}" for x in p[i])
-                    file.write("\t".join(map(str, row)) + f"\t{four}\n")
+                    file.write(f"{contig}\t{place + 1}\t{letter}\t{four}\n")
                 elif not np.isnan(values[i]):
-                    add(record.contig, place, place + 1, float(values[i]))
-            bar.advance(task, size)
+                    add(contig, place, place + 1, float(values[i]))
+    blocks.remove()
     return [config.output]
+
+
+def _run_blocks(
+    model: Model,
+    config: SequencesConfig,
+    sequences: Sequences,
+    compute: Callable[[list[Part]], list[np.ndarray]],
+    progress: bool,
+) -> Blocks:
+    """Computes the blocks that are not there yet.
+
+    Args:
+        model: for what the result depends on.
+        config: as it was given.
+        sequences: what `check_sequences` found.
+        compute: gives an array for each part of a block.
+        progress: show a bar.
+    """
+    settings = {
+        "version": __version__,
+        "result": type(config).__name__,
+        "model": config.model,
+        "parameters": digest_params(model.params),
+        "compute_dtype": model.compute.compute_dtype,
+        "masked": config.masked,
+        "frames": getattr(config, "frames", None),
+        **resolve_windows(model.config, config.batching)._asdict(),
+        "input": config.input.name,
+        "region": config.region,
+        "num_nucleotides": sequences.num_reported,
+        "sequences": sequences.totals.digest,
+    }
+    blocks = Blocks(config.output)
+    keep_settings(blocks.folder, settings, *UNFINISHED)
+
+    def join(parts: list[Part]) -> Arrays:
+        arrays = compute(parts)
+        return {"values": np.concatenate(arrays), "sizes": np.array([len(a) for a in arrays])}
+
+    with make_bar("nt", is_shown=progress) as bar:
+        task = bar.add_task(config.output.name, total=sequences.num_reported)
+        for parts, _ in run_jobs(cut_parts(config), join, blocks):
+            bar.advance(task, sum(part.end - part.start for part in parts))
+    return blocks
+
+
+def _read_blocks(config: SequencesConfig, blocks: Blocks) -> Iterator[tuple[Part, np.ndarray]]:
+    """Every part with its array."""
+    for index, parts in enumerate(cut_parts(config)):
+        block = blocks.load(index)
+        yield from zip(
+            parts, np.split(block["values"], np.cumsum(block["sizes"])[:-1]), strict=True
+        )
 
 
 def _choose(
@@ -217,16 +259,13 @@ def _choose(
     return np.where(letters >= 0, values, np.nan)
 
 
-def _find_tokens(model: Model, sequence: str) -> tuple[np.ndarray, np.ndarray]:
-    """First nucleotide and width of every token, `<cls>` first: -1 and 0."""
+def _find_tokens(model: Model, sequence: str) -> tuple[np.ndarray, ...]:
+    """Ids, first nucleotides, widths of all tokens, and which are known; `<cls>` at -1."""
     tokens = next(encode_sequences(model.tokenizer, [sequence]))
     first = model.config.first_kmer_id
-    is_kmer = is_known(tokens, model.config) & (tokens < first + 4**model.config.k)
-    widths = np.where(is_kmer, model.config.k, 1)
-    widths[0] = 0
-    starts = np.cumsum(widths) - widths
-    starts[0] = -1
-    return starts, widths
+    known = is_known(tokens, model.config)
+    widths = np.where(known & (tokens < first + 4**model.config.k), model.config.k, 1)
+    return tokens, np.cumsum(widths) - widths - 1, widths, known
 
 
 def _check_suffix(field: str, path: Path, suffixes: tuple[str, ...]) -> None:
@@ -242,29 +281,18 @@ def _open_whole(path: Path) -> Iterator[IO[str]]:
 
 
 def _open_track(
-    stack: contextlib.ExitStack, path: Path | None, pieces: list[Piece], name: str
-) -> Callable[[str, int, int, float], None]:
+    stack: contextlib.ExitStack, path: Path | None, sequences: Sequences, name: str
+) -> Callable[[str, int, int, float], object]:
     """Opens a track; returns a function that adds contig, start, end and value, in order."""
     if path is None:
         return lambda *_: None
-    if path.suffix == ".bedgraph":
+    if path.suffix not in BIG:
         file = stack.enter_context(_open_whole(path))
         file.write(f'track type=bedGraph name="{name}"\n')
-        return lambda c, a, b, value: _write(file, f"{c}\t{a}\t{b}\t{value:.6g}\n")
+        return lambda c, a, b, value: file.write(f"{c}\t{a}\t{b}\t{value:.6g}\n")
     big = import_extra("pyBigWig", "bigwig", f"{path}: to write BigWig")
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    partial = stack.enter_context(write_whole(path))
-    sizes: dict[str, int] = {}
-    for piece in pieces:
-        contig = piece.record.contig
-        if contig in sizes and piece.record.start < sizes[contig]:
-            raise InputError(f"{path}: BigWig needs sequences in order: {contig} goes back")
-        sizes[contig] = piece.record.end
-    track: Any = big.open(str(partial), "w")
+    track: Any = big.open(str(stack.enter_context(write_whole(path))), "w")
     stack.callback(track.close)
-    track.addHeader(list(sizes.items()))
+    track.addHeader(list(sequences.ends.items()))
     return lambda c, a, b, value: track.addEntries([c], [a], ends=[b], values=[value])
-
-
-def _write(file: IO[str], text: str) -> None:
-    file.write(text)

@@ -1,0 +1,145 @@
+"""Sequences of a file or a region of one, and the parts that they are computed in."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from nucleotide_transformer.config import ComputeConfig
+from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.files import check_new
+from nucleotide_transformer.inference.batching import BatchConfig
+from nucleotide_transformer.inference.sequence_io import (
+    SequenceRecord,
+    SequenceTotals,
+    import_extra,
+    measure_sequences,
+    read_sequences,
+)
+from nucleotide_transformer.variants.reference import open_reference
+from nucleotide_transformer.variants.regions import find_region
+from nucleotide_transformer.weights.hub import PACKAGED
+
+BIG = (".bw", ".bigwig")
+TRACKS = (".bedgraph", *BIG)
+BLOCK_MASKED, BLOCK_SEEN = 2_048, 1 << 20
+"""Nucleotides of a block, what a stop can cost: up to a pass for each of them, or few passes."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SequencesConfig:
+    """Sequences of a file, or a region of one."""
+
+    input: Path
+    """Sequences: .fa, .fasta, .fna, .csv or .tsv (also with .gz), or .parquet."""
+    output: Path
+    """File to write. What is unfinished lies in <output>.parts."""
+    region: str | None = None
+    """Of a FASTA file: contig:first-last, from 1, both ends included, instead of all contigs."""
+    margin: int = 0
+    """Nucleotides on either side of a region that the model sees, and that are not reported."""
+    model: str = PACKAGED
+    """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
+    model that comes with the package."""
+    masked: bool = True
+    """Hide each token in turn, in a pass of its own; or one pass in which the model sees all."""
+    batching: BatchConfig = BatchConfig()
+    """Size of windows and batches, devices."""
+    compute: ComputeConfig = ComputeConfig()
+    """Precision."""
+
+    def __post_init__(self) -> None:
+        require(self.margin >= 0, "margin", self.margin, "must be 0 or above")
+        require(not self.margin or self.region is not None, "margin", self.margin, "needs a region")
+
+
+class Piece(NamedTuple):
+    """A sequence, and what is reported of it."""
+
+    record: SequenceRecord
+    start: int
+    """First nucleotide of the sequence that is reported, from 0."""
+    end: int
+    """One past the last."""
+
+
+class Part(NamedTuple):
+    """Some of the nucleotides that are reported of a sequence."""
+
+    piece: Piece
+    start: int
+    """First one, counted along the sequence from 0."""
+    end: int
+    """One past the last."""
+
+
+class Sequences(NamedTuple):
+    """What there is to do."""
+
+    totals: SequenceTotals
+    num_reported: int
+    """Nucleotides."""
+    ends: dict[str, int]
+    """By contig, in the order of the file: one past its last nucleotide there."""
+
+
+def check_sequences(config: SequencesConfig) -> Sequences:
+    """Checks the outputs, and reads all of the input; no model is needed.
+
+    Raises:
+        OutputExistsError, NotAFolderError, UnwritableOutputError, MissingInputError, InputError:
+            in one line, for what is wrong with an output, the file or the region.
+    """
+    outputs = [path for path in (config.output, getattr(config, "track", None)) if path]
+    big = next((path for path in outputs if path.suffix in BIG), None)
+    for path in outputs:
+        check_new(path)
+    if big:
+        import_extra("pyBigWig", "bigwig", f"{big}: to write BigWig")
+    num_reported, ends = 0, dict[str, int]()
+
+    def take_records() -> Iterator[SequenceRecord]:
+        nonlocal num_reported
+        for record, start, end in read_pieces(config):
+            if big and record.start < ends.get(record.contig, 0):
+                rule = f"BigWig needs sequences in order: {record.contig} goes back"
+                raise InputError(f"{big}: {rule}")
+            ends[record.contig] = record.end
+            num_reported += end - start
+            yield record
+
+    totals = measure_sequences(take_records())
+    return Sequences(totals, num_reported, ends)
+
+
+def read_pieces(config: SequencesConfig) -> Iterator[Piece]:
+    """The sequences of a file, one at a time, or a region with its margins."""
+    if config.region is None:
+        for record in read_sequences(config.input):
+            yield Piece(record, 0, len(record.sequence))
+        return
+    reference = open_reference(config.input)
+    contig, start, end = find_region(config.region, reference)
+    first = max(start - config.margin, 0)
+    text = reference.fetch(contig, first, end + config.margin).decode()
+    name = f"{contig}:{start}-{end}"
+    record = SequenceRecord(name, text, contig, first, first + len(text))
+    yield Piece(record, start - first, end - first)
+
+
+def cut_parts(config: SequencesConfig) -> Iterator[list[Part]]:
+    """The parts of each block: as many nucleotides, of one sequence or several."""
+    size = BLOCK_MASKED if config.masked else BLOCK_SEEN
+    parts: list[Part] = []
+    room = size
+    for piece in read_pieces(config):
+        start = piece.start
+        while start < piece.end:
+            end = min(start + room, piece.end)
+            parts.append(Part(piece, start, end))
+            start, room = end, room - (end - start)
+            if not room:
+                yield parts
+                parts, room = [], size
+    if parts:
+        yield parts

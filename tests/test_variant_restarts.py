@@ -1,0 +1,152 @@
+"""Commands on regions and sequences that were stopped, and the memory that they take."""
+
+import dataclasses
+import tracemalloc
+
+import numpy as np
+import pytest
+from small_models import V2, random_params
+from small_variants import OPTIONS, make_model, make_text
+
+from nucleotide_transformer.inference.batching import BatchConfig
+from nucleotide_transformer.variants import background, pieces, saturation, tracks
+from nucleotide_transformer.variants.background import CalibrateConfig, calibrate_to_file
+from nucleotide_transformer.variants.blocks import Blocks
+from nucleotide_transformer.variants.saturation import SaturateConfig, saturate_region
+from nucleotide_transformer.variants.tracks import (
+    LikelihoodConfig,
+    PredictConfig,
+    write_likelihoods,
+    write_probabilities,
+)
+
+TEXT = make_text(90, seed=5)
+ONE = BatchConfig(num_devices=1, batch_tokens=64)
+SHORT = dataclasses.replace(ONE, window_tokens=16)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+@pytest.fixture
+def fasta(tmp_path):
+    path = tmp_path / "genome.fa"
+    path.write_text(f">chr1\n{TEXT}\n>two\n{TEXT[:20]}\n")
+    return path
+
+
+def stop_at(monkeypatch, number):
+    """Ctrl-C once at a block; returns the list of blocks that were computed to the end."""
+    kept, add = [], Blocks.add
+
+    def add_or_stop(self, **arrays):
+        if len(kept) == number - 1 and "stopped" not in kept:
+            kept.append("stopped")
+            raise KeyboardInterrupt
+        add(self, **arrays)
+        kept.append(len(self.paths))
+
+    monkeypatch.setattr(Blocks, "add", add_or_stop)
+    return kept
+
+
+def run_likelihood(model, fasta, folder):
+    config = LikelihoodConfig(
+        input=fasta, output=folder / "l.tsv", track=folder / "l.bedgraph", batching=SHORT
+    )
+    return write_likelihoods(model, config)
+
+
+def run_predict(model, fasta, folder):
+    config = PredictConfig(input=fasta, output=folder / "p.tsv", masked=False, batching=SHORT)
+    return write_probabilities(model, config)
+
+
+def run_saturate(model, fasta, folder):
+    config = SaturateConfig(region="1:1-90", fasta=fasta, output=folder / "s", **OPTIONS)
+    return saturate_region(model, config)
+
+
+def run_calibrate(model, fasta, folder):
+    config = CalibrateConfig(fasta=fasta, output=folder / "t.json", num_places=240, **OPTIONS)
+    return [calibrate_to_file(model, config)]
+
+
+@pytest.mark.parametrize("run", [run_likelihood, run_predict, run_saturate, run_calibrate])
+def test_a_stopped_command_resumes_at_its_last_block(model, tmp_path, fasta, monkeypatch, run):
+    """Finished blocks are not computed again, and nothing differs at the end."""
+    monkeypatch.setattr(pieces, "BLOCK_MASKED", 40)
+    monkeypatch.setattr(pieces, "BLOCK_SEEN", 40)
+    monkeypatch.setattr(saturation, "BLOCK", 40)
+    monkeypatch.setattr(saturation, "MAX_MAP_NUCLEOTIDES", 0)  # pictures take long
+    monkeypatch.setattr(saturation, "MAX_LOGO_NUCLEOTIDES", 0)
+    monkeypatch.setattr(background, "_PIECES_AT_ONCE", 2)
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    for folder in (whole, again):
+        folder.mkdir()
+    wanted = [path.read_bytes() for path in run(model, fasta, whole)]
+    kept = stop_at(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, fasta, again)
+    assert [path.suffix for path in again.iterdir()] == [".parts"]
+    other = dataclasses.replace(model, params=random_params(V2, seed=1))
+    with pytest.raises(ValueError, match=r"\.parts: an unfinished run with parameters = "):
+        run(other, fasta, again)
+    found = [path.read_bytes() for path in run(model, fasta, again)]
+    assert kept[:2] == [1, "stopped"]
+    assert kept[2:] == list(range(2, 2 + len(kept[2:])))
+    assert found == wanted
+    assert not list(again.glob("*.parts"))
+
+
+def test_a_damaged_block_is_named(tmp_path):
+    blocks = Blocks(tmp_path / "x")
+    blocks.add(values=np.arange(3))
+    data = blocks.paths[0].read_bytes()
+    for damaged in (data[:-30], b"", b"text"):
+        blocks.paths[0].write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"block-00000000\.npz: damaged: delete the folder"):
+            blocks.load(0)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_blocks_have_the_windows_of_the_whole_sequence(model, tmp_path, fasta, monkeypatch, masked):
+    """Wherever they are cut, in the middle of a token too."""
+    found = []
+    for size in (1000, 37):
+        monkeypatch.setattr(pieces, "BLOCK_MASKED", size)
+        monkeypatch.setattr(pieces, "BLOCK_SEEN", size)
+        options = {"input": fasta, "masked": masked, "batching": SHORT}
+        config = LikelihoodConfig(output=tmp_path / f"{size}.tsv", **options)
+        write_likelihoods(model, config)
+        probabilities = PredictConfig(output=tmp_path / f"p{size}.tsv", **options)
+        write_probabilities(model, probabilities)
+        for output in (config.output, probabilities.output):
+            rows = [line.split("\t") for line in output.read_text().splitlines()[1:]]
+            found.append(np.array([[float(x) for x in row[-2:]] for row in rows]))
+    np.testing.assert_allclose(found[2], found[0], rtol=1e-4)
+    np.testing.assert_allclose(found[3], found[1], rtol=1e-4)
+    assert found[0].shape == (2, 2)
+    assert found[1].shape == (110, 2)
+
+
+def test_memory_of_likelihoods_is_flat_in_the_number_of_sequences(model, tmp_path, monkeypatch):
+    """Of reading, keeping and writing; scores are taken for granted."""
+
+    def score(model, choices, **options):
+        return (np.zeros(choice.wanted.sum(), np.float32) for choice in choices)
+
+    monkeypatch.setattr(tracks, "score_tokens", score)
+    monkeypatch.setattr(pieces, "BLOCK_MASKED", 3_000)
+    peaks = []
+    for count in (8, 64):
+        source = tmp_path / f"{count}.fa"
+        source.write_text("".join(f">{i}\n{make_text(1_500, i)}\n" for i in range(count)))
+        config = LikelihoodConfig(input=source, output=tmp_path / f"{count}.tsv", batching=ONE)
+        tracemalloc.start()
+        write_likelihoods(model, config)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0] + 100_000
