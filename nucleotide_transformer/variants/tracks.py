@@ -17,9 +17,9 @@ from nucleotide_transformer.inference.likelihoods import token_log_likelihoods
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES, nucleotide_probabilities
 from nucleotide_transformer.inference.sequence_io import (
     SequenceRecord,
-    import_extra,
     read_sequences,
 )
+from nucleotide_transformer.inference.tracks import import_bigwig, open_bigwig
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float
 from nucleotide_transformer.variants.progress import make_bar
@@ -251,7 +251,7 @@ def _open_track(
         file = stack.enter_context(_open_whole(path))
         file.write(f'track type=bedGraph name="{name}"\n')
         return lambda c, a, b, value: _write(file, f"{c}\t{a}\t{b}\t{value:.6g}\n")
-    big = import_extra("pyBigWig", "bigwig", f"{path}: to write BigWig")
+    import_bigwig(path)
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
     partial = stack.enter_context(write_whole(path))
     sizes: dict[str, int] = {}
@@ -260,9 +260,7 @@ def _open_track(
         if contig in sizes and piece.record.start < sizes[contig]:
             raise InputError(f"{path}: BigWig needs sequences in order: {contig} goes back")
         sizes[contig] = piece.record.end
-    track: Any = big.open(str(partial), "w")
-    stack.callback(track.close)
-    track.addHeader(list(sizes.items()))
+    track: Any = stack.enter_context(open_bigwig(path, partial, sizes))
     return lambda c, a, b, value: track.addEntries([c], [a], ends=[b], values=[value])
 
 
