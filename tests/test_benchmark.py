@@ -209,6 +209,25 @@ def test_nothing_compiles_while_the_clock_runs():
     assert workload.describe()["updates"] == 3
 
 
+def test_fine_tuning_trains_what_its_method_trains():
+    changes = {"tasks": ("finetune",), "accumulation": 1, "num_devices": (1,)}
+    config = dataclasses.replace(CONFIG, **changes)
+    cases = list_cases(config, num_local_devices=8, platform="cpu")
+    assert [case.method for case in cases] == ["head", "ia3", "lora", "full"]
+    assert cases[1].label == "finetune ia3 custom, 2 x 20"
+    workload = make_workload(cases[1], config, jax.local_devices()[:1])
+    workload.lower()
+    workload.wait(workload.start())
+    found = workload.describe()
+    assert found["updates"] == 1
+    factors, head = MODEL.num_layers * (2 * 16 + 24), 2 * (16 + 1)
+    assert found["trained_parameters"] == factors + head
+    assert abs(found["loss"] - np.log(2)) < 1.0
+    # Products for the gradients of activations, and none for those of weights.
+    block = 2 * (4 * 16**2 + 3 * 16 * 24) + 4 * 20 * 16
+    assert workload.flops_per_step == 2 * 2 * MODEL.num_layers * 20 * block
+
+
 def test_a_case_that_does_not_fit_is_reported_and_the_others_run(monkeypatch, tmp_path):
     measure = run.measure_case
 

@@ -6,6 +6,9 @@ import pytest
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.model import init_params, make_forward, remat
+from nucleotide_transformer.model.adapters import Ia3
+from nucleotide_transformer.model.stacking import arrange_params
+from nucleotide_transformer.training.state import merge, partition
 
 MODEL = ModelConfig(k=3, num_layers=3, embed_dim=32, num_heads=2, ffn_dim=48)
 
@@ -62,6 +65,30 @@ def test_recomputing_saves_memory_in_the_compiled_program(stack):
         return program.memory_analysis().temp_size_in_bytes
 
     assert measure("block") < 0.92 * measure("none")
+
+
+def count_kept(adapter, attention):
+    """Numbers that a scan over the blocks keeps for the gradient of an adapter, or of all."""
+    compute = ComputeConfig(attention=attention)
+    forward = make_forward(MODEL, compute, head=None, adapter=adapter)
+    params = arrange_params(forward.init(jax.random.key(0)), "scan")
+    trained, frozen = partition(params, lambda path: adapter is None or "/ia3/" in path)
+    tokens = jnp.arange(24).reshape(2, 12) + MODEL.first_kmer_id
+
+    def loss(trained):
+        outputs = forward.apply(merge(trained, frozen), tokens, layers=(3,), logits=False)
+        return outputs.embeddings[3].sum()
+
+    steps = jax.make_jaxpr(jax.grad(loss))(trained).jaxpr.eqns
+    scan = next(step for step in steps if step.primitive.name == "scan")
+    kept = [leaf.aval for leaf in scan.outvars[scan.params["num_carry"] :]]
+    return sum(leaf.size for leaf in kept if leaf.size >= tokens.size * MODEL.embed_dim)
+
+
+@pytest.mark.parametrize("attention", ["per_head", "einsum"])
+def test_ia3_keeps_keys_and_values_once(attention):
+    """Before their factors, not behind them too: no more than training all weights keeps."""
+    assert 0 < count_kept(Ia3, attention) <= count_kept(None, attention)
 
 
 def test_cudnn_attention_is_kept():

@@ -145,6 +145,32 @@ def test_islands_are_found(tmp_path):
     np.testing.assert_allclose(written, found[:, 0], atol=6e-5)  # four digits
     with pytest.raises(InputError, match=r"y.csv.*a segmentation is written as .bedgraph"):
         predict_file(loaded, PredictConfig(**place, output=tmp_path / "y.csv"))
+    check_big_wig(loaded, place, tmp_path, validation.sequences[0])
+
+
+def check_big_wig(loaded, place, folder, sequence):
+    """Intervals of a BED, in whatever order, as the BigWig of a class; or one line."""
+    big = pytest.importorskip("pyBigWig")
+    bed, output = folder / "some.bed", folder / "y.bw"
+    bed.write_text("c2\t0\t30\nc0\t30\t60\nc0\t0\t30\n")
+    config = PredictConfig(**place, bed=bed, output=output)
+    predict_file(loaded, config)
+    with big.open(str(output)) as track:
+        assert track.chroms() == {f"c{index}": 60 for index in range(24)}
+        assert track.intervals("c1") is None
+        values = track.values("c0", 0, 60)
+    expected = np.concatenate(list(predict(loaded, [sequence[:30], sequence[30:]])))[:, 0]
+    np.testing.assert_allclose(values, expected, atol=6e-5)
+    output.unlink()
+    two = dataclasses.replace(loaded.head, classes=("gene", "island"))
+    with pytest.raises(InputError, match="track = None: a BigWig holds one class: must be one of"):
+        predict_file(dataclasses.replace(loaded, head=two), config)
+    with pytest.raises(InputError, match="track = 'exon': must be one of island"):
+        predict_file(loaded, dataclasses.replace(config, track="exon"))
+    bed.write_text("c0\t0\t30\nc0\t29\t60\n")
+    with pytest.raises(InputError, match=r"some.bed: c0:0-30: another begins at 29"):
+        predict_file(loaded, config)
+    assert not list(folder.glob("y.bw*"))
 
 
 def test_weights_that_inference_rounds_are_taken():

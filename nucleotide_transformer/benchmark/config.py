@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import itertools
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from nucleotide_transformer.config import (
     ComputeConfig,
@@ -12,9 +12,10 @@ from nucleotide_transformer.config import (
     require_positive,
 )
 from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.model.adapters import Method
 from nucleotide_transformer.weights.hub import RELEASED
 
-Task = Literal["train", "embed", "probe", "logits"]
+Task = Literal["train", "finetune", "embed", "probe", "logits"]
 Scaling = Literal["weak", "strong"]
 
 CUSTOM = "custom"
@@ -27,8 +28,10 @@ class BenchmarkConfig:
     """What to measure, and how often. Every combination of the lists is one case."""
 
     tasks: tuple[Task, ...] = ("train", "embed")
-    """train is a whole update; embed gives mean embeddings of the last layer, probe those of every
-    layer; logits are of every token."""
+    """train is a whole update of pre-training, finetune one of each of the methods; embed gives
+    mean embeddings of the last layer, probe those of every layer; logits are of every token."""
+    methods: tuple[Method, ...] = get_args(Method)
+    """What finetune trains, a case for each; see `nt finetune`."""
     models: tuple[str, ...] = ("100M",)
     """50M, 100M, 250M, 500M (the released v2 shapes), any other released name, or `custom` for
     the shape that `model` describes. Parameters are random."""
@@ -37,7 +40,7 @@ class BenchmarkConfig:
     sequences_per_device: tuple[int, ...] = ()
     """Sequences of a (micro-)batch on one device; 2 on a CPU and 32 elsewhere by default."""
     accumulation: int = 1
-    """Micro-batches of an update; training only."""
+    """Micro-batches of an update; train and finetune only."""
     num_devices: tuple[int, ...] = ()
     """Devices to use, a case for each number. All by default; 1, 2, 4, ... all with `scaling`.
     A CPU has as many as XLA_FLAGS=--xla_force_host_platform_device_count says."""
@@ -52,7 +55,7 @@ class BenchmarkConfig:
     """Timed steps of a round. The host waits for the step before the last one, as in a run."""
     peer: bool = True
     """Also time ESM of transformers with blocks of as many FLOPs, where torch is installed; on
-    one device."""
+    one device. Of fine-tuning lora alone, by peft."""
     cache: bool = False
     """Also measure the compile time of a second start, with a persistent compilation cache."""
     profile: bool = False
@@ -72,7 +75,7 @@ class BenchmarkConfig:
         require_positive(self, "accumulation", "rounds", "round_steps", "profile_rows")
         require(0 <= self.seed < 2**32, "seed", self.seed, "must lie in [0, 2**32)")
         require(self.warmup_steps >= 1, "warmup_steps", self.warmup_steps, "must be 1 or above")
-        for field in ("tasks", "models", "sequence_tokens"):
+        for field in ("tasks", "methods", "models", "sequence_tokens"):
             require(len(getattr(self, field)) > 0, field, (), "must name at least one")
         for field, lowest in (("sequence_tokens", 2), ("sequences_per_device", 1)):
             values = getattr(self, field)
@@ -93,6 +96,8 @@ class Case:
     num_devices: int
     scaling: Scaling
     """weak on one device."""
+    method: Method | None = None
+    """Of finetune."""
 
     @property
     def tokens_per_step(self) -> int:
@@ -111,7 +116,8 @@ class Case:
         batch += f" x {self.accumulation}" if self.accumulation > 1 else ""
         scaling = " strong" if self.scaling == "strong" else ""
         devices = f", {self.num_devices} devices{scaling}" if self.num_devices > 1 else ""
-        return f"{self.task} {self.model}, {batch}{devices}"
+        task = " ".join(filter(None, (self.task, self.method)))
+        return f"{task} {self.model}, {batch}{devices}"
 
 
 def find_model(name: str, custom: ModelConfig) -> ModelConfig:
@@ -147,18 +153,24 @@ def list_cases(config: BenchmarkConfig, *, num_local_devices: int, platform: str
         rule = f"the positions of model {name} end at {limit}"
         require(limit is None or tokens <= limit, "sequence_tokens", tokens, rule)
     scalings = config.scaling or ("weak",)
-    choices = (config.tasks, config.models, config.sequence_tokens, at_once, scalings, counts)
+    tasks: list[tuple[Task, Method | None]] = [
+        (task, method)
+        for task in config.tasks
+        for method in (config.methods if task == "finetune" else (None,))
+    ]
+    choices = (tasks, config.models, config.sequence_tokens, at_once, scalings, counts)
     cases = [
         Case(
             task=task,
             model=name,
             sequence_tokens=tokens,
             sequences_per_device=divide(sequences, count, scaling),
-            accumulation=config.accumulation if task == "train" else 1,
+            accumulation=config.accumulation if task in ("train", "finetune") else 1,
             num_devices=count,
             scaling=scaling if count > 1 else "weak",
+            method=method,
         )
-        for task, name, tokens, sequences, scaling, count in itertools.product(*choices)
+        for (task, method), name, tokens, sequences, scaling, count in itertools.product(*choices)
     ]
     return list(dict.fromkeys(cases))  # one device is where both kinds of scaling begin
 

@@ -87,6 +87,7 @@ def describe_result(result: CaseResult) -> dict[str, str]:
         "MFU": "" if result.mfu is None else f"{result.mfu:.1%}",
         "of product": f"{result.mfu_of_measured_peak:.1%}",
         "GiB": "" if result.memory is None else f"{result.memory.total / GIB:.2f}",
+        "temporary": "" if result.memory is None else f"{result.memory.temporaries / GIB:.3g}",
         "compile s": f"{times.lower + times.compile:.1f}{again}",
         "peer": f"{peer.tokens_per_second:,.0f}" if peer else "",
         "ratio": show_spread(peer.ratio, 1, ".2f") if peer else "",
@@ -105,7 +106,8 @@ def show_spread(spread: Spread, factor: float, form: str) -> str:
 def describe_notes(report: Report) -> Iterator[str]:
     """What the table needs to be understood: formulas, the peer, scaling."""
     yield MFU_FORMULA
-    yield "of product: the same, of the matrix product measured here; GiB: of one device"
+    yield "of product: the same, of the matrix product measured here; GiB: of one device;"
+    yield "temporary: the GiB of these that are there during a step alone"
     if report.config.cache:
         yield "compile s: in brackets, the second start with a persistent compilation cache"
     peers = [result.peer for result in report.measured if result.peer]

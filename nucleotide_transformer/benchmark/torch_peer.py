@@ -1,7 +1,8 @@
 """The peer: ESM of transformers on torch, whose blocks have as many FLOPs a token as ours.
 
 In training it computes the last block and the head at every token, as transformers does; the
-package only where a token is masked, which saves it 5 % of the FLOPs of 100M.
+package only where a token is masked, which saves it 5 % of the FLOPs of 100M. Fine-tuning is LoRA
+by peft, at our sites and of our rank, with transformers' own head of two classes on `<cls>`.
 """
 
 import importlib
@@ -14,6 +15,7 @@ import numpy as np
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, find_model
 from nucleotide_transformer.benchmark.workloads import draw_tokens
 from nucleotide_transformer.config import MaskingConfig, ModelConfig
+from nucleotide_transformer.finetuning.config import LoraConfig
 
 IGNORED = -100
 """Label of a token that the loss leaves out."""
@@ -23,7 +25,10 @@ def explain_absence(case: Case, platform: str) -> str | None:
     """Why a case has no peer, or None if it has one."""
     if case.num_devices > 1:
         return "the peer runs on one device"
-    for module in ("torch", "transformers"):
+    if case.task == "finetune" and case.method != "lora":
+        return "of fine-tuning the peer has lora alone"
+    modules = ("torch", "transformers", "peft")
+    for module in modules if case.task == "finetune" else modules[:2]:
         if importlib.util.find_spec(module) is None:
             return f"{module} is not installed"
     if platform == "cpu":
@@ -59,6 +64,14 @@ def make_esm_config(model: ModelConfig) -> dict[str, Any]:
     }
 
 
+def add_lora(model: Any) -> Any:
+    """A frozen classifier of transformers with LoRA's changes and a head that are trained."""
+    peft, lora = importlib.import_module("peft"), LoraConfig()
+    places = r".*attention\.(self\.(query|key|value)|output\.dense)"
+    options = {"task_type": "SEQ_CLS", "r": lora.rank, "lora_alpha": lora.alpha}
+    return peft.get_peft_model(model, peft.LoraConfig(**options, target_modules=places))
+
+
 class TorchPeer:
     """`EsmForMaskedLM` as its documentation has it: eager, default attention, Adam in one pass.
 
@@ -76,10 +89,14 @@ class TorchPeer:
         torch.manual_seed(config.seed)
         esm = transformers.EsmConfig(**make_esm_config(self._model_config))
         self._dtype = getattr(torch, config.compute.compute_dtype)
-        self._model = transformers.EsmForMaskedLM(esm).to(self._device)
-        if case.task == "train":
+        if case.task == "finetune":
+            self._model = add_lora(transformers.EsmForSequenceClassification(esm))
+        else:
+            self._model = transformers.EsmForMaskedLM(esm)
+        self._model.to(self._device)
+        if case.task in ("train", "finetune"):
             # transformers' own contact head takes no part in the loss, and so gets no gradient.
-            params = self._model.parameters()
+            params = [leaf for leaf in self._model.parameters() if leaf.requires_grad]
             self._optimizer = torch.optim.Adam(params, lr=1e-4, fused=True)
             self._model.train()
         else:
@@ -91,7 +108,7 @@ class TorchPeer:
     def start(self) -> Any:
         """Runs a step; on a GPU it may still be under way when this returns."""
         run = {"train": self._update, "embed": self._embed, "logits": self._logits}
-        run["probe"] = self._embed_layers
+        run |= {"probe": self._embed_layers, "finetune": self._update}
         result = run[self._case.task](self._tokens.to(self._device))
         if self._device == "cpu":
             return result
@@ -109,7 +126,7 @@ class TorchPeer:
         torch = self._torch
         half = self._dtype != torch.float32
         for micro in tokens:
-            inputs, labels = self._mask(micro)
+            inputs, labels = self._make_targets(micro)
             with torch.autocast(self._device, dtype=self._dtype, enabled=half):
                 keep = torch.ones_like(micro)
                 loss = self._model(input_ids=inputs, attention_mask=keep, labels=labels).loss
@@ -117,6 +134,12 @@ class TorchPeer:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return loss.detach()
+
+    def _make_targets(self, tokens: Any) -> tuple[Any, Any]:
+        """Inputs and labels: what is masked, or a class for each sequence."""
+        if self._case.task == "train":
+            return self._mask(tokens)
+        return tokens, self._torch.arange(len(tokens), device=tokens.device) % 2
 
     def _mask(self, tokens: Any) -> tuple[Any, Any]:
         """Masks 15 % of the tokens, 80/10/10, as transformers' own collator does."""

@@ -10,17 +10,25 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, find_model
-from nucleotide_transformer.config import DataConfig, ModelConfig, PretrainConfig
+from nucleotide_transformer.config import ComputeConfig, DataConfig, ModelConfig, PretrainConfig
+from nucleotide_transformer.finetuning.config import FinetuneConfig
+from nucleotide_transformer.finetuning.objective import Examples
+from nucleotide_transformer.finetuning.objective import make_loss as make_task_loss
+from nucleotide_transformer.finetuning.run import PASSES
 from nucleotide_transformer.inference.embedding import PoolTask
 from nucleotide_transformer.model import exact_products, init_params, make_forward
+from nucleotide_transformer.model.adapters import choose_adapter
 from nucleotide_transformer.model.flops import count_forward_flops
 from nucleotide_transformer.model.stacking import arrange_for_inference, arrange_params
+from nucleotide_transformer.model.task_network import TaskNetwork, is_trained
+from nucleotide_transformer.optimizer_config import OptimizerConfig
 from nucleotide_transformer.pretraining.objective import Sequences, make_blank, make_loss
 from nucleotide_transformer.pretraining.run import count_run_flops
-from nucleotide_transformer.training.devices import AXIS, lay_out, plan_layout
+from nucleotide_transformer.training.devices import AXIS, Layout, lay_out, plan_layout
 from nucleotide_transformer.training.optimizer import make_optimizer, make_schedule
-from nucleotide_transformer.training.state import init_state
+from nucleotide_transformer.training.state import TrainState, init_state
 from nucleotide_transformer.training.step import (
+    LossFn,
     StepMetrics,
     TrainStep,
     make_train_step,
@@ -34,9 +42,11 @@ NUM_BATCHES = 2
 
 def make_workload(
     case: Case, config: BenchmarkConfig, devices: list[jax.Device]
-) -> "TrainWorkload | InferenceWorkload":
+) -> "UpdateWorkload | InferenceWorkload":
     """The steps of a case on its devices, with random parameters."""
-    kind = TrainWorkload if case.task == "train" else InferenceWorkload
+    if case.task == "train":
+        return TrainWorkload(case, config, devices)
+    kind = FinetuneWorkload if case.task == "finetune" else InferenceWorkload
     return kind(case, config, devices)
 
 
@@ -65,47 +75,51 @@ def make_pretrain_config(case: Case, config: BenchmarkConfig) -> PretrainConfig:
     )
 
 
-class TrainWorkload:
-    """Updates of pre-training: masks, forward, backward, all-reduce, Adam."""
+class UpdateWorkload:
+    """Updates: forward, backward, all-reduce, optimiser; a subclass says of what."""
 
-    def __init__(self, case: Case, config: BenchmarkConfig, devices: list[jax.Device]):
-        run = make_pretrain_config(case, config)
-        self._config, self._devices = run, devices
+    flops_per_step: int
+
+    def __init__(
+        self,
+        devices: list[jax.Device],
+        *,
+        loss: LossFn,
+        state: TrainState,
+        optimizer: tuple[OptimizerConfig, int],
+        batches: list[Any],
+        compute: ComputeConfig,
+        seed: int,
+    ):
+        """Puts the state on the devices.
+
+        Args:
+            devices: of the case.
+            loss: what is differentiated.
+            state: before the first update.
+            optimizer: its options, and the updates of its run.
+            batches: laid out; taken in turn.
+            compute: precision.
+            seed: of the loss's random numbers.
+        """
+        self._devices, self._loss, self._batches = devices, loss, batches
+        self._optimizer, self._compute, self._seed = optimizer, compute, seed
         self.overlaps = devices[0].platform != "cpu"
-        self.flops_per_step = count_run_flops(run)
-        self._batches = [self._make_batch(case, config.seed + i) for i in range(NUM_BATCHES)]
         self._stops = np.zeros(len(devices), bool)
-        self._optimizer = make_optimizer(run.optimizer, run.total_steps)
-        params = init_params(jax.random.key(run.seed), run.model, run.compute)
-        arranged = arrange_params(params, run.compute.stack)
-        self._state = place_state(init_state(arranged, self._optimizer), devices)
+        self._state = place_state(state, devices)
         self._step: TrainStep | None = None
         self._num_started = 0
         self.metrics: StepMetrics | None = None
 
-    def _make_batch(self, case: Case, seed: int) -> Sequences:
-        size = (case.sequences_per_step, case.sequence_tokens)
-        tokens = draw_tokens(*size, self._config.model, seed)
-        layout = plan_layout(
-            len(tokens),
-            at_most=case.sequences_per_device,
-            num_local=case.num_devices,
-            num_processes=1,
-        )
-        blank = make_blank(self._config.model, case.sequence_tokens)
-        return lay_out(Sequences(tokens, np.arange(size[0], dtype=np.int32)), blank, layout)
-
     def lower(self) -> Any:
         """Traces a new step, which `start` then runs."""
-        run = self._config
-        forward = make_forward(run.model, run.compute)
         self._step = make_train_step(
-            make_loss(forward, run.masking, run.model),
-            self._optimizer,
-            make_schedule(run.optimizer, run.total_steps),
+            self._loss,
+            make_optimizer(*self._optimizer),
+            make_schedule(*self._optimizer),
             self._devices,
-            seed=run.seed,
-            context=functools.partial(exact_products, run.compute),
+            seed=self._seed,
+            context=functools.partial(exact_products, self._compute),
         )
         lower = self._step.lower  # type: ignore[attr-defined]
         return lower(self._state, self._batches[0], self._stops)
@@ -123,9 +137,84 @@ class TrainWorkload:
         self.metrics = jax.device_get(started)
 
     def describe(self) -> dict[str, int | float]:
-        """Updates applied, and the loss of the last one in nats: what was run was training."""
+        """Updates applied, the loss of the last one in nats, and how many parameters it trained."""
         assert self.metrics is not None
-        return {"updates": int(self._state.step), "loss": float(self.metrics.loss)}
+        trained = sum(leaf.size for leaf in jax.tree.leaves(self._state.trainable))
+        loss = float(self.metrics.loss)
+        return {"updates": int(self._state.step), "loss": loss, "trained_parameters": trained}
+
+
+class TrainWorkload(UpdateWorkload):
+    """Updates of pre-training, with masks."""
+
+    def __init__(self, case: Case, config: BenchmarkConfig, devices: list[jax.Device]):
+        run = make_pretrain_config(case, config)
+        self.flops_per_step = count_run_flops(run)
+        blank = make_blank(run.model, case.sequence_tokens)
+        numbers = np.arange(case.sequences_per_step, dtype=np.int32)
+        params = init_params(jax.random.key(run.seed), run.model, run.compute)
+        optimizer = make_optimizer(run.optimizer, run.total_steps)
+        super().__init__(
+            devices,
+            loss=make_loss(make_forward(run.model, run.compute), run.masking, run.model),
+            state=init_state(arrange_params(params, run.compute.stack), optimizer),
+            optimizer=(run.optimizer, run.total_steps),
+            batches=[
+                lay_out(Sequences(tokens, numbers), blank, plan_case_layout(case))
+                for tokens in draw_batches(case, run.model, config.seed)
+            ],
+            compute=run.compute,
+            seed=run.seed,
+        )
+
+
+class FinetuneWorkload(UpdateWorkload):
+    """Updates of fine-tuning: two classes, by a method."""
+
+    def __init__(self, case: Case, config: BenchmarkConfig, devices: list[jax.Device]):
+        assert case.method is not None
+        run = FinetuneConfig(method=case.method, seed=config.seed, compute=config.compute)
+        model = find_model(case.model, config.model)
+        forward = count_forward_flops(model, num_tokens=case.sequence_tokens, num_head_tokens=0)
+        self.flops_per_step = PASSES[run.method] * case.sequences_per_step * forward
+        lora, key = run.lora, jax.random.key(run.seed)
+        network = TaskNetwork(
+            config=model,
+            compute=run.compute,
+            num_outputs=2,
+            adapter=choose_adapter(run.method, rank=lora.rank, alpha=lora.alpha, sites=lora.sites),
+        )
+        params = network.take_base(init_params(key, model, run.compute)) | network.init(key)
+        optimizer = make_optimizer(run.optimizer, run.total_steps)
+        choose = functools.partial(is_trained, method=run.method)
+        labels = np.arange(case.sequences_per_step, dtype=np.int32) % 2
+        weights = np.ones(case.sequences_per_step, np.float32)
+        batches = [Examples(t, labels, weights) for t in draw_batches(case, model, config.seed)]
+        super().__init__(
+            devices,
+            loss=make_task_loss(network, run.kind),
+            state=init_state(arrange_params(params, run.compute.stack), optimizer, choose),
+            optimizer=(run.optimizer, run.total_steps),
+            batches=[lay_out(batch, batch, plan_case_layout(case)) for batch in batches],
+            compute=run.compute,
+            seed=run.seed,
+        )
+
+
+def draw_batches(case: Case, model: ModelConfig, seed: int) -> list[Int[np.ndarray, "B T"]]:
+    """The tokens of all sequences of a step, for each of the inputs."""
+    size = (case.sequences_per_step, case.sequence_tokens)
+    return [draw_tokens(*size, model, seed + i) for i in range(NUM_BATCHES)]
+
+
+def plan_case_layout(case: Case) -> Layout:
+    """How the sequences of a step lie on the devices."""
+    return plan_layout(
+        case.sequences_per_step,
+        at_most=case.sequences_per_device,
+        num_local=case.num_devices,
+        num_processes=1,
+    )
 
 
 def compute_logits(forward: Any, params: Any, tokens: Any, numbers: Any) -> Any:
@@ -150,10 +239,9 @@ class InferenceWorkload:
         params = init_params(jax.random.key(config.seed), model, config.compute)
         arranged = arrange_for_inference(params, config.compute)
         self._params = jax.device_put(arranged, NamedSharding(mesh, P()))
-        size = (case.sequences_per_step, case.sequence_tokens)
-        seeds = range(config.seed, config.seed + NUM_BATCHES)
-        self._batches = [draw_tokens(*size, model, seed) for seed in seeds]
-        self._spans = np.tile(np.array([[0, case.sequence_tokens]], np.int32), (size[0], 1))
+        self._batches = draw_batches(case, model, config.seed)
+        span = np.array([[0, case.sequence_tokens]], np.int32)
+        self._spans = np.tile(span, (case.sequences_per_step, 1))
         self._task: Callable[..., Any] = functools.partial(
             compute_logits, make_forward(model, config.compute)
         )

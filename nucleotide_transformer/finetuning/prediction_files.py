@@ -32,13 +32,12 @@ from nucleotide_transformer.inference.sequence_io import (
     measure_sequences,
     read_sequences,
 )
+from nucleotide_transformer.inference.tracks import BIGWIG, TRACKS, import_bigwig, open_bigwig
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float
 from nucleotide_transformer.weights.assembly import digest_params
 
 SUFFIXES = ("csv", "tsv", "parquet")
-TRACK = "bedgraph"
-"""Suffix of a track, with a value for each nucleotide."""
 _DIGITS = 4
 """Of the probabilities in a track."""
 
@@ -56,7 +55,11 @@ class PredictConfig:
     """Sequences: .fa, .fasta, .fna, .csv or .tsv (also with .gz), or .parquet."""
     output: Path
     """Table to write: .csv, .tsv or .parquet; of a segmentation .bedgraph, with a track for each
-    class. Until it is complete, its parts are in <output>.parts."""
+    class, or .bw or .bigwig, with one. Until it is complete, its parts are in <output>.parts."""
+    bed: Path | None = None
+    """Intervals of the FASTA file to predict, instead of its contigs; + or - alike."""
+    track: str | None = None
+    """Class of a segmentation whose track is written, alone."""
     window: int | None = None
     """Nucleotides of the tiles that sequences are cut into; whole sequences by default."""
     sequence_column: str = "sequence"
@@ -69,9 +72,12 @@ class PredictConfig:
     """Precision."""
 
     def __post_init__(self) -> None:
-        suffixes = (*SUFFIXES, TRACK)
+        suffixes = (*SUFFIXES, *TRACKS)
         rule = f"must be .{', .'.join(suffixes)}"
-        require(self.output.suffix.lstrip(".") in suffixes, "output", str(self.output), rule)
+        suffix = self.output.suffix.lstrip(".")
+        require(suffix in suffixes, "output", str(self.output), rule)
+        fits = self.track is None or suffix in TRACKS
+        require(fits, "track", self.track, f"is for an output .{', .'.join(TRACKS)}")
         require(self.window is None or self.window > 0, "window", self.window, "must be above 0")
 
 
@@ -84,6 +90,8 @@ def check_files(config: PredictConfig) -> SequenceTotals:
     check_new(config.output)
     if get_suffix(config.output) == "parquet":
         import_extra("pyarrow.parquet", "io", f"{config.output}: to write Parquet")
+    if get_suffix(config.output) in BIGWIG:
+        import_bigwig(config.output)
     return measure_sequences(_read(config))
 
 
@@ -98,7 +106,8 @@ def predict_file(
 
     The table has the columns `name`, for classification `prediction` (the likeliest class), and for
     each class `probability_<class>` or for each target `value_<target>`. Of a segmentation it is a
-    bedGraph file with a track for each class, of the probability at each nucleotide. Finished
+    bedGraph file with a track for each class, of the probability at each nucleotide, or a BigWig
+    file of one class; both by contig and place, whatever the order of the intervals. Finished
     sequences are kept in parts in the folder `<output>.parts`; called again with the same
     arguments, the function resumes after them.
 
@@ -116,10 +125,11 @@ def predict_file(
         MissingInputError, InputError: in one line, for what is wrong with the input, a sequence
             that is too long, a model that was not fine-tuned, or parts of another run.
     """
-    is_track = get_suffix(config.output) == TRACK
+    is_track = get_suffix(config.output) in TRACKS
     fits = is_track == (find_head(model).kind == "segmentation")
-    rule = f"a segmentation is written as .{TRACK}, and nothing else is"
+    rule = f"a segmentation is written as .{', .'.join(TRACKS)}, and nothing else is"
     require(fits, "output", str(config.output), rule)
+    shown = choose_tracks(find_head(model).classes, config) if is_track else []
     check_lengths(model, config)
     totals = check_files(config) if totals is None else totals
     parts = Parts(config.output, _make_settings(model, config, totals))
@@ -132,11 +142,31 @@ def predict_file(
             parts.add(record, {0: values})
     with write_whole(config.output) as partial:
         if is_track:
-            _write_tracks(partial, model, parts.paths)
+            _write_tracks(config, partial, shown, parts.paths)
         else:
             _write(partial, get_suffix(config.output), model, parts.paths)
     shutil.rmtree(parts.folder)
     return config.output
+
+
+def choose_tracks(classes: Sequence[str], config: PredictConfig) -> list[tuple[int, str]]:
+    """The number and the name of each class whose track is written.
+
+    Raises:
+        InputError: for a class that is none, several for a BigWig, or intervals that overlap.
+    """
+    rule = f"must be one of {', '.join(classes[:8])}"
+    require(config.track is None or config.track in classes, "track", config.track, rule)
+    chosen = [(i, name) for i, name in enumerate(classes) if config.track in (None, name)]
+    rule = f"a BigWig holds one class: must be one of {', '.join(classes[:8])}"
+    fits = len(chosen) == 1 or get_suffix(config.output) not in BIGWIG
+    require(fits, "track", config.track, rule)
+    places = sorted((record.contig, record.start, record.end) for record in _read(config))
+    for (contig, start, end), (other, first, _) in itertools.pairwise(places):
+        if contig == other and first < end:
+            place = f"{config.bed or config.input}: {contig}:{start}-{end}"
+            raise InputError(f"{place}: another begins at {first}: a track has one value a place")
+    return chosen
 
 
 def check_lengths(model: Model, config: PredictConfig) -> None:
@@ -175,6 +205,7 @@ def _read(config: PredictConfig) -> Iterator[SequenceRecord]:
         config.input,
         sequence_column=config.sequence_column,
         name_column=config.name_column,
+        bed=config.bed,
     )
     return cut_tiles(records, config.window)
 
@@ -224,19 +255,47 @@ def _write(path: Path, suffix: str, model: Model, parts: Sequence[Path]) -> None
             writer.writerow([f"{x:.6g}" if isinstance(x, float) else x for x in row])
 
 
-def _write_tracks(path: Path, model: Model, parts: Sequence[Path]) -> None:
-    """Writes a bedGraph file: a track for each class, equal neighbours as one interval."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        for column, name in enumerate(find_head(model).classes):
+def _write_tracks(
+    config: PredictConfig, partial: Path, shown: list[tuple[int, str]], parts: Sequence[Path]
+) -> None:
+    """Writes the tracks of classes as bedGraph, or the only one as BigWig."""
+    sizes: dict[str, int] = {}
+    for record in read_sequences(config.input):
+        sizes[record.contig] = max(sizes.get(record.contig, 0), record.end)
+    if get_suffix(config.output) in BIGWIG:
+        with open_bigwig(config.output, partial, sizes) as track:
+            for contig, starts, ends, values in _read_track(parts, shown[0][0], sizes):
+                track.addEntries([contig] * len(starts), starts, ends=ends, values=values)
+        return
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        for column, name in shown:
             file.write(f'track type=bedGraph name="{name}"\n')
-            for part in parts:
-                table = read_part(part)
-                assert table.num_tokens is not None
-                values = np.split(table.layers[0][:, column], np.cumsum(table.num_tokens)[:-1])
-                for contig, start, row in zip(table.contig, table.start, values, strict=True):
-                    for first, last, value in _join_equal(row.round(_DIGITS)):
-                        place = f"{contig}\t{start + first}\t{start + last}"
-                        file.write(f"{place}\t{value:.{_DIGITS}f}\n")
+            for contig, *rows in _read_track(parts, column, sizes):
+                for start, end, value in zip(*rows, strict=True):
+                    file.write(f"{contig}\t{start}\t{end}\t{value:.{_DIGITS}f}\n")
+
+
+def _read_track(
+    parts: Sequence[Path], column: int, sizes: dict[str, int]
+) -> Iterator[tuple[str, list[int], list[int], list[float]]]:
+    """Contig, starts, ends and values of each tile, by contig and place; equal neighbours joined.
+
+    Args:
+        parts: of the predictions.
+        column: number of the class.
+        sizes: of the contigs, in their order.
+    """
+    order = {contig: number for number, contig in enumerate(sizes)}
+    tiles = []
+    for part in parts:
+        table = read_part(part)
+        assert table.num_tokens is not None
+        values = np.split(table.layers[0][:, column], np.cumsum(table.num_tokens)[:-1])
+        tiles += list(zip(table.contig, table.start, values, strict=True))
+    for contig, start, row in sorted(tiles, key=lambda tile: (order[tile[0]], tile[1])):
+        firsts, lasts, joined = zip(*_join_equal(row.round(_DIGITS)), strict=True)
+        starts, ends = ([int(start) + place for place in places] for places in (firsts, lasts))
+        yield contig, starts, ends, list(joined)
 
 
 def _join_equal(values: Float[np.ndarray, " L"]) -> Iterator[tuple[int, int, float]]:

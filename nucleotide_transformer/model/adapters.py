@@ -51,6 +51,11 @@ LINEAR: dict[str, str] = {
 """The linear layer of each site that has one, as it is called in the block."""
 
 
+def keeps_keys(adapter: Adapter | None) -> bool:
+    """Whether an adapter marks keys and values for the backward pass by itself."""
+    return bool(getattr(adapter, "keeps_keys", False))
+
+
 def keep_plain(site: Site, x: Float[Array, "*batch D"], y: Float[Array, "*batch F"]) -> Array:
     """A block without an adapter: y, at every site."""
     del site, x
@@ -65,6 +70,8 @@ class Ia3(hk.Module):
     """
 
     sites: tuple[Site, ...] = ("key", "value", "hidden")
+    keeps_keys = True
+    """Keys and values are kept before their factors: "dots" makes those behind them again."""
 
     def __init__(self, config: ModelConfig, compute: ComputeConfig, name: str = "ia3"):
         super().__init__(name=name)

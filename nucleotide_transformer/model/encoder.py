@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, require
-from nucleotide_transformer.model.adapters import Adapter
+from nucleotide_transformer.model.adapters import Adapter, keeps_keys
 from nucleotide_transformer.model.layers import (
     Embed,
     LayerNorm,
@@ -213,9 +213,9 @@ class Encoder:
         if isinstance(params, StackedParams) and len(indices) > 1:
             first, end = indices.start, indices.stop
             blocks = jax.tree.map(lambda leaf: leaf[first:end], params.blocks)
-            step = recompute(step, self.compute.remat, inside_scan=True)
+            step = self._recompute(step, inside_scan=True)
             return jax.lax.scan(step, x, blocks)[0]
-        step = recompute(step, self.compute.remat, inside_scan=False)  # traced once for all
+        step = self._recompute(step, inside_scan=False)  # traced once for all
         for index in indices:
             x, _ = step(x, take_block(params, index))
         return x
@@ -235,8 +235,14 @@ class Encoder:
         def run(x: Array, block: Params) -> Any:
             return self._block.apply(block, x, keep, positions, return_weights=return_weights)
 
-        run = recompute(run, self.compute.remat, inside_scan=False)
+        run = self._recompute(run, inside_scan=False)
         return run(x, take_block(params, index))
+
+    def _recompute(self, function: Callable[..., Any], *, inside_scan: bool) -> Callable[..., Any]:
+        """A function of a block, with the backward pass that was asked for."""
+        keep_keys = not keeps_keys(self.adapter)
+        remat = self.compute.remat
+        return recompute(function, remat, inside_scan=inside_scan, keep_keys=keep_keys)
 
     @functools.cached_property
     def _embedding(self) -> hk.Transformed:

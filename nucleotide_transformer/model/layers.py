@@ -18,7 +18,7 @@ from nucleotide_transformer.model.attention import attend, attention_weights
 from nucleotide_transformer.model.kernels.gate import apply_gate
 from nucleotide_transformer.model.kernels.layer_norm import normalise
 from nucleotide_transformer.model.kernels.products import multiply, multiply_jointly
-from nucleotide_transformer.model.remat import keep_for_backward
+from nucleotide_transformer.model.remat import KEYS, keep_for_backward
 from nucleotide_transformer.types import Array, Bool, Float, Int
 
 ROTARY_BASE = 10_000.0
@@ -177,7 +177,8 @@ class SelfAttention(hk.Module):
             if positions is not None:
                 angles = RotaryAngles(angles.cos[positions], angles.sin[positions])
             query = rotate(query, angles)
-        query, key, value = keep_for_backward((query, key, value))
+        query = keep_for_backward(query)
+        key, value = keep_for_backward((key, value), KEYS)
         mixed = attend(query, key, value, keep, self._compute.attention)
         weights = attention_weights(query, key, keep) if return_weights else None
         mixed = mixed.reshape(queries.shape)

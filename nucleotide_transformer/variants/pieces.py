@@ -12,16 +12,14 @@ from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.inference.sequence_io import (
     SequenceRecord,
     SequenceTotals,
-    import_extra,
     measure_sequences,
     read_sequences,
 )
+from nucleotide_transformer.inference.tracks import BIGWIG, import_bigwig
 from nucleotide_transformer.variants.reference import open_reference
 from nucleotide_transformer.variants.regions import find_region
 from nucleotide_transformer.weights.hub import PACKAGED
 
-BIG = (".bw", ".bigwig")
-TRACKS = (".bedgraph", *BIG)
 BLOCK_MASKED, BLOCK_SEEN = 2_048, 1 << 20
 """Nucleotides of a block, what a stop can cost: up to a pass for each of them, or few passes."""
 
@@ -91,11 +89,11 @@ def check_sequences(config: SequencesConfig) -> Sequences:
             in one line, for what is wrong with an output, the file or the region.
     """
     outputs = [path for path in (config.output, getattr(config, "track", None)) if path]
-    big = next((path for path in outputs if path.suffix in BIG), None)
+    big = next((path for path in outputs if path.suffix[1:] in BIGWIG), None)
     for path in outputs:
         check_new(path)
     if big:
-        import_extra("pyBigWig", "bigwig", f"{big}: to write BigWig")
+        import_bigwig(big)
     num_reported, ends = 0, dict[str, int]()
 
     def take_records() -> Iterator[SequenceRecord]:

@@ -22,13 +22,11 @@ from nucleotide_transformer.inference.batching import encode_sequences, resolve_
 from nucleotide_transformer.inference.embedding import is_known
 from nucleotide_transformer.inference.likelihoods import TokenChoice, score_tokens
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES, average_frames, read_frames
-from nucleotide_transformer.inference.sequence_io import import_extra
+from nucleotide_transformer.inference.tracks import BIGWIG, TRACKS, open_bigwig
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float, Int
 from nucleotide_transformer.variants.blocks import Arrays, Blocks, run_jobs
 from nucleotide_transformer.variants.pieces import (
-    BIG,
-    TRACKS,
     Part,
     Piece,
     Sequences,
@@ -53,7 +51,7 @@ class LikelihoodConfig(SequencesConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_suffix("output", self.output, (".tsv",))
+        _check_suffix("output", self.output, ("tsv",))
         if self.track is not None:
             _check_suffix("track", self.track, TRACKS)
 
@@ -73,7 +71,7 @@ class PredictConfig(SequencesConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_suffix("output", self.output, (".tsv", *TRACKS))
+        _check_suffix("output", self.output, ("tsv", *TRACKS))
 
 
 def write_likelihoods(
@@ -269,7 +267,8 @@ def _find_tokens(model: Model, sequence: str) -> tuple[np.ndarray, ...]:
 
 
 def _check_suffix(field: str, path: Path, suffixes: tuple[str, ...]) -> None:
-    require(path.suffix in suffixes, field, str(path), f"must be a file {', '.join(suffixes)}")
+    rule = f"must be a file .{', .'.join(suffixes)}"
+    require(path.suffix[1:] in suffixes, field, str(path), rule)
 
 
 @contextlib.contextmanager
@@ -286,13 +285,11 @@ def _open_track(
     """Opens a track; returns a function that adds contig, start, end and value, in order."""
     if path is None:
         return lambda *_: None
-    if path.suffix not in BIG:
+    if path.suffix[1:] not in BIGWIG:
         file = stack.enter_context(_open_whole(path))
         file.write(f'track type=bedGraph name="{name}"\n')
         return lambda c, a, b, value: file.write(f"{c}\t{a}\t{b}\t{value:.6g}\n")
-    big = import_extra("pyBigWig", "bigwig", f"{path}: to write BigWig")
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    track: Any = big.open(str(stack.enter_context(write_whole(path))), "w")
-    stack.callback(track.close)
-    track.addHeader(list(sequences.ends.items()))
+    partial = stack.enter_context(write_whole(path))
+    track: Any = stack.enter_context(open_bigwig(path, partial, sequences.ends))
     return lambda c, a, b, value: track.addEntries([c], [a], ends=[b], values=[value])

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nucleotide_transformer.model.remat import keep_for_backward
+from nucleotide_transformer.model.remat import KEYS, keep_for_backward
 from nucleotide_transformer.types import Array, Bool, Float
 
 OfHead = Callable[[tuple[Array, ...]], tuple[Array, ...]]
@@ -96,7 +96,8 @@ def _attend_heads_forward(
         mixed = (sums[:, :-1] if half else sums) / total[:, None]
         return mixed.astype(values.dtype), top + jnp.log(total)
 
-    query, key, value = keep_for_backward((query, key, value))
+    query = keep_for_backward(query)
+    key, value = keep_for_backward((key, value), KEYS)
     column = count[..., None].astype(value.dtype)
     values = jnp.concatenate([value, column], axis=-1) if half else value
     queries = query if half else query.swapaxes(1, 2)
