@@ -26,7 +26,7 @@ def draw_stretches(
 ) -> list[Sample[Window]]:
     """Random stretches of coding sequence that begin with the first letter of a codon.
 
-    Every codon of the coding parts that has the rest of a stretch behind it is as likely as any
+    Every codon of the coding parts that the rest of a stretch follows is as likely as any
     other to be the first. The stretch is what `view` judges, less the places that make no whole
     codon, which `measure` leaves out.
     """

@@ -238,6 +238,6 @@ class BenchmarkProgress:
         self.skip_to(self.num_done + num_steps)
 
     def skip_to(self, num_steps: float) -> None:
-        """Says how many steps are behind us."""
+        """Says how many steps are done."""
         self.num_done = num_steps
         self._bar.update(self._task, completed=round(num_steps))

@@ -19,12 +19,12 @@ class SegmentedSequences(LabelledSequences):
     """Sequences whose labels are those of their nucleotides."""
 
     labels: Int[np.ndarray, "S L C"]
-    """1, 0, or `UNKNOWN` behind the end of a sequence; int8."""
+    """1, 0, or `UNKNOWN` past the end of a sequence; int8."""
     kind: Literal["segmentation"] = "segmentation"  # type: ignore[assignment]
 
 
 UNKNOWN = -1
-"""Label of a nucleotide that is not there: behind the end of a tile that is shorter than others."""
+"""Label of a nucleotide that is not there: past the end of a tile that is shorter than others."""
 
 
 def read_segments(
@@ -37,7 +37,7 @@ def read_segments(
     """Cuts the contigs of a FASTA file into tiles, and labels each nucleotide of them.
 
     A nucleotide has every class that an interval over it is named after (column 4 of the BED), on
-    whichever strand. Labels are [S, window, C]: 1, 0, or `UNKNOWN` behind the end of a short tile.
+    whichever strand. Labels are [S, window, C]: 1, 0, or `UNKNOWN` past the end of a short tile.
 
     Args:
         path: the sequences.

@@ -71,7 +71,7 @@ class Ia3(hk.Module):
 
     sites: tuple[Site, ...] = ("key", "value", "hidden")
     keeps_keys = True
-    """Keys and values are kept before their factors: "dots" makes those behind them again."""
+    """Keys and values are kept before their factors: "dots" makes what follows them again."""
 
     def __init__(self, config: ModelConfig, compute: ComputeConfig, name: str = "ia3"):
         super().__init__(name=name)

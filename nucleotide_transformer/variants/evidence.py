@@ -315,7 +315,7 @@ def _find_centres(
     half = max(num_kmers // 2, 1)
     on_strand = stretches.find_on_strand(places)
     number, frame = np.divmod(on_strand, k)
-    lengths = stretches.before + stretches.sizes + stretches.behind
+    lengths = stretches.before + stretches.sizes + stretches.after
     last = (lengths[:, None, None] - k - frame) // k
     centre = np.minimum(number // half * half + half // 2, last)
     return places + frame + k * centre - on_strand

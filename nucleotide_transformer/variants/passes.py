@@ -19,7 +19,7 @@ JSD_TOKENS = 8
 
 
 class MaskedResult(NamedTuple):
-    """Of one k-mer behind a `<mask>`; log-probabilities in nats, letters in the order A, T, C, G.
+    """Of one k-mer at a `<mask>`; log-probabilities in nats, letters in the order A, T, C, G.
 
     All are given that it is a k-mer: a softmax over the 4**k k-mers alone, in float32.
     """

@@ -27,8 +27,8 @@ class Stretches(NamedTuple):
     """One past the last."""
     before: Int[np.ndarray, " N"]
     """Nucleotides of the contig before the text."""
-    behind: Int[np.ndarray, " N"]
-    """And behind it."""
+    after: Int[np.ndarray, " N"]
+    """And after it."""
 
     def find_kmers(
         self, k: int, frames: int
@@ -55,7 +55,7 @@ class Stretches(NamedTuple):
 
     def find_on_strand(self, places: Int[np.ndarray, "N 2 k"]) -> Int[np.ndarray, "N 2 k"]:
         """Places as each strand of the contig numbers them, from its own start."""
-        firsts = np.stack([self.before - self.plus, self.behind - self.minus], axis=1)
+        firsts = np.stack([self.before - self.plus, self.after - self.minus], axis=1)
         return places + firsts[..., None]
 
     def list_kmers(self, flank: int, k: int, frames: int) -> Iterator[list[np.ndarray]]:
@@ -69,7 +69,7 @@ class Stretches(NamedTuple):
             found = []
             strands = (
                 (self.plus[i], low, self.before[i]),
-                (self.minus[i], self.sizes[i] - high, self.behind[i]),
+                (self.minus[i], self.sizes[i] - high, self.after[i]),
             )
             for base, first, before in strands:
                 places = np.arange(first, first + max(high - low - k + 1, 0))
@@ -115,19 +115,19 @@ def cut_reference(
     add_text()
     starts = [change.start - first for change, (_, first) in zip(changes, found, strict=True)]
     ends = [change.end - first for change, (_, first) in zip(changes, found, strict=True)]
-    behind = [
+    after = [
         reference.lengths[change.contig] - first - text.size
         for change, (text, first) in zip(changes, found, strict=True)
     ]
     before = [first for _, first in found]
-    return _make(texts, [text for text, _ in found], starts, ends, before, behind)
+    return _make(texts, [text for text, _ in found], starts, ends, before, after)
 
 
 def write_changed(
     changes: Sequence[Change], reference: Reference, texts: Texts, margin: int
 ) -> Stretches:
     """The stretches as they are after the changes, each in a text of its own; see above."""
-    added, starts, ends, before, behind = [], [], [], [], []
+    added, starts, ends, before, after = [], [], [], [], []
     for change in changes:
         head = reference.fetch(change.contig, change.start - margin, change.start)
         tail = reference.fetch(change.contig, change.end, change.end + margin)
@@ -135,8 +135,8 @@ def write_changed(
         starts.append(len(head))
         ends.append(len(head) + len(change.alt))
         before.append(change.start - len(head))
-        behind.append(reference.lengths[change.contig] - change.end - len(tail))
-    return _make(texts, added, starts, ends, before, behind)
+        after.append(reference.lengths[change.contig] - change.end - len(tail))
+    return _make(texts, added, starts, ends, before, after)
 
 
 def _make(texts: Texts, of_changes: list[Text], *numbers: list[int]) -> Stretches:

@@ -1,6 +1,6 @@
 """Stretches of DNA, both strands, and the rows of tokens that show a model one k-mer of them.
 
-A row shows a k-mer in the middle of a window: `<cls>`, k-mers before it, the k-mer, k-mers behind
+A row shows a k-mer in the middle of a window: `<cls>`, k-mers before it, the k-mer, k-mers after
 it, all in its reading frame, the same number on both sides (of an even number one more before it).
 Near the end of a contig the window is moved inwards by whole tokens. So the row of a k-mer depends
 on the k-mer's place and strand alone: whatever asks for it, and with whatever else, gets the same
@@ -112,8 +112,8 @@ class Texts:
         codes, bounds = self.codes, np.array(self._bounds)
         text = np.searchsorted(bounds, places, side="right") - 1
         before = (places - bounds[text]) // k
-        behind = (bounds[text + 1] - places - k) // k
-        left, right = _fit(before, behind, width)
+        after = (bounds[text + 1] - places - k) // k
+        left, right = _fit(before, after, width)
         first = places - k * left
         columns = np.arange(width)
         starts = first[:, None] + k * columns
@@ -150,23 +150,23 @@ class Texts:
         while start >= low and len(before) < width:
             before[:0] = spell(start)
             start -= k
-        behind: list[tuple[int, int]] = []
+        after: list[tuple[int, int]] = []
         start = place + k
-        while start + k <= high and len(behind) < width:
-            behind += spell(start)
+        while start + k <= high and len(after) < width:
+            after += spell(start)
             start += k
-        left, right = (int(n) for n in _fit(len(before), len(behind), width))
-        row = [*before[len(before) - left :], *spell(place), *behind[:right]]
+        left, right = (int(n) for n in _fit(len(before), len(after), width))
+        row = [*before[len(before) - left :], *spell(place), *after[:right]]
         row += [(self._config.pad_token_id, -1)] * (width - len(row))
         ids, starts = np.array(row[:width]).T  # longer if its own token is no k-mer
         return ids, starts, left
 
 
-def _fit(before: Any, behind: Any, width: int) -> tuple[Any, Any]:
-    """How many tokens of those there are a window takes before its own token, and behind it."""
+def _fit(before: Any, after: Any, width: int) -> tuple[Any, Any]:
+    """How many tokens of those there are a window takes before its own token, and after it."""
     wanted = width // 2
     left = np.minimum(wanted, before)
-    right = np.minimum(width - 1 - left, behind)
+    right = np.minimum(width - 1 - left, after)
     return np.minimum(width - 1 - right, before), right
 
 
