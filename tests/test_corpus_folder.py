@@ -145,8 +145,8 @@ def test_what_a_build_will_need_is_estimated(config: CorpusConfig, tmp_path: Pat
     plain.write_bytes(b">a\n" + b"A" * 9_997)
     zipped.write_bytes(b"\x1f\x8b" + b"x" * 9_998)
     sources = [Source(plain, "a", "", ""), Source(zipped, "b", "", "")]
-    assert estimate_bytes(sources, "none") == 40_000
-    assert estimate_bytes(sources, "zstd") == 10_000
+    assert estimate_bytes(sources, "none") == 35_000
+    assert estimate_bytes(sources, "zstd") == 8_750
     assert estimate_bytes([sources[1]._replace(num_nucleotides=50_000)], "none") == 50_000
 
 

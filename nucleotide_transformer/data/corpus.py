@@ -92,7 +92,9 @@ def build_corpus(config: CorpusConfig, *, progress: bool = False) -> Manifest:
         finished, lost = _find_finished(sources, config, listed, progress=progress)
         missing = [source for source in sources if source.name not in finished]
         needed = estimate_bytes(missing, config.compression)
-        check_room(config.output, needed, "or more are to be written: choose another output")
+        check_room(
+            config.output, needed, "are to be written, or about as much: choose another output"
+        )
         named = find_named_contigs(config, sources, finished, progress=progress)
         tasks = {
             source: {"by_names": bool(named[source.name]), "replaces": lost.get(source.name)}
