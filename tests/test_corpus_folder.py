@@ -129,7 +129,7 @@ def test_a_disk_without_room_is_refused_first(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free[0]))
     wanted = dataclasses.replace(config, inputs=config.inputs[:1])  # 20,000 letters
     with pytest.raises(
-        UnwritableOutputError, match=r"has room for 20\.0 kB: 20\.\d kB or more"
+        UnwritableOutputError, match=r"has room for 20\.0 kB: 20\.\d kB are to be written"
     ) as error:
         build_corpus(wanted)
     assert_one_line(error, config.output, "choose another output")
