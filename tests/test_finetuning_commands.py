@@ -60,6 +60,17 @@ def test_a_real_run_leaves_an_adapter_and_its_results(folder, tuned):
     assert (folder / "run" / "adapter" / "adapter.safetensors").stat().st_mode & 0o077
 
 
+def test_test_sequences_that_were_trained_on_are_told(folder, tmp_path, capsys):
+    """Before the model is loaded: here there is none."""
+    train, test = folder / "train.csv", tmp_path / "test.csv"
+    test.write_text("".join(train.read_text().splitlines(keepends=True)[:4]))
+    place = ("--model", tmp_path / "none", "--output", tmp_path / "run")
+    words = ("finetune", "--train", train, "--test", test, *place, *OPTIONS)
+    assert cli.main([str(word) for word in words]) == 2
+    told = "of 3 sequences 3 identical, 0 reverse complement, 0 near are in"
+    assert capsys.readouterr().out == f"note: {test}: {told} {train} too\n"
+
+
 def test_a_real_prediction_is_that_of_the_function(folder, tuned):
     output = folder / "predicted.csv"
     done = run_in_pipe(

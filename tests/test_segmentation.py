@@ -1,14 +1,19 @@
 """Labels of single nucleotides: read, laid out by token, learned, and predicted."""
 
 import dataclasses
+import functools
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_models import save_model
 from small_tasks import COMPUTE, MODEL, make_config, make_model
 
+from nucleotide_transformer import cli
 from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.finetuning import prediction_files
 from nucleotide_transformer.finetuning.batches import turn
 from nucleotide_transformer.finetuning.predict import predict, score_model
 from nucleotide_transformer.finetuning.prediction_files import PredictConfig, predict_file
@@ -20,10 +25,12 @@ from nucleotide_transformer.finetuning.segments import (
     pick_nucleotides,
     read_segments,
 )
+from nucleotide_transformer.inference import embedding_files
 from nucleotide_transformer.model.stacking import arrange_for_inference
 from nucleotide_transformer.model.task_network import TaskNetwork
 from nucleotide_transformer.pretrained import load_pretrained
 from nucleotide_transformer.tokenizers import KmerTokenizer
+from nucleotide_transformer.weights.adapter_files import TrainedHead
 
 TOKENIZER = KmerTokenizer(k=3)
 SEQUENCE = "ACGTNACGTACG"
@@ -145,16 +152,19 @@ def test_islands_are_found(tmp_path):
     np.testing.assert_allclose(written, found[:, 0], atol=6e-5)  # four digits
     with pytest.raises(InputError, match=r"y.csv.*a segmentation is written as .bedgraph"):
         predict_file(loaded, PredictConfig(**place, output=tmp_path / "y.csv"))
+    place["model"] = str(result.adapter)
     check_big_wig(loaded, place, tmp_path, validation.sequences[0])
 
 
 def check_big_wig(loaded, place, folder, sequence):
-    """Intervals of a BED, in whatever order, as the BigWig of a class; or one line."""
+    """By the command: intervals of a BED, in whatever order, as the BigWig of a class."""
     big = pytest.importorskip("pyBigWig")
     bed, output = folder / "some.bed", folder / "y.bw"
     bed.write_text("c2\t0\t30\nc0\t30\t60\nc0\t0\t30\n")
     config = PredictConfig(**place, bed=bed, output=output)
-    predict_file(loaded, config)
+    save_model(folder / "base", MODEL, "huggingface", make_model().params)
+    words = [f"--{name}={value}" for name, value in (place | {"base": folder / "base"}).items()]
+    assert cli.main(["predict", *words, f"--bed={bed}", f"--output={output}"]) == 0
     with big.open(str(output)) as track:
         assert track.chroms() == {f"c{index}": 60 for index in range(24)}
         assert track.intervals("c1") is None
@@ -183,3 +193,87 @@ def test_weights_that_inference_rounds_are_taken():
     expected = network.apply(params, tokens)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, expected, atol=2e-2)  # three digits of outputs near 1
+
+
+def make_segmenter(monkeypatch, num_classes, strand="one"):
+    """A model whose predictions cost nothing: class c of nucleotide n has n / 100 + c."""
+    classes = tuple(f"class{number}" for number in range(num_classes))
+    head = TrainedHead(
+        params={},
+        kind="segmentation",
+        classes=classes,
+        pooling="mean",
+        strand=strand,
+        max_tokens=1_000,
+    )
+
+    def give(model, sequences, **options):
+        for text in sequences:
+            place = np.arange(len(text), dtype=np.float32)
+            yield place[:, None] // 50 / 100 + np.arange(num_classes, dtype=np.float32)
+
+    monkeypatch.setattr(prediction_files, "predict", give)
+    return dataclasses.replace(make_model(), head=head)
+
+
+def test_a_table_with_other_columns_has_tracks(tmp_path, monkeypatch):
+    model = make_segmenter(monkeypatch, 1)
+    table = tmp_path / "x.csv"
+    table.write_text(f"name,id,dna\n1,b,{'A' * 60}\n2,a,{'C' * 9}\n")
+    config = PredictConfig(
+        model="here",
+        input=table,
+        output=tmp_path / "y.bedgraph",
+        sequence_column="dna",
+        name_column="id",
+    )
+    _, *lines = predict_file(model, config).read_text().splitlines()
+    expected = ["b\t0\t50\t0.0000", "b\t50\t60\t0.0100", "a\t0\t9\t0.0000"]
+    assert lines == expected
+
+
+def test_tracks_need_the_memory_of_one_part(tmp_path, monkeypatch):
+    """A part for each tile, from the last to the first: 1,000 nucleotides, half a megabyte."""
+    model = make_segmenter(monkeypatch, 128)
+    monkeypatch.setattr(embedding_files, "PART_BYTES", 1)
+    write_tracks, peaks = prediction_files._write_tracks, []
+
+    def measure(*arguments):
+        tracemalloc.start()
+        write_tracks(*arguments)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+
+    monkeypatch.setattr(prediction_files, "_write_tracks", measure)
+    for num_tiles in (4, 8):
+        starts = [1_000 * number for number in reversed(range(num_tiles))]
+        rows = [f"one,{start},{start + 1_000},{'ACGT' * 250}\n" for start in starts]
+        (tmp_path / "x.csv").write_text("contig,start,end,sequence\n" + "".join(rows))
+        output = tmp_path / f"{num_tiles}.bedgraph"
+        config = PredictConfig(
+            model="here", input=tmp_path / "x.csv", output=output, track="class2"
+        )
+        _, *lines = predict_file(model, config).read_text().splitlines()
+        expected = range(0, 1_000 * num_tiles, 50)
+        assert [int(line.split("\t")[1]) for line in lines] == list(expected)
+        assert lines[1] == "one\t50\t100\t2.0100"
+    assert peaks[0] > 128 * 4_000
+    assert peaks[1] < peaks[0] + 128 * 4_000
+
+
+def test_every_class_that_a_track_may_be_of_is_named(tmp_path, monkeypatch):
+    model = make_segmenter(monkeypatch, 12)
+    fasta, _ = write(tmp_path, ">one\nACGT\n", [])
+    config = functools.partial(PredictConfig, model="here", input=fasta)
+    with pytest.raises(InputError, match=r"'exon': must be one of class0, .*, class11$"):
+        predict_file(model, config(output=tmp_path / "y.bedgraph", track="exon"))
+    with pytest.raises(InputError, match=r"None: a BigWig .*: must be one of class0, .*, class11$"):
+        predict_file(model, config(output=tmp_path / "y.bw"))
+
+
+@pytest.mark.parametrize("strand", ["one", "both"])
+@pytest.mark.parametrize(("text", "said"), [("", "sequence 2"), ("AC!T", "sequence 2, position 2")])
+def test_a_bad_sequence_has_its_own_number(text, said, strand, monkeypatch):
+    model = make_segmenter(monkeypatch, 1, strand)
+    with pytest.raises(InputError, match=f"^{said}"):
+        list(predict(model, iter(["ACGT", "CCC", text])))

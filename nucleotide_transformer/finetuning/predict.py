@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -121,22 +122,17 @@ def _predict(
 ) -> Iterator[Float[np.ndarray, "*lead C"]]:
     """The generator behind `predict`."""
     both = head.strand == "both"
-
-    def make_texts() -> Iterator[str]:
-        for sequence in sequences:
-            text = sequence.upper().translate(PLAIN)
-            yield text
-            if both:
-                yield turn(text)
+    texts, copies = itertools.tee(text.upper().translate(PLAIN) for text in sequences)
 
     def make_rows() -> Iterator[Row]:
-        for index, tokens in enumerate(encode_sequences(model.tokenizer, make_texts())):
-            if tokens.size > head.max_tokens:
-                place = f"sequence {index // (1 + both)}"
-                rule = f"the model takes {head.max_tokens}"
-                raise InputError(f"{place}: {tokens.size} tokens with <cls>: {rule}")
-            waiting.append(tokens)
-            yield Row(tokens)
+        encoded = encode_sequences(model.tokenizer, texts)
+        for index, (plain, text) in enumerate(zip(encoded, copies, strict=True)):
+            for tokens in (plain, model.tokenizer.encode(turn(text))) if both else (plain,):
+                if tokens.size > head.max_tokens:
+                    rule = f"the model takes {head.max_tokens}"
+                    raise InputError(f"sequence {index}: {tokens.size} tokens with <cls>: {rule}")
+                waiting.append(tokens)
+                yield Row(tokens)
 
     waiting: collections.deque[Int[np.ndarray, " T"]] = collections.deque()
 

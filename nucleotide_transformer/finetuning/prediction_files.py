@@ -8,7 +8,7 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -155,10 +155,10 @@ def choose_tracks(classes: Sequence[str], config: PredictConfig) -> list[tuple[i
     Raises:
         InputError: for a class that is none, several for a BigWig, or intervals that overlap.
     """
-    rule = f"must be one of {', '.join(classes[:8])}"
+    rule = f"must be one of {', '.join(classes)}"
     require(config.track is None or config.track in classes, "track", config.track, rule)
     chosen = [(i, name) for i, name in enumerate(classes) if config.track in (None, name)]
-    rule = f"a BigWig holds one class: must be one of {', '.join(classes[:8])}"
+    rule = f"a BigWig holds one class: {rule}"
     fits = len(chosen) == 1 or get_suffix(config.output) not in BIGWIG
     require(fits, "track", config.track, rule)
     places = sorted((record.contig, record.start, record.end) for record in _read(config))
@@ -201,13 +201,16 @@ def _predict_records(
 
 
 def _read(config: PredictConfig) -> Iterator[SequenceRecord]:
-    records = read_sequences(
+    return cut_tiles(_read_input(config, config.bed), config.window)
+
+
+def _read_input(config: PredictConfig, bed: Path | None = None) -> Iterator[SequenceRecord]:
+    return read_sequences(
         config.input,
         sequence_column=config.sequence_column,
         name_column=config.name_column,
-        bed=config.bed,
+        bed=bed,
     )
-    return cut_tiles(records, config.window)
 
 
 def _make_settings(model: Model, config: PredictConfig, totals: SequenceTotals) -> dict[str, Any]:
@@ -260,42 +263,74 @@ def _write_tracks(
 ) -> None:
     """Writes the tracks of classes as bedGraph, or the only one as BigWig."""
     sizes: dict[str, int] = {}
-    for record in read_sequences(config.input):
+    for record in _read_input(config):
         sizes[record.contig] = max(sizes.get(record.contig, 0), record.end)
+    tiles = _list_tiles(parts, list(sizes))
     if get_suffix(config.output) in BIGWIG:
         with open_bigwig(config.output, partial, sizes) as track:
-            for contig, starts, ends, values in _read_track(parts, shown[0][0], sizes):
+            for contig, starts, ends, values in _read_track(parts, tiles, shown[0][0]):
                 track.addEntries([contig] * len(starts), starts, ends=ends, values=values)
         return
     with partial.open("w", encoding="utf-8", newline="") as file:
         for column, name in shown:
             file.write(f'track type=bedGraph name="{name}"\n')
-            for contig, *rows in _read_track(parts, column, sizes):
+            for contig, *rows in _read_track(parts, tiles, column):
                 for start, end, value in zip(*rows, strict=True):
                     file.write(f"{contig}\t{start}\t{end}\t{value:.{_DIGITS}f}\n")
 
 
+class _Tile(NamedTuple):
+    """Where the predictions of a tile are; tiles sort by contig and place."""
+
+    contig: int
+    """Number of the contig."""
+    start: int
+    part: int
+    """Number of the part."""
+    row: int
+    """Number of the tile in the part."""
+
+
+def _list_tiles(parts: Sequence[Path], contigs: Sequence[str]) -> list[_Tile]:
+    """All tiles, sorted; their predictions are not read."""
+    order = {contig: number for number, contig in enumerate(contigs)}
+    tiles = []
+    for number, part in enumerate(parts):
+        with np.load(part, allow_pickle=False) as arrays:
+            places = zip(arrays["contig"].tolist(), arrays["start"].tolist(), strict=True)
+        for row, (contig, start) in enumerate(places):
+            tiles.append(_Tile(order[contig], start, number, row))
+    return sorted(tiles)
+
+
 def _read_track(
-    parts: Sequence[Path], column: int, sizes: dict[str, int]
+    parts: Sequence[Path], tiles: Sequence[_Tile], column: int
 ) -> Iterator[tuple[str, list[int], list[int], list[float]]]:
-    """Contig, starts, ends and values of each tile, by contig and place; equal neighbours joined.
+    """Contig, starts, ends and values of each tile, in their order; equal neighbours joined.
+
+    No more than one part is in memory. Where neighbours are of different parts, as those of
+    intervals in any order may be, a part is read again.
 
     Args:
         parts: of the predictions.
+        tiles: what `_list_tiles` returns.
         column: number of the class.
-        sizes: of the contigs, in their order.
     """
-    order = {contig: number for number, contig in enumerate(sizes)}
-    tiles = []
-    for part in parts:
-        table = read_part(part)
-        assert table.num_tokens is not None
-        values = np.split(table.layers[0][:, column], np.cumsum(table.num_tokens)[:-1])
-        tiles += list(zip(table.contig, table.start, values, strict=True))
-    for contig, start, row in sorted(tiles, key=lambda tile: (order[tile[0]], tile[1])):
-        firsts, lasts, joined = zip(*_join_equal(row.round(_DIGITS)), strict=True)
-        starts, ends = ([int(start) + place for place in places] for places in (firsts, lasts))
-        yield contig, starts, ends, list(joined)
+    for number, group in itertools.groupby(tiles, key=lambda tile: tile.part):
+        contigs, values = _read_column(parts[number], column)
+        for tile in group:
+            found = _join_equal(values[tile.row].round(_DIGITS))
+            firsts, lasts, joined = zip(*found, strict=True)
+            starts, ends = ([tile.start + place for place in each] for each in (firsts, lasts))
+            yield contigs[tile.row], starts, ends, list(joined)
+
+
+def _read_column(part: Path, column: int) -> tuple[list[str], list[Float[np.ndarray, " L"]]]:
+    """Contig and values of each tile of a part; a copy, so that the other classes can go."""
+    table = read_part(part)
+    assert table.num_tokens is not None
+    values = table.layers[0][:, column].copy()
+    return table.contig, np.split(values, np.cumsum(table.num_tokens)[:-1])
 
 
 def _join_equal(values: Float[np.ndarray, " L"]) -> Iterator[tuple[int, int, float]]:
