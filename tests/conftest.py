@@ -29,6 +29,12 @@ os.environ.setdefault("MPLBACKEND", "agg")
 jaxtyping.install_import_hook("nucleotide_transformer", "beartype.beartype")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts modules with dear fixtures first: what an idle worker takes over is made twice."""
+    dear = ("test_what_it_knows.py", "test_packaging.py")
+    items.sort(key=lambda item: item.path.name not in dear)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skips tests that need more devices than there are."""
     marker = item.get_closest_marker("devices")

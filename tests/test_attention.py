@@ -115,13 +115,16 @@ def test_hidden_keys_do_not_matter(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_hidden_keys_do_not_raise_the_maximum(form):
-    """Scores of kept keys at -283, of hidden ones (between and before the kept) at 0 or more."""
+    """Scores of kept keys at -283, of hidden ones (between and before the kept) at 0 or more.
+
+    The last bit of such a score, which depends on the order of a sum, is 3e-5.
+    """
     query, _, value, keep = make_inputs()
     keep = keep & (jnp.arange(keep.shape[1]) % 5 > 0)
     query, key = jnp.full_like(query, 10.0), jnp.full_like(value, -10.0)
     for hidden in (0.0, 10.0):
         inputs = query, jnp.where(keep[..., None, None], key, hidden), value, keep
-        np.testing.assert_allclose(attend(*inputs, form), reference(*inputs), atol=2e-6)
+        np.testing.assert_allclose(attend(*inputs, form), reference(*inputs), atol=2**-15)
 
 
 def test_weights_are_distributions_over_kept_keys():

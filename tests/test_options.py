@@ -165,7 +165,7 @@ def test_a_refusal_names_the_option_as_typed_its_value_and_the_rule(words, messa
         (
             BenchmarkConfig,
             "--tasks train eat",
-            "--tasks = 'eat': must be one of train, embed, probe, logits",
+            "--tasks = 'eat': must be one of train, finetune, embed, probe, logits",
         ),
         (BenchmarkConfig, "--models 100m", "models: '100m' is none: did you mean 100M?"),
         (
