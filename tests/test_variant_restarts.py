@@ -11,6 +11,8 @@ from small_variants import OPTIONS, make_model, make_text
 
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.inference.batching import BatchConfig
+from nucleotide_transformer.inference.nucleotides import Frame, Frames
+from nucleotide_transformer.inference.sequence_io import SequenceRecord
 from nucleotide_transformer.variants import background, pieces, saturation, tracks
 from nucleotide_transformer.variants import run as run_module
 from nucleotide_transformer.variants.background import CalibrateConfig, calibrate_to_file
@@ -195,7 +197,7 @@ def test_memory_of_likelihoods_is_flat_in_the_number_of_sequences(model, tmp_pat
     """Of reading, keeping and writing; scores are taken for granted."""
 
     def score(model, choices, **options):
-        return (np.zeros(choice.wanted.sum(), np.float32) for choice in choices)
+        return (np.zeros(len(choice.wanted), np.float32) for choice in choices)
 
     monkeypatch.setattr(tracks, "score_tokens", score)
     monkeypatch.setattr(pieces, "BLOCK_ON_CPU", 3_000)
@@ -222,3 +224,24 @@ def test_a_block_is_larger_off_the_cpu_and_a_setting(model, tmp_path, fasta, mon
     monkeypatch.setattr(pieces, "find_default_device", lambda: gpu)
     with pytest.raises(InputError, match="block_nucleotides = 40, not 65536"):
         write_likelihoods(model, config)
+
+
+def test_planning_a_block_takes_no_more_for_a_longer_sequence():
+    """Neither a look at each token, nor at each window."""
+    size = 1_000_000
+    starts, widths = np.arange(size) * 6 - 6, np.full(size, 6)
+    starts[0] = -1
+    text = make_text(10)
+    record = SequenceRecord("x", text, "x", 0, 6 * size)
+    part = pieces.Part(pieces.Piece(record, 0, 6 * size), 60_001, 60_100)
+    frame = Frame(starts, starts, widths == 6)
+    frames = Frames(text, [frame], np.zeros(6 * size, bool))
+    tracemalloc.start()
+    choice, places = tracks._choose_tokens(part, starts, starts, widths, frame.is_kmer)
+    needed = frames.find_needed(frame, 60_001, 60_100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50_000
+    assert choice.wanted.tolist() == list(range(10_002, 10_018))
+    assert places[:, 0].tolist() == list(range(60_006, 60_100, 6))
+    assert needed.tolist() == list(range(10_001, 10_018))

@@ -134,8 +134,9 @@ def _choose_tokens(
     part: Part, tokens: np.ndarray, starts: np.ndarray, widths: np.ndarray, known: np.ndarray
 ) -> tuple[TokenChoice, Int[np.ndarray, "W 2"]]:
     """The tokens that begin in a part and are reported whole, and their starts and widths."""
-    wanted = known & (starts >= part.start) & (starts < part.end)
-    wanted &= starts + widths <= part.piece.end
+    wanted = np.arange(*np.searchsorted(starts, (part.start, part.end)))
+    fits = starts[wanted] + widths[wanted] <= part.piece.end
+    wanted = wanted[known[wanted] & fits]
     return TokenChoice(tokens, wanted), np.column_stack([starts[wanted], widths[wanted]])
 
 
