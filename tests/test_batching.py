@@ -10,7 +10,7 @@ from jax import numpy as jnp
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.inference import batching
-from nucleotide_transformer.inference.batching import place_windows
+from nucleotide_transformer.inference.windows import WindowSize, find_windows, place_windows
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Int, Params
@@ -101,6 +101,18 @@ def test_every_token_belongs_to_one_window(num_tokens: int, window: int, overlap
         for i in range(right.start, left.stop):
             farther_left = left.stop - 1 - i >= i - right.start + 1
             assert (i < left.own_stop) == farther_left
+
+
+@pytest.mark.parametrize("num_tokens", [20, 200, 10**12])
+def test_only_windows_that_own_a_token_are_placed(num_tokens: int) -> None:
+    wanted = np.array([1, 2, 15, num_tokens // 2, num_tokens - 1])
+    found = list(find_windows(wanted, num_tokens, WindowSize(24, 7)))
+    np.testing.assert_array_equal(np.concatenate([mine for _, mine in found]), wanted)
+    for window, mine in found:
+        assert mine.size
+        assert window.own_start <= mine[0] <= mine[-1] < window.own_stop
+    if num_tokens < 10**12:
+        assert {window for window, _ in found} <= set(place_windows(num_tokens, 24, 7))
 
 
 @pytest.mark.parametrize(("bad", "place"), [("", "sequence 2 = ''"), ("ACGX", "sequence 2, pos")])

@@ -27,9 +27,9 @@ from nucleotide_transformer.inference import (
     pseudo_log_likelihoods,
     token_log_likelihoods,
 )
-from nucleotide_transformer.inference.batching import place_windows
 from nucleotide_transformer.inference.embedding import PoolTask
 from nucleotide_transformer.inference.likelihoods import TokenLogLikelihoodTask
+from nucleotide_transformer.inference.windows import place_windows
 from nucleotide_transformer.model import Outputs, init_params
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer

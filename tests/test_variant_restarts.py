@@ -2,16 +2,23 @@
 
 import dataclasses
 import tracemalloc
+import types
 
 import numpy as np
 import pytest
 from small_models import V2, random_params
 from small_variants import OPTIONS, make_model, make_text
 
+from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.inference.batching import BatchConfig
+from nucleotide_transformer.inference.nucleotides import Frame, Frames
+from nucleotide_transformer.inference.sequence_io import SequenceRecord
 from nucleotide_transformer.variants import background, pieces, saturation, tracks
+from nucleotide_transformer.variants import run as run_module
 from nucleotide_transformer.variants.background import CalibrateConfig, calibrate_to_file
 from nucleotide_transformer.variants.blocks import Blocks
+from nucleotide_transformer.variants.config import ScoreVariantsConfig
+from nucleotide_transformer.variants.run import score_variants
 from nucleotide_transformer.variants.saturation import SaturateConfig, saturate_region
 from nucleotide_transformer.variants.tracks import (
     LikelihoodConfig,
@@ -74,15 +81,28 @@ def run_calibrate(model, fasta, folder):
     return [calibrate_to_file(model, config)]
 
 
-@pytest.mark.parametrize("run", [run_likelihood, run_predict, run_saturate, run_calibrate])
-def test_a_stopped_command_resumes_at_its_last_block(model, tmp_path, fasta, monkeypatch, run):
-    """Finished blocks are not computed again, and nothing differs at the end."""
-    monkeypatch.setattr(pieces, "BLOCK_MASKED", 40)
+def run_score(model, fasta, folder):
+    source = folder / "in.tsv"
+    rows = [f"1\t{i + 1}\t{TEXT[i]}\t{'ACGT'['CGTA'.index(TEXT[i])]}" for i in range(70, 78)]
+    source.write_text("\n".join(["contig\tposition\tref\talt", *rows, ""]))
+    config = ScoreVariantsConfig(vcf=source, fasta=fasta, output=folder / "v.tsv", **OPTIONS)
+    return score_variants(model, config).paths
+
+
+def make_blocks_small(monkeypatch):
+    monkeypatch.setattr(pieces, "BLOCK_ON_CPU", 40)
     monkeypatch.setattr(pieces, "BLOCK_SEEN", 40)
     monkeypatch.setattr(saturation, "BLOCK", 40)
     monkeypatch.setattr(saturation, "MAX_MAP_NUCLEOTIDES", 0)  # pictures take long
     monkeypatch.setattr(saturation, "MAX_LOGO_NUCLEOTIDES", 0)
     monkeypatch.setattr(background, "_PIECES_AT_ONCE", 2)
+    monkeypatch.setattr(run_module, "BLOCK_ON_CPU", 4)
+
+
+@pytest.mark.parametrize("run", [run_likelihood, run_predict, run_saturate, run_calibrate])
+def test_a_stopped_command_resumes_at_its_last_block(model, tmp_path, fasta, monkeypatch, run):
+    """Finished blocks are not computed again, and nothing differs at the end."""
+    make_blocks_small(monkeypatch)
     whole, again = tmp_path / "whole", tmp_path / "again"
     for folder in (whole, again):
         folder.mkdir()
@@ -101,6 +121,47 @@ def test_a_stopped_command_resumes_at_its_last_block(model, tmp_path, fasta, mon
     assert not list(again.glob("*.parts"))
 
 
+@pytest.mark.parametrize("run", [run_saturate, run_calibrate, run_score])
+def test_a_genome_of_other_letters_is_refused(model, tmp_path, fasta, monkeypatch, run):
+    """Even if its name, and the names and lengths of its contigs, are the same."""
+    make_blocks_small(monkeypatch)
+    stop_at(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, fasta, tmp_path)
+    text = fasta.read_text()
+    other = "A" if TEXT[-1] != "A" else "C"
+    fasta.write_text(text.replace(TEXT, TEXT[:-1] + other))
+    with pytest.raises(InputError, match=r"\.parts: an unfinished run with .*letters") as error:
+        run(model, fasta, tmp_path)
+    assert "\n" not in str(error.value)
+    fasta.write_text(text)  # a file of another time
+    run(model, fasta, tmp_path)
+
+
+@pytest.mark.parametrize("run", [run_likelihood, run_predict, run_saturate, run_calibrate])
+def test_an_error_before_the_first_block_leaves_no_folder(model, tmp_path, fasta, monkeypatch, run):
+    """The command with its mistake mended is not that of an unfinished run."""
+    stop_at(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, fasta, tmp_path)
+    assert not list(tmp_path.glob("*.parts"))
+
+
+@pytest.mark.parametrize(("text", "options"), [("N" * 90, {}), (TEXT, {"window": 1})])
+def test_calibrate_leaves_nothing_of_bad_input(model, tmp_path, fasta, text, options):
+    fasta.write_text(f">chr1\n{text}\n")
+    config = CalibrateConfig(fasta=fasta, output=tmp_path / "t.json", **OPTIONS | options)
+    with pytest.raises(InputError):
+        calibrate_to_file(model, config)
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_a_folder_without_a_block_is_of_no_run(tmp_path):
+    """A killed command leaves one."""
+    Blocks(tmp_path / "x").keep_settings({"seed": 0})
+    Blocks(tmp_path / "x").keep_settings({"seed": 1})
+
+
 def test_a_damaged_block_is_named(tmp_path):
     blocks = Blocks(tmp_path / "x")
     blocks.add(values=np.arange(3))
@@ -116,7 +177,7 @@ def test_blocks_have_the_windows_of_the_whole_sequence(model, tmp_path, fasta, m
     """Wherever they are cut, in the middle of a token too."""
     found = []
     for size in (1000, 37):
-        monkeypatch.setattr(pieces, "BLOCK_MASKED", size)
+        monkeypatch.setattr(pieces, "BLOCK_ON_CPU", size)
         monkeypatch.setattr(pieces, "BLOCK_SEEN", size)
         options = {"input": fasta, "masked": masked, "batching": SHORT}
         config = LikelihoodConfig(output=tmp_path / f"{size}.tsv", **options)
@@ -136,10 +197,10 @@ def test_memory_of_likelihoods_is_flat_in_the_number_of_sequences(model, tmp_pat
     """Of reading, keeping and writing; scores are taken for granted."""
 
     def score(model, choices, **options):
-        return (np.zeros(choice.wanted.sum(), np.float32) for choice in choices)
+        return (np.zeros(len(choice.wanted), np.float32) for choice in choices)
 
     monkeypatch.setattr(tracks, "score_tokens", score)
-    monkeypatch.setattr(pieces, "BLOCK_MASKED", 3_000)
+    monkeypatch.setattr(pieces, "BLOCK_ON_CPU", 3_000)
     peaks = []
     for count in (8, 64):
         source = tmp_path / f"{count}.fa"
@@ -150,3 +211,37 @@ def test_memory_of_likelihoods_is_flat_in_the_number_of_sequences(model, tmp_pat
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0] + 100_000
+
+
+def test_a_block_is_larger_off_the_cpu_and_a_setting(model, tmp_path, fasta, monkeypatch):
+    """Blocks are counted: those of another size are of another run."""
+    stop_at(monkeypatch, 2)
+    monkeypatch.setattr(pieces, "BLOCK_ON_CPU", 40)
+    config = LikelihoodConfig(input=fasta, output=tmp_path / "l.tsv", batching=SHORT)
+    with pytest.raises(KeyboardInterrupt):
+        write_likelihoods(model, config)
+    gpu = types.SimpleNamespace(platform="gpu")
+    monkeypatch.setattr(pieces, "find_default_device", lambda: gpu)
+    with pytest.raises(InputError, match="block_nucleotides = 40, not 65536"):
+        write_likelihoods(model, config)
+
+
+def test_planning_a_block_takes_no_more_for_a_longer_sequence():
+    """Neither a look at each token, nor at each window."""
+    size = 1_000_000
+    starts, widths = np.arange(size) * 6 - 6, np.full(size, 6)
+    starts[0] = -1
+    text = make_text(10)
+    record = SequenceRecord("x", text, "x", 0, 6 * size)
+    part = pieces.Part(pieces.Piece(record, 0, 6 * size), 60_001, 60_100)
+    frame = Frame(starts, starts, widths == 6)
+    frames = Frames(text, [frame], np.zeros(6 * size, bool))
+    tracemalloc.start()
+    choice, places = tracks._choose_tokens(part, starts, starts, widths, frame.is_kmer)
+    needed = frames.find_needed(frame, 60_001, 60_100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50_000
+    assert choice.wanted.tolist() == list(range(10_002, 10_018))
+    assert places[:, 0].tolist() == list(range(60_006, 60_100, 6))
+    assert needed.tolist() == list(range(10_001, 10_018))

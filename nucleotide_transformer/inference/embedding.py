@@ -17,13 +17,12 @@ from nucleotide_transformer.inference.batching import (
     SIZES_ON_CPU,
     BatchConfig,
     Row,
-    Window,
     encode_sequences,
     encode_whole,
-    place_windows,
     resolve_windows,
     run_rows,
 )
+from nucleotide_transformer.inference.windows import Window, place_windows
 from nucleotide_transformer.model import Outputs, make_forward
 from nucleotide_transformer.model.encoder import check_layers
 from nucleotide_transformer.model.heads import is_known as is_known
@@ -61,7 +60,7 @@ def embed(
     - "cls" is the embedding of `<cls>`.
     - "tokens" gives every token a row: those of `model.tokenizer.encode(sequence)`, `<cls>` first.
 
-    A sequence longer than a window is cut (see `batching.py`). Its tokens have the embeddings of
+    A sequence longer than a window is cut (see `windows.py`). Its tokens have the embeddings of
     the windows they belong to, and mean and max go over these; its `<cls>` is the mean of those of
     the windows, weighted by how many tokens belong to each.
 

@@ -15,14 +15,13 @@ from nucleotide_transformer.errors import require
 from nucleotide_transformer.inference.batching import (
     BatchConfig,
     Row,
-    WindowSize,
     encode_sequences,
     encode_whole,
-    place_windows,
     resolve_windows,
     run_rows,
 )
 from nucleotide_transformer.inference.embedding import is_known
+from nucleotide_transformer.inference.windows import WindowSize, find_windows, place_windows
 from nucleotide_transformer.model import make_forward
 from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
@@ -195,7 +194,7 @@ def _fill_rows(
     def take_all() -> Iterator[TokenChoice]:
         for tokens in encode_sequences(model.tokenizer, sequences):
             waiting.append(is_known(tokens, model.config))
-            yield TokenChoice(tokens, waiting[-1])
+            yield TokenChoice(tokens, np.flatnonzero(waiting[-1]))
 
     for scores in score_tokens(model, take_all(), masked=masked, batching=batching):
         known = waiting.popleft()
@@ -209,8 +208,8 @@ class TokenChoice(NamedTuple):
 
     tokens: Int[np.ndarray, " T"]
     """Of the whole sequence, `<cls>` first."""
-    wanted: Bool[np.ndarray, " T"]
-    """Those to judge; none but tokens of known nucleotides."""
+    wanted: Int[np.ndarray, " W"]
+    """Indices of those to judge, in increasing order; none but tokens of known nucleotides."""
 
 
 def score_tokens(
@@ -336,20 +335,18 @@ def _run_windows(
 
 
 def hide_in_turn(
-    tokens: Int[np.ndarray, " T"], wanted: Bool[np.ndarray, " T"], size: WindowSize
+    tokens: Int[np.ndarray, " T"], wanted: Int[np.ndarray, " W"], size: WindowSize
 ) -> Iterator[tuple[int, Row]]:
     """Yields every wanted token's index, and a row that hides it alone, in the window that owns it.
 
     Args:
         tokens: of a sequence, `<cls>` first.
-        wanted: tokens to hide.
+        wanted: indices of the tokens to hide, in increasing order.
         size: of the windows.
     """
-    for window in place_windows(tokens.size, *size):
-        places = np.flatnonzero(wanted[window.own_start : window.own_stop]) + window.own_start
-        if places.size:
-            row = window.cut(tokens)
-            yield from ((place, Row(row, (place - window.start + 1,))) for place in places.tolist())
+    for window, places in find_windows(wanted, tokens.size, size):
+        row = window.cut(tokens)
+        yield from ((place, Row(row, (place - window.start + 1,))) for place in places.tolist())
 
 
 def _hide_each(choice: TokenChoice, size: WindowSize) -> Iterator[tuple[Any, Row]]:
@@ -359,11 +356,8 @@ def _hide_each(choice: TokenChoice, size: WindowSize) -> Iterator[tuple[Any, Row
 
 def _show_windows(choice: TokenChoice, size: WindowSize) -> Iterator[tuple[Any, Row]]:
     """The windows that wanted tokens belong to, and which of their results to take."""
-    for window in place_windows(choice.tokens.size, *size):
-        wanted = np.flatnonzero(choice.wanted[window.own_start : window.own_stop])
-        if wanted.size:
-            take = wanted + window.own_slice().start
-            yield take, Row(window.cut(choice.tokens))
+    for window, places in find_windows(choice.wanted, choice.tokens.size, size):
+        yield places - window.start + 1, Row(window.cut(choice.tokens))
 
 
 def _shorten(sequence: Nucleotides) -> str:

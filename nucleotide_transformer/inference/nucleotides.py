@@ -37,13 +37,12 @@ from nucleotide_transformer.errors import require
 from nucleotide_transformer.inference.batching import (
     BatchConfig,
     Row,
-    WindowSize,
     encode_sequences,
-    place_windows,
     resolve_windows,
     run_rows,
 )
 from nucleotide_transformer.inference.likelihoods import LogitsTask, hide_in_turn, mask_and_score
+from nucleotide_transformer.inference.windows import WindowSize, find_windows
 from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer, Nucleotides
@@ -94,7 +93,7 @@ class Frame(NamedTuple):
     tokens: Int[np.ndarray, " T"]
     """Token ids, `<cls>` first."""
     starts: Int[np.ndarray, " T"]
-    """First nucleotide of each token, from 0; -1 for `<cls>`."""
+    """First nucleotide of each token, from 0, with no gap between tokens; -1 for `<cls>`."""
     is_kmer: np.ndarray
     """Which tokens are k-mers."""
 
@@ -127,11 +126,11 @@ class Frames(NamedTuple):
     is_left: Bool[np.ndarray, " nucleotides"]
     """Nucleotides that no k-mer of the frames holds."""
 
-    def find_needed(self, frame: Frame, start: int, end: int, k: int) -> Bool[np.ndarray, " T"]:
+    def find_needed(self, frame: Frame, start: int, end: int) -> Int[np.ndarray, " W"]:
         """Tokens of a frame whose distributions count for the nucleotides `start` to `end - 1`."""
-        ends = frame.starts + np.where(frame.is_kmer, k, 1)
-        reaches = (frame.starts >= 0) & (frame.starts < end) & (ends > start)
-        return reaches & (frame.is_kmer | self.is_left[frame.starts])
+        first = int(np.searchsorted(frame.starts, start, side="right")) - 1  # has `start` in it
+        places = np.arange(first, np.searchsorted(frame.starts, end))
+        return places[frame.is_kmer[places] | self.is_left[frame.starts[places]]]
 
 
 def read_frames(model: Model, sequence: Nucleotides, frames: int | None = None) -> Frames:
@@ -167,7 +166,7 @@ def average_frames(
     """
     size = resolve_windows(model.config, batching)
     total = _Total(start, end, model.config.k)
-    needed = [read.find_needed(frame, start, end, model.config.k) for frame in read.frames]
+    needed = [read.find_needed(frame, start, end) for frame in read.frames]
     add = _add_masked if masked else _add_unmasked
     add(total, model, list(zip(read.frames, needed, strict=True)), size, batching)
     letters = model.tokenizer.tokens[-5:-1]
@@ -255,7 +254,7 @@ class MaskedMarginalsTask:
 
 
 Needed = list[tuple[Frame, np.ndarray]]
-"""Frames, and which tokens of each have a distribution that counts."""
+"""Frames, and the indices of the tokens of each whose distributions count."""
 
 
 def _add_masked(
@@ -280,15 +279,10 @@ def _add_unmasked(
 ) -> None:
     """Adds all frames, each in one pass (one a window)."""
     cuts = [
-        (
-            frame,
-            window,
-            window.own_start + np.flatnonzero(needed[window.own_start : window.own_stop]),
-        )
+        (frame, *found)
         for frame, needed in frames
-        for window in place_windows(frame.tokens.size, *size)
+        for found in find_windows(needed, frame.tokens.size, size)
     ]
-    cuts = [cut for cut in cuts if cut[2].size]
     rows = (Row(window.cut(frame.tokens)) for frame, window, _ in cuts)
     task = MarginalsTask(model.config, model.compute)
     results = run_rows(model, task, rows, batching)

@@ -11,7 +11,7 @@ import numpy as np
 from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.config import ComputeConfig, require_positive
 from nucleotide_transformer.errors import InputError, require
-from nucleotide_transformer.files import UNFINISHED, check_new, keep_settings
+from nucleotide_transformer.files import check_new
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float, Int
@@ -99,21 +99,23 @@ def calibrate(
 
     Raises:
         InputError: for a genome without a piece of 60 known nucleotides, or if the blocks are those
-            of a run with other arguments.
+            of a run with other arguments, or other letters in reach of its pieces.
     """
     reference = open_reference(config.fasta)
     scorer = Scorer(model, reference, ("llr",), around=config)
     background = {"num_places": config.num_places, "seed": config.seed}
+    num_pieces = -(-config.num_places // PIECE)
     if blocks:
-        settings = make_run_settings(model, config, reference) | background
-        keep_settings(blocks.folder, settings, *UNFINISHED)
+        pieces = draw_pieces(reference, num_pieces, config.seed)
+        spans = [Change(x[0].contig, x[0].start, x[-1].end, b"", b"") for x in pieces]
+        letters = {"fasta_letters": scorer.digest_letters(spans)}
+        blocks.keep_settings(make_run_settings(model, config, reference) | background | letters)
 
     def compute(changes: list[Change]) -> Arrays:
         evidence = scorer.find_evidence(changes)
         return {"contexts": evidence.context, "alts": evidence.alt, "values": llr(evidence)}
 
     sums = _Sums(np.zeros((NUM_CONTEXTS, 4)), np.zeros((NUM_CONTEXTS, 4), np.int64))
-    num_pieces = -(-config.num_places // PIECE)
     jobs = _join_pieces(draw_pieces(reference, num_pieces, config.seed))
     with make_bar("nt", is_shown=progress) as bar:
         task = bar.add_task(f"{config.model}: background", total=num_pieces * PIECE)
@@ -132,9 +134,8 @@ def calibrate_to_file(model: Model, config: CalibrateConfig, *, progress: bool =
     """
     output = config.find_output()
     check_new(output)
-    blocks = Blocks(output)
-    calibrate(model, config, blocks=blocks, progress=progress).save(output)
-    blocks.remove()
+    with Blocks(output) as blocks:
+        calibrate(model, config, blocks=blocks, progress=progress).save(output)
     return output
 
 

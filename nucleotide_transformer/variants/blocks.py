@@ -1,26 +1,31 @@
 """Finished blocks of a long computation, kept in a folder until the output is written."""
 
+import itertools
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from nucleotide_transformer.errors import InputError
-from nucleotide_transformer.files import open_parts, write_whole
+from nucleotide_transformer.files import UNFINISHED, keep_settings, open_parts, write_whole
 from nucleotide_transformer.variants.changes import REASONS
+from nucleotide_transformer.variants.reading import Allele
 from nucleotide_transformer.variants.scoring import Scored
 
 _NAMES = ("", *REASONS)
 
 Arrays = dict[str, np.ndarray]
 Job = TypeVar("Job")
+AnyBlocks = TypeVar("AnyBlocks", bound="Blocks")
 
 
 class Blocks:
     """The folder `<output>.parts` of a run, and the blocks of arrays in it that are done.
+
+    As a context, it removes the folder at the end, or after an error that came before a block.
 
     Attributes:
         folder: where they are.
@@ -35,6 +40,24 @@ class Blocks:
         """
         self.folder = open_parts(output)
         self.paths = sorted(self.folder.glob("block-*.npz"))
+
+    def __enter__(self: AnyBlocks) -> AnyBlocks:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None or not self.paths:
+            self.remove()
+
+    def keep_settings(self, settings: Mapping[str, Any]) -> None:
+        """Writes what the blocks depend on, or, if there are blocks, compares it with theirs.
+
+        Raises:
+            InputError: if a setting differs, or they are damaged.
+            UnwritableOutputError: if the system refuses to write them.
+        """
+        if not self.paths:
+            (self.folder / "settings.json").unlink(missing_ok=True)
+        keep_settings(self.folder, settings, *UNFINISHED)
 
     def add(self, **arrays: Any) -> None:
         """Keeps the arrays of the next block, whole or not at all."""
@@ -81,14 +104,26 @@ def run_jobs(
 class ScoredBlocks(Blocks):
     """Blocks of scored variants."""
 
-    def add_scored(self, scored: Scored) -> None:
-        """Keeps the next block."""
+    def add_scored(self, scored: Scored, letters: str) -> None:
+        """Keeps the next block, and what `Scorer.digest_letters` says of its variants."""
         reasons = np.array([_NAMES.index(reason) for reason in scored.reasons], np.int8)
-        self.add(values=scored.values.astype(np.float32), reasons=reasons)
+        self.add(values=scored.values.astype(np.float32), reasons=reasons, letters=letters)
 
-    def count(self) -> int:
-        """Variants that are done."""
-        return sum(len(self.load(index)["reasons"]) for index in range(len(self.paths)))
+    def skip(self, alleles: Iterator[Allele], digest: Callable[[list[Allele]], str]) -> int:
+        """Takes the alleles that are done off the front of all, and returns their number.
+
+        Raises:
+            InputError: if they lie among other letters than when they were scored.
+        """
+        done = 0
+        for index in range(len(self.paths)):
+            block = self.load(index)
+            some = list(itertools.islice(alleles, len(block["reasons"])))
+            if str(block["letters"]) != digest(some):
+                what, rule = UNFINISHED
+                raise InputError(f"{self.folder}: {what} with a FASTA of other letters: {rule}")
+            done += len(some)
+        return done
 
     def read(self) -> Iterator[tuple[list[float | None], str]]:
         """Yields the scores of every variant, None where there is none, and the reason."""

@@ -104,7 +104,11 @@ class Settings(NamedTuple):
 
 
 class Collector:
-    """Finds and runs the passes that changes need."""
+    """Finds and runs the passes that changes need.
+
+    Attributes:
+        margin: nucleotides on either side of a change that any of its evidence depends on.
+    """
 
     def __init__(
         self, model: Model, reference: Reference, settings: Settings, num_devices: int | None = None
@@ -113,7 +117,7 @@ class Collector:
         self._k = model.config.k
         self._batches = FixedBatches(model, num_devices)
         # Beyond a change: its own k-mer, a window that is moved, and the one of `wild`.
-        self._margin = (2 * settings.num_kmers + 2) * self._k + settings.flank
+        self.margin = (2 * settings.num_kmers + 2) * self._k + settings.flank
 
     def collect(self, changes: Sequence[Change], needs: Collection[str]) -> Evidence:
         """The evidence for some changes: what is asked for, and the fields without a default.
@@ -123,7 +127,7 @@ class Collector:
             needs: of "masked", "wild", "pll", "seen" and "divergence".
         """
         distinct = list(dict.fromkeys(changes))
-        stretches = cut_reference(distinct, self._reference, self._make_texts(), self._margin)
+        stretches = cut_reference(distinct, self._reference, self._make_texts(), self.margin)
         evidence = describe(distinct, stretches)
         if {"masked", "pll"} & set(needs):
             self._add_masked(evidence, distinct, stretches, "pll" in needs)
@@ -143,7 +147,7 @@ class Collector:
         for first in range(0, len(changes), CHANGES_AT_ONCE):
             some = slice(first, first + CHANGES_AT_ONCE)
             texts = self._make_texts()
-            yield some, write_changed(changes[some], self._reference, texts, self._margin)
+            yield some, write_changed(changes[some], self._reference, texts, self.margin)
 
     def _run_masked(self, texts: Texts, places: Int[np.ndarray, " N"]) -> Any:
         """The `MaskedResult` of the passes that hide the k-mers at some places."""

@@ -16,12 +16,14 @@ from nucleotide_transformer.inference.sequence_io import (
     read_sequences,
 )
 from nucleotide_transformer.inference.tracks import BIGWIG, import_bigwig
+from nucleotide_transformer.model.platform import find_default_device
 from nucleotide_transformer.variants.reference import open_reference
 from nucleotide_transformer.variants.regions import find_region
 from nucleotide_transformer.weights.hub import PACKAGED
 
-BLOCK_MASKED, BLOCK_SEEN = 2_048, 1 << 20
-"""Nucleotides of a block, what a stop can cost: up to a pass for each of them, or few passes."""
+BLOCK_ON_CPU, BLOCK_ELSEWHERE, BLOCK_SEEN = 2_048, 65_536, 1 << 20
+"""Nucleotides of a block, what a stop can cost: up to a pass for each of them, or few passes where
+the model sees all. Each block ends with batches that are not full."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,9 +127,16 @@ def read_pieces(config: SequencesConfig) -> Iterator[Piece]:
     yield Piece(record, start - first, end - first)
 
 
+def find_block_size(masked: bool) -> int:
+    """Nucleotides of a block."""
+    if not masked:
+        return BLOCK_SEEN
+    return BLOCK_ON_CPU if find_default_device().platform == "cpu" else BLOCK_ELSEWHERE
+
+
 def cut_parts(config: SequencesConfig) -> Iterator[list[Part]]:
     """The parts of each block: as many nucleotides, of one sequence or several."""
-    size = BLOCK_MASKED if config.masked else BLOCK_SEEN
+    size = find_block_size(config.masked)
     parts: list[Part] = []
     room = size
     for piece in read_pieces(config):

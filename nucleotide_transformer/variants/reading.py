@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from nucleotide_transformer.data.fasta import check_bgzf_end
+from nucleotide_transformer.data.fasta import GZIP_MAGIC, check_bgzf_end
 from nucleotide_transformer.data.intervals import read_lines
 from nucleotide_transformer.errors import InputError, MissingInputError, require
 from nucleotide_transformer.inference.sequence_io import import_extra
@@ -80,7 +80,7 @@ def find_kind(path: Path) -> Kind:
 
 def find_kind_of_bytes(start: bytes) -> str:
     """The suffix for a file that begins so: .vcf, .vcf.gz, .parquet or .tsv."""
-    if start.startswith(b"\x1f\x8b"):
+    if start.startswith(GZIP_MAGIC):
         return ".vcf.gz"
     if start.startswith(b"PAR1"):
         return ".parquet"

@@ -11,14 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nucleotide_transformer.data.fasta import FastaReader, check_bgzf_end, clean_nucleotides
+from nucleotide_transformer.data.fasta import (
+    GZIP_MAGIC,
+    FastaReader,
+    check_bgzf_end,
+    clean_nucleotides,
+)
 from nucleotide_transformer.errors import InputError, MissingInputError, require
 from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.inference.sequence_io import import_extra
 
 EXTRA = "variants"
 """The extra of setup.py that has pysam and pyarrow."""
-_GZIP_MAGIC = b"\x1f\x8b"
 _START_BYTES = 18
 _MITOCHONDRION = {"M": "MT", "MT": "M"}
 
@@ -84,7 +88,7 @@ def open_reference(path: Path) -> Reference:
         start = file.read(_START_BYTES)
     if not start:
         raise MissingInputError(f"{path}: empty: a FASTA file must hold at least one contig")
-    is_gzip = start.startswith(_GZIP_MAGIC)
+    is_gzip = start.startswith(GZIP_MAGIC)
     is_bgzip = is_gzip and len(start) == _START_BYTES and start[12:14] == b"BC"
     if is_bgzip:
         check_bgzf_end(path, start)

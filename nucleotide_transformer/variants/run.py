@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.errors import InputError
-from nucleotide_transformer.files import UNFINISHED, check_new, keep_settings, write_whole
+from nucleotide_transformer.files import check_new, write_whole
 from nucleotide_transformer.model.platform import find_default_device
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.variants.blocks import ScoredBlocks
@@ -111,7 +111,8 @@ def score_variants(
 
     Raises:
         InputError: as `check_variants`, for a window, layer or table that does not fit the model,
-            or if the folder of parts is that of a run with other arguments.
+            or if the folder of parts is that of a run with other arguments, or another genome
+            around the variants that are done.
     """
     variants = check_variants(config) if variants is None else variants
     settings = make_run_settings(model, config, variants.reference)
@@ -123,13 +124,12 @@ def score_variants(
     scorer = Scorer(
         model, variants.reference, config.scores, around=config, calibration=calibration
     )
-    blocks = ScoredBlocks(config.output)
-    keep_settings(blocks.folder, settings, *UNFINISHED)
-    _run_blocks(scorer, blocks, variants, config.output, progress)
     table = Table(variants.source, config.scores, variants.contigs, variants.is_sorted, settings)
-    paths = write_scores(config.output, table, blocks.read())
-    reasons = collections.Counter(reason for _, reason in blocks.read())
-    blocks.remove()
+    with ScoredBlocks(config.output) as blocks:
+        blocks.keep_settings(settings)
+        _run_blocks(scorer, blocks, variants, config.output, progress)
+        paths = write_scores(config.output, table, blocks.read())
+        reasons = collections.Counter(reason for _, reason in blocks.read())
     num_scored = reasons.pop("", 0)
     return Summary(paths, num_scored, dict(reasons))
 
@@ -137,15 +137,19 @@ def score_variants(
 def _run_blocks(
     scorer: Scorer, blocks: ScoredBlocks, variants: Variants, output: Path, progress: bool
 ) -> None:
-    """Computes the blocks that are not there yet."""
-    done = blocks.count()
-    alleles = itertools.islice(read_variants(variants.source), done, None)
+    """Computes the blocks that are not there yet, and checks the letters around the others."""
+
+    def digest(block: list[Allele]) -> str:
+        return scorer.digest_letters(scorer.find_changes(block))
+
+    alleles = read_variants(variants.source)
+    done = blocks.skip(alleles, digest)
     with make_bar("variants", is_shown=progress) as bar:
         what = f"{variants.num_alleles:,} variants to {output.name}"
         task = bar.add_task(what, total=variants.num_alleles, completed=done)
         size = BLOCK_ON_CPU if find_default_device().platform == "cpu" else BLOCK_ELSEWHERE
         while block := list(itertools.islice(alleles, size)):
-            blocks.add_scored(scorer.score(block))
+            blocks.add_scored(scorer.score(block), digest(block))
             bar.advance(task, len(block))
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.config import ComputeConfig
-from nucleotide_transformer.files import UNFINISHED, check_new, keep_settings, write_whole
+from nucleotide_transformer.files import check_new, write_whole
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES
 from nucleotide_transformer.inference.sequence_io import import_extra
 from nucleotide_transformer.plots import MAX_LOGO_NUCLEOTIDES, plot_nucleotide_logo, save_figure
@@ -160,22 +160,23 @@ def saturate_region(
 
     Raises:
         InputError: as `check_region`, for a window, layer or table that does not fit the model, or
-            if the folder of parts is that of a run with other arguments.
+            if the folder of parts is that of a run with other arguments, or other letters in
+            reach of the region.
     """
     reference, region = check_region(config) if found is None else found
     calibration = find_calibration(config, model)
     scorer = Scorer(model, reference, config.scores, around=config, calibration=calibration)
-    blocks = Blocks(config.output)
     settings = make_run_settings(model, config, reference)
     settings |= {"scores": list(config.scores), "region": region.text}
     settings |= {"calibration": calibration.digest if calibration else None}
-    keep_settings(blocks.folder, settings, *UNFINISHED)
-    result = saturate(scorer, region, blocks=blocks, progress=progress)
-    config.output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with write_whole(config.output) as folder:
-        folder.mkdir()
-        names = [path.name for path in _write_files(folder, result)]
-    blocks.remove()
+    settings["fasta_letters"] = scorer.digest_letters([Change(*region, b"", b"")])
+    with Blocks(config.output) as blocks:
+        blocks.keep_settings(settings)
+        result = saturate(scorer, region, blocks=blocks, progress=progress)
+        config.output.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with write_whole(config.output) as folder:
+            folder.mkdir()
+            names = [path.name for path in _write_files(folder, result)]
     return [config.output / name for name in names]
 
 

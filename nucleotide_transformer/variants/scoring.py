@@ -1,5 +1,6 @@
 """Scores of variants that are in memory."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from nucleotide_transformer.variants.evidence import Collector, Evidence
 from nucleotide_transformer.variants.reading import Allele
 from nucleotide_transformer.variants.reference import Reference
 from nucleotide_transformer.variants.scores import SCORES
+from nucleotide_transformer.variants.stretches import join_spans
 
 
 class Scored(NamedTuple):
@@ -65,7 +67,7 @@ class Scorer:
 
     def score(self, alleles: Sequence[Allele]) -> Scored:
         """Scores of alleles, the same to the last bit whatever others are among them."""
-        found = [find_change(allele, self.reference, self.limit) for allele in alleles]
+        found = self.find_changes(alleles)
         reasons = [reason if isinstance(reason, str) else "" for reason in found]
         changes = [change for change in found if isinstance(change, Change)]
         values = np.full((len(alleles), len(self.scores)), np.nan)
@@ -77,6 +79,21 @@ class Scorer:
             if isinstance(change, Change):
                 reasons[row] = "unknown" if change.is_snv else "not_snv"
         return Scored(values, reasons)
+
+    def find_changes(self, alleles: Sequence[Allele]) -> list[Change | str]:
+        """What each allele changes, or the reason why it can't be scored."""
+        return [find_change(allele, self.reference, self.limit) for allele in alleles]
+
+    def digest_letters(self, changes: Sequence[Change | str]) -> str:
+        """Hexadecimal, of all that scores of some changes depend on in the reference.
+
+        Those are the letters as far as windows reach, and the reasons where there is no change.
+        """
+        digest = hashlib.blake2b(repr(list(changes)).encode(), digest_size=16)
+        known = [change for change in changes if isinstance(change, Change)]
+        for span, _ in join_spans(known, self._collector.margin):
+            digest.update(self.reference.fetch(*span))
+        return digest.hexdigest()
 
     def score_changes(self, changes: Sequence[Change]) -> Float[np.ndarray, "N S"]:
         """Scores of changes, a column for each; NaN where there is none."""

@@ -82,6 +82,31 @@ class Stretches(NamedTuple):
         return np.maximum(self.starts - flank, 0), np.minimum(self.ends + flank, self.sizes)
 
 
+def join_spans(
+    changes: Sequence[Change], margin: int
+) -> Iterator[tuple[tuple[str, int, int], list[int]]]:
+    """Yields contig, start and end of stretches, and the numbers of the changes that share each.
+
+    Args:
+        changes: in any order.
+        margin: nucleotides on either side of a change.
+    """
+    members: list[int] = []
+    contig, first, last = "", 0, 0
+    for i in sorted(range(len(changes)), key=lambda i: changes[i][:3]):
+        change = changes[i]
+        low, high = max(change.start - margin, 0), change.end + margin
+        if members and change.contig == contig and low <= last:
+            last = max(last, high)
+            members.append(i)
+            continue
+        if members:
+            yield (contig, first, last), members
+        contig, first, last, members = change.contig, low, high, [i]
+    if members:
+        yield (contig, first, last), members
+
+
 def cut_reference(
     changes: Sequence[Change], reference: Reference, texts: Texts, margin: int
 ) -> Stretches:
@@ -94,25 +119,10 @@ def cut_reference(
         margin: nucleotides on either side of a change, or as many as there are.
     """
     found: list[tuple[Text, int]] = [(Text(0, 0, 0), 0)] * len(changes)
-    members: list[int] = []
-    contig, first, last = "", 0, 0
-
-    def add_text() -> None:
-        if members:
-            text = texts.add(reference.fetch(contig, first, last))
-            for member in members:
-                found[member] = (text, first)
-
-    for i in sorted(range(len(changes)), key=lambda i: changes[i][:3]):
-        change = changes[i]
-        low, high = max(change.start - margin, 0), change.end + margin
-        if members and change.contig == contig and low <= last:
-            last = max(last, high)
-            members.append(i)
-            continue
-        add_text()
-        contig, first, last, members = change.contig, low, high, [i]
-    add_text()
+    for span, members in join_spans(changes, margin):
+        text = texts.add(reference.fetch(*span))
+        for member in members:
+            found[member] = (text, span[1])
     starts = [change.start - first for change, (_, first) in zip(changes, found, strict=True)]
     ends = [change.end - first for change, (_, first) in zip(changes, found, strict=True)]
     after = [

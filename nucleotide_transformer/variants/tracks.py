@@ -17,7 +17,7 @@ import numpy as np
 from nucleotide_transformer import __version__
 from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.errors import require
-from nucleotide_transformer.files import UNFINISHED, keep_settings, write_whole
+from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.inference.batching import encode_sequences, resolve_windows
 from nucleotide_transformer.inference.embedding import is_known
 from nucleotide_transformer.inference.likelihoods import TokenChoice, score_tokens
@@ -33,6 +33,7 @@ from nucleotide_transformer.variants.pieces import (
     SequencesConfig,
     check_sequences,
     cut_parts,
+    find_block_size,
 )
 from nucleotide_transformer.weights.assembly import digest_params
 
@@ -109,8 +110,9 @@ def write_likelihoods(
         scores = score_tokens(model, choices, masked=config.masked, batching=config.batching)
         return [np.column_stack([where, x]) for (_, where), x in zip(found, scores, strict=True)]
 
-    blocks = _run_blocks(model, config, sequences, compute, progress)
     with contextlib.ExitStack() as stack:
+        blocks = stack.enter_context(Blocks(config.output))
+        _run_blocks(model, config, sequences, blocks, compute, progress)
         file = stack.enter_context(_open_whole(config.output))
         columns = ("name", "contig", "start", "end", "nucleotides", "tokens")
         file.write("\t".join((*columns, "log_likelihood", "bits_per_nucleotide")) + "\n")
@@ -125,7 +127,6 @@ def write_likelihoods(
             if end == piece.end:
                 file.write(_describe_piece(piece, *sums.tolist()))
                 sums[:] = 0
-    blocks.remove()
     return [config.output, *([config.track] if config.track else [])]
 
 
@@ -133,8 +134,9 @@ def _choose_tokens(
     part: Part, tokens: np.ndarray, starts: np.ndarray, widths: np.ndarray, known: np.ndarray
 ) -> tuple[TokenChoice, Int[np.ndarray, "W 2"]]:
     """The tokens that begin in a part and are reported whole, and their starts and widths."""
-    wanted = known & (starts >= part.start) & (starts < part.end)
-    wanted &= starts + widths <= part.piece.end
+    wanted = np.arange(*np.searchsorted(starts, (part.start, part.end)))
+    fits = starts[wanted] + widths[wanted] <= part.piece.end
+    wanted = wanted[known[wanted] & fits]
     return TokenChoice(tokens, wanted), np.column_stack([starts[wanted], widths[wanted]])
 
 
@@ -169,8 +171,9 @@ def write_probabilities(
     def compute(parts: list[Part]) -> list[np.ndarray]:
         return [average(read(piece.record.sequence), *place) for piece, *place in parts]
 
-    blocks = _run_blocks(model, config, sequences, compute, progress)
     with contextlib.ExitStack() as stack:
+        blocks = stack.enter_context(Blocks(config.output))
+        _run_blocks(model, config, sequences, blocks, compute, progress)
         is_table = config.output.suffix == ".tsv"
         file = stack.enter_context(_open_whole(config.output)) if is_table else None
         add = _open_track(stack, None if is_table else config.output, sequences, config.show)
@@ -186,7 +189,6 @@ def write_probabilities(
                     file.write(f"{contig}\t{place + 1}\t{letter}\t{four}\n")
                 elif not np.isnan(values[i]):
                     add(contig, place, place + 1, float(values[i]))
-    blocks.remove()
     return [config.output]
 
 
@@ -194,15 +196,17 @@ def _run_blocks(
     model: Model,
     config: SequencesConfig,
     sequences: Sequences,
+    blocks: Blocks,
     compute: Callable[[list[Part]], list[np.ndarray]],
     progress: bool,
-) -> Blocks:
+) -> None:
     """Computes the blocks that are not there yet.
 
     Args:
         model: for what the result depends on.
         config: as it was given.
         sequences: what `check_sequences` found.
+        blocks: takes them.
         compute: gives an array for each part of a block.
         progress: show a bar.
     """
@@ -217,11 +221,11 @@ def _run_blocks(
         **resolve_windows(model.config, config.batching)._asdict(),
         "input": config.input.name,
         "region": config.region,
+        "block_nucleotides": find_block_size(config.masked),
         "num_nucleotides": sequences.num_reported,
         "sequences": sequences.totals.digest,
     }
-    blocks = Blocks(config.output)
-    keep_settings(blocks.folder, settings, *UNFINISHED)
+    blocks.keep_settings(settings)
 
     def join(parts: list[Part]) -> Arrays:
         arrays = compute(parts)
@@ -231,7 +235,6 @@ def _run_blocks(
         task = bar.add_task(config.output.name, total=sequences.num_reported)
         for parts, _ in run_jobs(cut_parts(config), join, blocks):
             bar.advance(task, sum(part.end - part.start for part in parts))
-    return blocks
 
 
 def _read_blocks(config: SequencesConfig, blocks: Blocks) -> Iterator[tuple[Part, np.ndarray]]:
