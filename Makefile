@@ -51,7 +51,7 @@ format: install ## format the code and apply the fixes that are safe
 	$(BIN)/ruff check --fix .
 
 notebooks: $(call STAMP,dev+notebooks) ## execute the notebooks in place
-	$(BIN)/python -m pytest -n $(JOBS) --nbmake --nbmake-timeout=900 --overwrite notebooks
+	$(BIN)/python -m pytest -n $(JOBS) --timeout=900 --nbmake --nbmake-timeout=900 --overwrite notebooks
 
 test-interop: $(call STAMP,dev+interop) ## compare exports with transformers and torch
 	$(BIN)/python -m pytest $(PYTEST) tests/interop

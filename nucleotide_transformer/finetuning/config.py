@@ -16,6 +16,8 @@ from nucleotide_transformer.weights.hub import PACKAGED
 
 TaskKind = Literal["classification", "multilabel", "regression", "segmentation"]
 
+HeadStart = Literal["random", "probe"]
+
 LEARNING_RATES: dict[Method, float] = {"head": 3e-3, "ia3": 3e-3, "lora": 5e-4, "full": 3e-5}
 """Highest learning rate of each method, unless one is given. ia3 is that of the paper."""
 
@@ -86,6 +88,10 @@ class FinetuneConfig:
     """Size and places of the changes."""
     pooling: Pooling = "mean"
     """What the head reads: mean or maximum over the tokens of known nucleotides, or <cls>."""
+    head_start: HeadStart = "random"
+    """First weights of the head: random; or probe, those of a logistic regression (of numbers, a
+    ridge regression) on the embeddings of the training set before any update, which needs fewer
+    updates."""
     strand: Strand = "both"
     """both: sequences are read from either strand in training, and predictions of both strands are
     averaged. one, where the strand means something: splice sites, promoters."""
@@ -148,6 +154,9 @@ class FinetuneConfig:
         rule = "is for classification"
         plain = self.class_weights == "none" or self.kind == "classification"
         require(plain, "class_weights", self.class_weights, rule)
+        rule = "is not for segmentation, whose head is a network"
+        linear = self.head_start == "random" or self.kind != "segmentation"
+        require(linear, "head_start", self.head_start, rule)
         check_trainable(self.compute)
 
     @property

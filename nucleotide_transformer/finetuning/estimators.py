@@ -28,6 +28,8 @@ STRENGTHS: dict[Estimator, tuple[float, ...]] = {
 those that are tried. The strongest penalty, which comes first, wins a tie."""
 HIDDEN, BATCH, EPOCHS = 64, 32, 100
 """Of the network: hidden units, rows of an update, and passes at most."""
+CERTAIN = 7.0
+"""The logit of a label that never varies: a probability of 0.999."""
 _PURPOSE = "to train on features"
 
 
@@ -47,6 +49,25 @@ class Fitted:
     def predict(self, features: Features) -> Float[np.ndarray, "S C"]:
         """Probabilities of the classes, or values of the targets."""
         return _predict(self.estimator, features, self.kind, self.num_outputs)
+
+    def unfold(self) -> tuple[Float[np.ndarray, "D C"], Float[np.ndarray, " C"]]:
+        """Weights and bias of the logits, or of the values, for features that nothing scaled.
+
+        Of a linear estimator, "logistic". A label that all rows have, or none, gets a logit of
+        `CERTAIN` or minus that.
+        """
+        scaler, linear = self.estimator
+        if self.kind == "multilabel":
+            each = [_unfold_one(one) for one in linear.estimators_]
+            weights, bias = (np.concatenate(leaves) for leaves in zip(*each, strict=True))
+        else:
+            weights, bias = _unfold_one(linear)
+        if self.kind == "classification" and self.num_outputs == 2:
+            weights, bias = (np.concatenate([-leaf, leaf]) / 2 for leaf in (weights, bias))
+        if scaler != "passthrough":
+            weights = weights / scaler.scale_
+            bias = bias - weights @ scaler.mean_
+        return weights.T, bias
 
 
 def fit_estimator(
@@ -107,6 +128,15 @@ def fit_estimator(
         strength=float(strengths[search.best_index_]),
         score=float(search.best_score_),
     )
+
+
+def _unfold_one(linear: Any) -> tuple[Float[np.ndarray, "C D"], Float[np.ndarray, " C"]]:
+    """Coefficients and intercepts of one of scikit-learn's linear estimators."""
+    if not hasattr(linear, "coef_"):  # all of its labels were the same
+        bias = CERTAIN * (2 * np.asarray(linear.y_, np.float64) - 1)
+        return np.zeros((len(bias), linear.n_features_in_)), bias
+    bias = np.asarray(linear.intercept_, np.float64)
+    return np.reshape(linear.coef_, (len(bias), -1)), bias
 
 
 def _make_folds(train: LabelledSequences, seed: int) -> Any:

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from nucleotide_transformer.bars import show_steps
 from nucleotide_transformer.config import check_trainable
 from nucleotide_transformer.finetuning.batches import (
     Batches,
 )
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.evaluation import Evaluator, find_metric, has_stalled
+from nucleotide_transformer.finetuning.head_start import fit_head
 from nucleotide_transformer.finetuning.job import (
     Job,
     digest_labelled,
@@ -43,10 +45,15 @@ from nucleotide_transformer.training.optimizer import make_optimizer, make_sched
 from nucleotide_transformer.training.peaks import find_total_peak_flops
 from nucleotide_transformer.training.state import TrainState, init_state
 from nucleotide_transformer.training.step import make_gather_step, make_train_step
-from nucleotide_transformer.types import Array, Float, Int
+from nucleotide_transformer.types import Array, Float, Int, Params
 from nucleotide_transformer.weights.adapter_files import FOLDER, save_adapter
 from nucleotide_transformer.weights.assembly import digest_params
-from nucleotide_transformer.weights.runs import find_checkpoint, read_held_out, read_params
+from nucleotide_transformer.weights.runs import (
+    find_checkpoint,
+    has_checkpoint,
+    read_held_out,
+    read_params,
+)
 
 FREE_FIELDS = (
     *("output", "model", "train", "validation", "test", "num_devices", "distributed"),
@@ -107,7 +114,7 @@ def finetune(
     check_trainable(model.compute)
     with catch_signals(show=show) as stop:
         job = make_job(model, train, validation, config)
-        task = make_task(job)
+        task = make_task(job, show=show)
         run = Run(make_plan(job), task, devices=job.devices, layout=job.layout, show=show)
         run.progress.announce(describe_run(job, count_trained(task)))
         try:
@@ -144,20 +151,27 @@ def make_plan(job: Job) -> RunPlan:
     )
 
 
-def make_task(job: Job) -> Task:
-    """Fine-tuning as the loop takes it."""
+def make_task(job: Job, *, show: bool = False) -> Task:
+    """Fine-tuning as the loop takes it; `show` a bar where the head's start takes a while."""
     config, network = job.config, job.network
     optimizer = make_optimizer(config.optimizer, config.total_steps)
     choose = functools.partial(is_trained, method=config.method)
 
-    def start() -> TrainState:
-        params = network.take_base(job.model.params) | network.init(jax.random.key(config.seed))
+    def start(head: Params) -> TrainState:
+        added = network.init(jax.random.key(config.seed)) | head
+        params = network.take_base(job.model.params) | added
         return init_state(arrange_params(params, job.model.compute.stack), optimizer, choose)
+
+    def begin() -> TrainState:
+        if config.head_start == "random" or has_checkpoint(config.output):
+            return start({})
+        with show_steps(show and jax.process_index() == 0) as steps:
+            return start(fit_head(job, advance=steps("probe: embeddings", len(job.train))))
 
     dtype: Any = job.model.compute.compute_dtype  # "auto" no more
     return Task(
-        init_state=start,
-        state_shapes=jax.eval_shape(start),
+        init_state=begin,
+        state_shapes=jax.eval_shape(start, {}),
         train_step=make_train_step(
             make_loss(network, job.train.kind),
             optimizer,

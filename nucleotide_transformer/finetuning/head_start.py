@@ -1,0 +1,44 @@
+"""First weights of a head: those of a linear probe on the network as it is, before any update.
+
+A head with random weights first pulls the layers below it out of shape; one that starts where a
+probe ends does not, and needs fewer updates (Kumar et al. 2022, arXiv 2202.10054).
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+from nucleotide_transformer.finetuning.estimators import fit_estimator
+from nucleotide_transformer.finetuning.job import Job
+from nucleotide_transformer.inference.embedding import embed
+from nucleotide_transformer.model.task_network import HEAD
+from nucleotide_transformer.types import Params
+
+
+def fit_head(job: Job, *, advance: Callable[[], object] = lambda: None) -> Params:
+    """The head's weights and bias, by logistic regression (ridge regression for numbers).
+
+    It is trained on the pooled embeddings of the training set, each sequence as it is written; the
+    strength of its penalty is chosen by cross-validation.
+
+    Args:
+        job: the run.
+        advance: called after each embedding.
+
+    Raises:
+        InputError: if a class has fewer than two sequences, or an extra is missing.
+    """
+    config, last = job.config, job.model.config.num_layers
+    stream = embed(job.model, job.train.sequences, pooling=config.pooling, batching=config.batching)
+    rows = []
+    for embedding in stream:
+        rows.append(np.nan_to_num(embedding[last]))  # nothing known: zero, as in training
+        advance()
+    train = job.train
+    if train.kind == "regression":
+        train = dataclasses.replace(train, labels=job.standard.apply(train.labels))
+    weights, bias = fit_estimator(np.stack(rows), train, seed=config.seed).unfold()
+    dtype = jnp.dtype(job.model.compute.param_dtype)
+    return {f"{HEAD}/~/outputs": {"w": jnp.asarray(weights, dtype), "b": jnp.asarray(bias, dtype)}}

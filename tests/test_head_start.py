@@ -1,0 +1,132 @@
+"""A head that starts where a linear probe of the network ends."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_tasks import make_config, make_model, make_task
+
+from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.finetuning import run
+from nucleotide_transformer.finetuning.estimators import fit_estimator
+from nucleotide_transformer.finetuning.evaluation import Evaluator
+from nucleotide_transformer.finetuning.job import make_job
+from nucleotide_transformer.finetuning.objective import make_predictions
+from nucleotide_transformer.finetuning.predict import predict_array
+from nucleotide_transformer.finetuning.run import finetune
+from nucleotide_transformer.inference.embedding import embed_array
+
+KINDS = ("classification", "multilabel", "regression")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+def make_labels(kind, x):
+    """Of rows x [S, 3]: two classes, three labels of which one never varies, or two numbers."""
+    signs = x > 0
+    return {
+        "classification": signs[:, 0].astype(np.int64),
+        "multilabel": np.stack([signs[:, 0], signs[:, 1], signs[:, 0] < 2], 1).astype(np.int64),
+        "regression": (x[:, :2] * 5 + 100).astype(np.float32),
+    }[kind]
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+@pytest.mark.parametrize("kind", [*KINDS, "three classes"])
+def test_weights_and_bias_predict_what_the_estimator_does(kind, standardise):
+    """Features of other scales and centres, which the weights have to undo."""
+    x = np.random.default_rng(0).standard_normal((90, 3))
+    labels = make_labels("classification" if kind == "three classes" else kind, x)
+    if kind == "three classes":
+        labels = labels + (x[:, 1] > 0.5)
+    kind = "classification" if kind == "three classes" else kind
+    num_outputs = len(np.unique(labels)) if kind == "classification" else labels.shape[1]
+    data = dataclasses.replace(
+        make_task(90, kind), labels=labels, classes=tuple(f"c{i}" for i in range(num_outputs))
+    )
+    features = (x * [1, 10, 0.1] + [5, -3, 100]).astype(np.float32)
+    fitted = fit_estimator(features, data, standardise=standardise)
+    weights, bias = fitted.unfold()
+    assert weights.shape == (3, num_outputs)
+    found = np.asarray(make_predictions(kind, jnp.asarray(features @ weights + bias)))
+    expected = fitted.predict(features)
+    if kind == "multilabel":  # the label that all have: 0.999, which scikit-learn calls 1
+        np.testing.assert_allclose(found[:, 2], 0.999, atol=1e-4)
+        found, expected = found[:, :2], expected[:, :2]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_starts_with_the_predictions_of_a_probe(kind, pooling, model, tmp_path):
+    """scikit-learn's, on embeddings of the sequences as they are written; half of them unknown."""
+    train, validation = make_task(36, kind), make_task(12, kind, seed=1)
+    train = dataclasses.replace(train, sequences=["N" * 30, *train.sequences[1:]])
+    config = make_config(
+        tmp_path, kind=kind, pooling=pooling, head_start="probe", seed=3, method="lora"
+    )
+    job = make_job(model, train, validation, config)
+    state = run.make_task(job).init_state()
+    tokens = np.stack([model.tokenizer.encode(text) for text in validation.sequences])
+    outputs = job.network.apply(state.params, jnp.asarray(tokens))
+    found = job.standard.restore(np.asarray(make_predictions(kind, outputs)))
+
+    rows, others = (
+        np.nan_to_num(embed_array(model, data.sequences, pooling=pooling))
+        for data in (train, validation)
+    )
+    expected = fit_estimator(rows, train, seed=3).predict(others)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_stopped_run_resumes_to_the_same_bit_without_a_second_probe(model, tmp_path, monkeypatch):
+    train, validation = make_task(36), make_task(12, seed=1)
+    whole, stopped = (
+        make_config(tmp_path / name, head_start="probe") for name in ("whole", "stopped")
+    )
+    expected = finetune(model, train, validation, whole, show=False)
+    evaluate, calls = Evaluator.evaluate, []
+
+    def interrupt(self, params):
+        calls.append(params)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate(self, params)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "evaluate", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(model, train, validation, stopped, show=False)
+    monkeypatch.setattr(run, "fit_head", None)
+    found = finetune(model, train, validation, stopped, show=False)
+    one, other = ((each.adapter / "adapter.safetensors").read_bytes() for each in (found, expected))
+    assert one == other
+    other_start = dataclasses.replace(stopped, head_start="random")
+    with pytest.raises(InputError, match="head_start"):
+        finetune(model, train, validation, other_start, show=False)
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_again(model, tmp_path):
+    train, validation = make_task(36), make_task(12, seed=1)
+    config = make_config(tmp_path, head_start="probe", total_steps=4)
+    expected = predict_array(
+        finetune(model, train, validation, config, show=False).model, validation.sequences
+    )
+    again = dataclasses.replace(config, output=tmp_path / "again")
+    (again.output / "checkpoints").mkdir(parents=True)
+    found = finetune(model, train, validation, again, show=False)
+    np.testing.assert_array_equal(predict_array(found.model, validation.sequences), expected)
+
+
+def test_what_cannot_be_probed_is_one_line(model, tmp_path):
+    with pytest.raises(InputError, match=r"head_start = 'probe': is not for segmentation"):
+        make_config(tmp_path, kind="segmentation", head_start="probe")
+    train = make_task(36).take([0, 2, 4, 6, 1])
+    config = make_config(tmp_path, head_start="probe")
+    with pytest.raises(InputError, match=r"class = 'rich': has 1 sequences: there must be 2"):
+        finetune(model, train, make_task(12, seed=1), config, show=False)
+    assert not config.output.exists()
