@@ -1,7 +1,9 @@
 """Cross-validation: how the training set is parted, and what comes of the runs."""
 
 import dataclasses
+import threading
 
+import jax
 import numpy as np
 import pytest
 from small_tasks import make_config, make_model, make_task
@@ -9,7 +11,13 @@ from small_tasks import make_config, make_model, make_task
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.finetuning import folds
 from nucleotide_transformer.finetuning.batches import group_equal, hold_out, turn
-from nucleotide_transformer.finetuning.folds import FoldScores, cross_validate, part_folds
+from nucleotide_transformer.finetuning.evaluation import Evaluator
+from nucleotide_transformer.finetuning.folds import (
+    FoldScores,
+    cross_validate,
+    part_folds,
+    share_devices,
+)
 from nucleotide_transformer.finetuning.run import FinetuneResult
 
 
@@ -52,12 +60,12 @@ def test_each_fold_is_a_run_of_its_own(tmp_path, monkeypatch):
     """The mean and two sample deviations of the test metrics; each part validates once."""
     seen, values = [], iter([0.1, 0.2, 0.6])
 
-    def pretend(model, train, validation, config, *, show):
-        seen.append((config.output.name, config.folds, set(validation.names)))
-        assert not set(train.names) & set(validation.names)
-        return FinetuneResult(model, config.output, 1, 1, {"mcc": 0.5}, 10)
+    def pretend(job, stop, *, show):
+        seen.append((job.config.output.name, job.config.folds, set(job.validation.names)))
+        assert not set(job.train.names) & set(job.validation.names)
+        return FinetuneResult(job.model, job.config.output, 1, 1, {"mcc": 0.5}, 10)
 
-    monkeypatch.setattr(folds, "finetune", pretend)
+    monkeypatch.setattr(folds, "train_job", pretend)
     monkeypatch.setattr(folds, "score_model", lambda *_, **__: {"mcc": next(values)})
     task, config = make_task(12), make_config(tmp_path, folds=3)
     scores = cross_validate(make_model(), task, make_task(4, seed=1), config)
@@ -69,6 +77,64 @@ def test_each_fold_is_a_run_of_its_own(tmp_path, monkeypatch):
         "test": {"mcc": expected},
     }
     assert FoldScores([{"mcc": 1.0}] * 2, []).summarise().keys() == {"validation"}
+
+
+@pytest.mark.devices(8)
+def test_devices_are_shared_equally():
+    devices = jax.devices()
+    assert share_devices(devices, 10) == [[device] for device in devices]
+    assert share_devices(devices, 3) == [devices[:2], devices[2:4], devices[4:6]]
+    assert share_devices(devices[:1], 5) == [devices[:1]]
+
+
+def read_adapters(config):
+    return [
+        (config.output / f"fold-{n}" / "adapter" / "adapter.safetensors").read_bytes()
+        for n in range(3)
+    ]
+
+
+@pytest.fixture(scope="module")
+def one_by_one(tmp_path_factory):
+    """Three folds on one device: config, scores and adapters."""
+    config = make_config(tmp_path_factory.mktemp("one"), folds=3)
+    scores = cross_validate(make_model(), make_task(36), make_task(8, seed=1), config, show=False)
+    return config, scores, read_adapters(config)
+
+
+@pytest.mark.devices(3)
+def test_folds_side_by_side_are_those_one_by_one(one_by_one, tmp_path, capsys):
+    """To the same bit: each is alone on its device, whatever the others do."""
+    _, scores, adapters = one_by_one
+    config = make_config(tmp_path, folds=3, num_devices=3)
+    found = cross_validate(make_model(), make_task(36), make_task(8, seed=1), config)
+    assert (found, read_adapters(config)) == (scores, adapters)
+    assert len(set(adapters)) == 3
+    assert capsys.readouterr().out == ""  # lines of three runs at once would be no use
+
+
+@pytest.mark.devices(3)
+def test_a_fold_that_fails_stops_all_and_each_resumes(one_by_one, tmp_path, monkeypatch):
+    """The first evaluation fails, once another run has begun: none is lost, none begins."""
+    _, scores, adapters = one_by_one
+    config = make_config(tmp_path, folds=3, num_devices=2)
+    evaluate, lock, calls = Evaluator.evaluate, threading.Lock(), []
+
+    def interrupt(self, params):
+        with lock:
+            calls.append(params)
+            first = len(calls) == 1
+        if first:
+            raise OSError("as if")
+        return evaluate(self, params)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "evaluate", interrupt)
+        with pytest.raises(OSError, match="as if"):
+            cross_validate(make_model(), make_task(36), None, config, show=False)
+    assert not (config.output / "fold-2").exists()
+    found = cross_validate(make_model(), make_task(36), make_task(8, seed=1), config, show=False)
+    assert (found, read_adapters(config)) == (scores, adapters)
 
 
 def test_folds_and_a_validation_set_exclude_each_other(tmp_path):

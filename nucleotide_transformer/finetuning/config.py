@@ -61,7 +61,8 @@ class FinetuneConfig:
     """Share of the training set that is held out where there is no validation set, by class."""
     folds: int | None = None
     """Cross-validation: so many runs, each validated with another part of the training set, and all
-    measured on the test set; in place of validation and held_out_share."""
+    measured on the test set; in place of validation and held_out_share. With several devices they
+    go side by side."""
     kind: TaskKind = "classification"
     """What the labels are: one class a sequence, any number of classes, or numbers; segmentation:
     any number of classes a nucleotide, as intervals of FASTA files."""

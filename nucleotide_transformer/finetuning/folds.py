@@ -1,19 +1,27 @@
 """Cross-validation: a run for each part of the training set, all measured on one test set."""
 
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
+from nucleotide_transformer.bars import show_steps
 from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.finetuning.batches import group_equal
 from nucleotide_transformer.finetuning.config import FinetuneConfig
+from nucleotide_transformer.finetuning.job import make_job
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.finetuning.predict import score_model
-from nucleotide_transformer.finetuning.run import finetune
+from nucleotide_transformer.finetuning.run import train_job
 from nucleotide_transformer.inference.sequence_io import import_extra
 from nucleotide_transformer.pretrained import Model
+from nucleotide_transformer.training.devices import find_devices, join_processes
+from nucleotide_transformer.training.loop import catch_signals
 from nucleotide_transformer.types import Int
 
 
@@ -50,15 +58,16 @@ def cross_validate(
 ) -> FoldScores | None:
     """Fine-tunes once for each of `config.folds` parts, which validates that run.
 
-    The runs are in `config.output`/fold-0 and so on; called again, the function resumes the one
-    that was stopped. Each uses all devices.
+    The runs are in `config.output`/fold-0 and so on; called again, the function resumes those that
+    were stopped. As many go side by side as there are devices, each on its share of them; several
+    processes (`config.distributed`) take one after the other, together.
 
     Args:
         model: to start from, every time.
         train: what is cut into parts.
         test: what all runs are measured on.
         config: of every run, but for its output.
-        show: print the plans and progress.
+        show: print the plans and progress, or a bar of finished folds where several run at once.
 
     Returns:
         The scores; None if a run was stopped.
@@ -67,17 +76,64 @@ def cross_validate(
         InputError: as `finetune` does, and for more folds than a class has sequences.
     """
     require(config.folds is not None, "folds", config.folds, "must be given")
-    scores = FoldScores([], [])
-    for number, held in enumerate(part_folds(train, config.folds or 2, config.seed)):
-        rest = np.setdiff1d(np.arange(len(train)), held)
+    join_processes(distributed=config.distributed)
+    parts = part_folds(train, config.folds or 2, config.seed)
+    lanes = share_devices(find_devices(config.num_devices), len(parts))
+    free, scoring = SimpleQueue[list[jax.Device]](), threading.Lock()
+    for lane in lanes:
+        free.put(lane)
+
+    def run_fold(number: int) -> tuple[dict[str, float], dict[str, float]] | None:
+        """Metrics on the part that was held out, and on the test set."""
+        rest = np.setdiff1d(np.arange(len(train)), parts[number])
         fold = dataclasses.replace(config, output=name_fold(config.output, number), folds=None)
-        result = finetune(model, train.take(rest), train.take(held), fold, show=show)
-        if result.model is None:
-            return None
-        scores.validation.append(result.metrics)
-        if test is not None:
-            scores.test.append(score_model(result.model, test, batching=config.batching))
-    return scores
+        sets = train.take(rest), train.take(parts[number])
+        lane = free.get()
+        try:
+            if stop.is_set():
+                return None
+            job = make_job(model, *sets, fold, lane)
+            result = train_job(job, stop, show=show and len(lanes) == 1)
+            if result.model is None:
+                return None
+            with scoring:  # inference takes all devices
+                batching = config.batching
+                of_test = {} if test is None else score_model(result.model, test, batching=batching)
+        except BaseException:
+            stop.set()  # the others save what they have
+            raise
+        finally:
+            free.put(lane)
+        advance()
+        return result.metrics, of_test
+
+    title = f"folds, {len(lanes)} side by side"
+    with (
+        catch_signals(show=show) as stop,
+        show_steps(show and len(lanes) > 1) as steps,
+        ThreadPoolExecutor(len(lanes)) as pool,
+    ):
+        advance = steps(title, len(parts))
+        apply = map if len(lanes) == 1 else pool.map
+        found = list(apply(run_fold, range(len(parts))))
+    finished = [scores for scores in found if scores is not None]
+    if len(finished) < len(parts):
+        return None
+    tests = [] if test is None else [of_test for _, of_test in finished]
+    return FoldScores([validation for validation, _ in finished], tests)
+
+
+def share_devices(devices: list[jax.Device], num_folds: int) -> list[list[jax.Device]]:
+    """The devices of each of the runs that go side by side: equally many, the rest idle.
+
+    One run has them all where several processes train together: each of them takes its part in
+    every run, and all must take the same one.
+    """
+    if jax.process_count() > 1:
+        return [devices]
+    lanes = min(len(devices), num_folds)
+    size = len(devices) // lanes
+    return [devices[i * size : (i + 1) * size] for i in range(lanes)]
 
 
 def name_fold(output: Path, number: int) -> Path:

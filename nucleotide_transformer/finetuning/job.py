@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nucleotide_transformer.config import check_trainable
 from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.finetuning.batches import (
@@ -57,8 +58,18 @@ def make_job(
     train: LabelledSequences,
     validation: LabelledSequences | None,
     config: FinetuneConfig,
+    devices: list[jax.Device] | None = None,
 ) -> Job:
-    """Checks what a run is made of, and takes it apart."""
+    """Checks what a run is made of, and takes it apart.
+
+    Args:
+        model: to start from.
+        train: training set.
+        validation: None to hold a share of the training set out.
+        config: the run.
+        devices: of this process, that take part; those of `config.num_devices` by default.
+    """
+    check_trainable(model.compute)
     rule = f"the labels of {train.source} are for {train.kind}"
     require(config.kind == train.kind, "kind", config.kind, rule)
     model = randomise(model, config.seed) if config.random_init else model
@@ -71,7 +82,7 @@ def make_job(
         )
     most = model.config.max_positions if config.max_tokens is None else config.max_tokens
     check_length(most, model.config, "max_tokens")
-    devices = find_devices(config.num_devices)
+    devices = find_devices(config.num_devices) if devices is None else devices
     layout = plan_layout(
         config.sequences_per_update,
         at_most=config.sequences_per_device or config.sequences_per_update,

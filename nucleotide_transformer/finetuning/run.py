@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,6 @@ import jax
 import numpy as np
 
 from nucleotide_transformer.bars import show_steps
-from nucleotide_transformer.config import check_trainable
 from nucleotide_transformer.finetuning.batches import (
     Batches,
 )
@@ -37,9 +37,7 @@ from nucleotide_transformer.model.flops import count_forward_flops
 from nucleotide_transformer.model.stacking import AnyParams, arrange_params
 from nucleotide_transformer.model.task_network import is_trained
 from nucleotide_transformer.pretrained import Model, describe_adapted
-from nucleotide_transformer.training.devices import (
-    join_processes,
-)
+from nucleotide_transformer.training.devices import find_devices, join_processes
 from nucleotide_transformer.training.loop import Run, RunPlan, Task, catch_signals
 from nucleotide_transformer.training.optimizer import make_optimizer, make_schedule
 from nucleotide_transformer.training.peaks import find_total_peak_flops
@@ -111,20 +109,24 @@ def finetune(
         TrainingDivergedError: if the loss is not finite.
     """
     join_processes(distributed=config.distributed)
-    check_trainable(model.compute)
     with catch_signals(show=show) as stop:
-        job = make_job(model, train, validation, config)
-        task = make_task(job, show=show)
-        run = Run(make_plan(job), task, devices=job.devices, layout=job.layout, show=show)
-        run.progress.announce(describe_run(job, count_trained(task)))
-        try:
-            with run.progress:
-                result = run.train(stop)
-        finally:
-            run.close()
+        devices = find_devices(config.num_devices)
+        return train_job(make_job(model, train, validation, config, devices), stop, show=show)
+
+
+def train_job(job: Job, stop: threading.Event, *, show: bool) -> FinetuneResult:
+    """A run from its start, or from where it was stopped, to its end or until `stop` is set."""
+    task = make_task(job, show=show)
+    run = Run(make_plan(job), task, devices=job.devices, layout=job.layout, show=show)
+    run.progress.announce(describe_run(job, count_trained(task)))
+    try:
+        with run.progress:
+            result = run.train(stop)
+    finally:
+        run.close()
     if result is None:
-        empty: dict[str, float] = {}
-        return FinetuneResult(None, config.output / FOLDER, run.step, 0, empty, count_trained(task))
+        folder, empty = job.config.output / FOLDER, dict[str, float]()
+        return FinetuneResult(None, folder, run.step, 0, empty, count_trained(task))
     return finish(job, run.step, count_trained(task))
 
 
