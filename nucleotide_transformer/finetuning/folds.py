@@ -1,7 +1,9 @@
 """Cross-validation: a run for each part of the training set, all measured on one test set."""
 
+import contextlib
 import dataclasses
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -78,49 +80,84 @@ def cross_validate(
     require(config.folds is not None, "folds", config.folds, "must be given")
     join_processes(distributed=config.distributed)
     parts = part_folds(train, config.folds or 2, config.seed)
-    lanes = share_devices(find_devices(config.num_devices), len(parts))
-    free, scoring = SimpleQueue[list[jax.Device]](), threading.Lock()
-    for lane in lanes:
-        free.put(lane)
-
-    def run_fold(number: int) -> tuple[dict[str, float], dict[str, float]] | None:
-        """Metrics on the part that was held out, and on the test set."""
-        rest = np.setdiff1d(np.arange(len(train)), parts[number])
-        fold = dataclasses.replace(config, output=name_fold(config.output, number), folds=None)
-        sets = train.take(rest), train.take(parts[number])
-        lane = free.get()
-        try:
-            if stop.is_set():
-                return None
-            job = make_job(model, *sets, fold, lane)
-            result = train_job(job, stop, show=show and len(lanes) == 1)
-            if result.model is None:
-                return None
-            with scoring:  # inference takes all devices
-                batching = config.batching
-                of_test = {} if test is None else score_model(result.model, test, batching=batching)
-        except BaseException:
-            stop.set()  # the others save what they have
-            raise
-        finally:
-            free.put(lane)
-        advance()
-        return result.metrics, of_test
-
-    title = f"folds, {len(lanes)} side by side"
+    groups = share_devices(find_devices(config.num_devices), len(parts))
+    alone = len(groups) == 1
     with (
         catch_signals(show=show) as stop,
-        show_steps(show and len(lanes) > 1) as steps,
-        ThreadPoolExecutor(len(lanes)) as pool,
+        show_steps(show and not alone) as steps,
+        ThreadPoolExecutor(len(groups)) as pool,
     ):
-        advance = steps(title, len(parts))
-        apply = map if len(lanes) == 1 else pool.map
-        found = list(apply(run_fold, range(len(parts))))
+        lanes = Lanes(groups, stop)
+        advance = steps(f"folds, {len(groups)} side by side", len(parts))
+
+        def run(number: int) -> tuple[dict[str, float], dict[str, float]] | None:
+            rest = np.setdiff1d(np.arange(len(train)), parts[number])
+            fold = dataclasses.replace(config, output=name_fold(config.output, number), folds=None)
+            sets = (train.take(rest), train.take(parts[number]), test)
+            scores = run_fold(model, sets, fold, lanes, show=show and alone)
+            advance()
+            return scores
+
+        found = list((map if alone else pool.map)(run, range(len(parts))))
     finished = [scores for scores in found if scores is not None]
     if len(finished) < len(parts):
         return None
     tests = [] if test is None else [of_test for _, of_test in finished]
     return FoldScores([validation for validation, _ in finished], tests)
+
+
+class Lanes:
+    """Groups of devices, each for one run at a time, and the word that stops them all."""
+
+    def __init__(self, groups: list[list[jax.Device]], stop: threading.Event):
+        """Notes the groups, and the event that says that all runs are to save and end."""
+        self.stop, self.scoring = stop, threading.Lock()
+        self._free = SimpleQueue[list[jax.Device]]()
+        for group in groups:
+            self._free.put(group)
+
+    @contextlib.contextmanager
+    def take(self) -> Iterator[list[jax.Device]]:
+        """A free group, as soon as there is one; a failure inside stops the other runs."""
+        group = self._free.get()
+        try:
+            yield group
+        except BaseException:
+            self.stop.set()
+            raise
+        finally:
+            self._free.put(group)
+
+
+def run_fold(
+    model: Model,
+    sets: tuple[LabelledSequences, LabelledSequences, LabelledSequences | None],
+    config: FinetuneConfig,
+    lanes: Lanes,
+    *,
+    show: bool,
+) -> tuple[dict[str, float], dict[str, float]] | None:
+    """One fold's metrics on its validation set and on the test set; None if it was stopped.
+
+    Args:
+        model: to start from.
+        sets: to train on, to validate with, and to test on.
+        config: of the run.
+        lanes: where a free group of devices is found.
+        show: print the plan and progress.
+    """
+    train, validation, test = sets
+    with lanes.take() as devices:
+        if lanes.stop.is_set():
+            return None
+        job = make_job(model, train, validation, config, devices)
+        result = train_job(job, lanes.stop, show=show)
+        if result.model is None:
+            return None
+        with lanes.scoring:  # inference takes all devices
+            batching = config.batching
+            of_test = {} if test is None else score_model(result.model, test, batching=batching)
+    return result.metrics, of_test
 
 
 def share_devices(devices: list[jax.Device], num_folds: int) -> list[list[jax.Device]]:
