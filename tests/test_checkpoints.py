@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -196,3 +197,23 @@ def test_golden_runs_of_every_version_open(version, tmp_path):
     assert {name: sorted(leaves) for name, leaves in params.items()} == expected["names"]
     total = sum(np.abs(leaf).sum(dtype=np.float64) for leaf in jax.tree.leaves(params))
     assert total == pytest.approx(expected["sum"], rel=1e-6)
+
+
+def test_runs_in_threads_save_side_by_side(tmp_path):
+    """orbax numbers saves by a counter of the process, which two at once would confuse."""
+    states = [make_state(step) for step in range(1, 6)]
+
+    def run(number):
+        checkpointer = Checkpointer(tmp_path / str(number), keep=2)
+        for state in states:
+            record = {"corpus": str(number)}
+            checkpointer.save(state, {"next_index": number}, CONFIG, record, {})
+        checkpointer.close()
+        return steps(tmp_path / str(number))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(run, range(4))) == [[4, 5]] * 4
+    for number in range(4):
+        saved = tmp_path / str(number) / "checkpoints" / "5"
+        assert read_record(saved)["corpus"] == str(number)
+        assert float(jax.tree.leaves(load_run(saved)[0])[0].ravel()[0]) == 5

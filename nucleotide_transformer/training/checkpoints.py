@@ -1,6 +1,7 @@
 """Checkpoints of a run, written: state, input position, config and score, atomically with orbax."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,9 @@ from nucleotide_transformer.weights.runs import (
 )
 
 Json = dict[str, Any]
+
+_ONE_SAVE = threading.Lock()
+"""orbax numbers saves by a counter of the process: two at once would take each other's signals."""
 
 
 class Restored(NamedTuple):
@@ -69,7 +73,8 @@ class Checkpointer:
     ) -> None:
         """Saves in the background a state that is in this process's memory (`fetch_state`).
 
-        Frozen parameters are not saved.
+        Frozen parameters are not saved. In another thread than the main one, beside which others
+        may save, it waits until the checkpoint is written.
 
         Args:
             state: NumPy arrays.
@@ -84,7 +89,10 @@ class Checkpointer:
             config=ocp.args.JsonSave(config),
             record=ocp.args.JsonSave({"format_version": FORMAT_VERSION, **record}),
         )
-        self._manager.save(int(state.step), args=arguments, metrics={"score": None, **metrics})
+        with _ONE_SAVE:
+            self._manager.save(int(state.step), args=arguments, metrics={"score": None, **metrics})
+            if threading.current_thread() is not threading.main_thread():
+                self._manager.wait_until_finished()
 
     def add_metrics(self, step: int, metrics: Json) -> None:
         """Gives a checkpoint that was saved without its held-out metrics what was measured later.
