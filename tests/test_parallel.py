@@ -17,7 +17,7 @@ from nucleotide_transformer.data.parallel import (
     show_progress,
 )
 
-LONG = 120.0
+LONG = 60.0
 """Seconds that a task takes which is not told to stop: far more than its processes need."""
 
 
@@ -83,6 +83,8 @@ def test_process_that_is_killed() -> None:
 
 
 INTERRUPTED = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 import functools
 import os
 import sys
