@@ -1,10 +1,15 @@
 """Tiny tasks for fine-tuning: sequences whose labels follow from how much G and C they have."""
 
+import contextlib
+import itertools
+
 import jax
 import numpy as np
+import pytest
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.finetuning.config import FinetuneConfig
+from nucleotide_transformer.finetuning.evaluation import Evaluator
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.model import init_params
 from nucleotide_transformer.pretrained import Model
@@ -61,3 +66,18 @@ def make_config(folder, **fields):
         "learning_rate": 1e-2,
     }
     return FinetuneConfig(**defaults | fields)
+
+
+@contextlib.contextmanager
+def failing_evaluation(number, error):
+    """Makes one evaluation fail: the first is 1, those of all runs and threads count."""
+    evaluate, calls = Evaluator.evaluate, itertools.count(1)
+
+    def fail(self, params):
+        if next(calls) == number:
+            raise error
+        return evaluate(self, params)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Evaluator, "evaluate", fail)
+        yield

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_models import assert_same_params
-from small_tasks import COMPUTE, MODEL, make_config, make_model, make_task
+from small_tasks import COMPUTE, MODEL, failing_evaluation, make_config, make_model, make_task
 
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.finetuning import run
@@ -137,20 +137,11 @@ def test_a_checkpoint_has_what_is_trained_alone(tuned):
     assert all(is_trained(name, "ia3") for name in names)
 
 
-def test_a_run_that_was_stopped_resumes_to_the_same_bit(model, tuned, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_resumes_to_the_same_bit(model, tuned, tmp_path):
     """Stopped in the middle of its second evaluation, then by the rule that ends it early."""
     config, expected = tuned
     config = dataclasses.replace(config, output=tmp_path / "run")
-    evaluate, calls = Evaluator.evaluate, []
-
-    def interrupt(self, params):
-        calls.append(params)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return evaluate(self, params)
-
-    monkeypatch.setattr(Evaluator, "evaluate", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with failing_evaluation(2, KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         finetune(model, TRAIN, VALIDATION, config, show=False)
     best_so_far = load_pretrained(config.output, base=model)
     assert best_so_far.head.classes == ("poor", "rich")

@@ -1,17 +1,16 @@
 """Cross-validation: how the training set is parted, and what comes of the runs."""
 
+import contextlib
 import dataclasses
-import threading
 
 import jax
 import numpy as np
 import pytest
-from small_tasks import make_config, make_model, make_task
+from small_tasks import failing_evaluation, make_config, make_model, make_task
 
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.finetuning import folds
 from nucleotide_transformer.finetuning.batches import group_equal, hold_out, turn
-from nucleotide_transformer.finetuning.evaluation import Evaluator
 from nucleotide_transformer.finetuning.folds import (
     FoldScores,
     cross_validate,
@@ -79,6 +78,23 @@ def test_each_fold_is_a_run_of_its_own(tmp_path, monkeypatch):
     assert FoldScores([{"mcc": 1.0}] * 2, []).summarise().keys() == {"validation"}
 
 
+def test_the_bar_counts_finished_folds_alone(tmp_path, monkeypatch):
+    """The second of three was stopped."""
+    advanced, models = [], iter([make_model(), None, make_model()])
+
+    @contextlib.contextmanager
+    def show_steps(_):
+        yield lambda _title, total: lambda: advanced.append(total)
+
+    def pretend(job, stop, *, show):
+        return FinetuneResult(next(models), job.config.output, 1, 1, {"mcc": 0.5}, 10)
+
+    monkeypatch.setattr(folds, "train_job", pretend)
+    monkeypatch.setattr(folds, "show_steps", show_steps)
+    assert cross_validate(make_model(), make_task(12), None, make_config(tmp_path, folds=3)) is None
+    assert advanced == [3, 3]
+
+
 @pytest.mark.devices(8)
 def test_devices_are_shared_equally():
     devices = jax.devices()
@@ -114,24 +130,12 @@ def test_folds_side_by_side_are_those_one_by_one(one_by_one, tmp_path, capsys):
 
 
 @pytest.mark.devices(3)
-def test_a_fold_that_fails_stops_all_and_each_resumes(one_by_one, tmp_path, monkeypatch):
-    """The first evaluation fails, once another run has begun: none is lost, none begins."""
+def test_a_fold_that_fails_stops_all_and_each_resumes(one_by_one, tmp_path):
+    """The first evaluation fails: the run beside it saves, and the third does not begin."""
     _, scores, adapters = one_by_one
     config = make_config(tmp_path, folds=3, num_devices=2)
-    evaluate, lock, calls = Evaluator.evaluate, threading.Lock(), []
-
-    def interrupt(self, params):
-        with lock:
-            calls.append(params)
-            first = len(calls) == 1
-        if first:
-            raise OSError("as if")
-        return evaluate(self, params)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "evaluate", interrupt)
-        with pytest.raises(OSError, match="as if"):
-            cross_validate(make_model(), make_task(36), None, config, show=False)
+    with failing_evaluation(1, OSError("as if")), pytest.raises(OSError, match="as if"):
+        cross_validate(make_model(), make_task(36), None, config, show=False)
     assert not (config.output / "fold-2").exists()
     found = cross_validate(make_model(), make_task(36), make_task(8, seed=1), config, show=False)
     assert (found, read_adapters(config)) == (scores, adapters)

@@ -17,7 +17,7 @@ from nucleotide_transformer.data.parallel import (
     show_progress,
 )
 
-LONG = 60.0
+LONG = 30.0
 """Seconds that a task takes which is not told to stop: far more than its processes need."""
 
 

@@ -15,7 +15,6 @@ from nucleotide_transformer.weights.adapter_files import Strand
 from nucleotide_transformer.weights.hub import PACKAGED
 
 TaskKind = Literal["classification", "multilabel", "regression", "segmentation"]
-
 HeadStart = Literal["random", "probe"]
 
 LEARNING_RATES: dict[Method, float] = {"head": 3e-3, "ia3": 3e-3, "lora": 5e-4, "full": 3e-5}

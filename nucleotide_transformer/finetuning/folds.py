@@ -95,7 +95,8 @@ def cross_validate(
             fold = dataclasses.replace(config, output=name_fold(config.output, number), folds=None)
             sets = (train.take(rest), train.take(parts[number]), test)
             scores = run_fold(model, sets, fold, lanes, show=show and alone)
-            advance()
+            if scores is not None:
+                advance()
             return scores
 
         found = list((map if alone else pool.map)(run, range(len(parts))))

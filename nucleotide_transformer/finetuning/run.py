@@ -37,7 +37,7 @@ from nucleotide_transformer.model.flops import count_forward_flops
 from nucleotide_transformer.model.stacking import AnyParams, arrange_params
 from nucleotide_transformer.model.task_network import is_trained
 from nucleotide_transformer.pretrained import Model, describe_adapted
-from nucleotide_transformer.training.devices import find_devices, join_processes
+from nucleotide_transformer.training.devices import join_processes
 from nucleotide_transformer.training.loop import Run, RunPlan, Task, catch_signals
 from nucleotide_transformer.training.optimizer import make_optimizer, make_schedule
 from nucleotide_transformer.training.peaks import find_total_peak_flops
@@ -46,12 +46,7 @@ from nucleotide_transformer.training.step import make_gather_step, make_train_st
 from nucleotide_transformer.types import Array, Float, Int, Params
 from nucleotide_transformer.weights.adapter_files import FOLDER, save_adapter
 from nucleotide_transformer.weights.assembly import digest_params
-from nucleotide_transformer.weights.runs import (
-    find_checkpoint,
-    has_checkpoint,
-    read_held_out,
-    read_params,
-)
+from nucleotide_transformer.weights.runs import find_checkpoint, read_held_out, read_params
 
 FREE_FIELDS = (
     *("output", "model", "train", "validation", "test", "num_devices", "distributed"),
@@ -110,8 +105,7 @@ def finetune(
     """
     join_processes(distributed=config.distributed)
     with catch_signals(show=show) as stop:
-        devices = find_devices(config.num_devices)
-        return train_job(make_job(model, train, validation, config, devices), stop, show=show)
+        return train_job(make_job(model, train, validation, config), stop, show=show)
 
 
 def train_job(job: Job, stop: threading.Event, *, show: bool) -> FinetuneResult:
@@ -165,7 +159,7 @@ def make_task(job: Job, *, show: bool = False) -> Task:
         return init_state(arrange_params(params, job.model.compute.stack), optimizer, choose)
 
     def begin() -> TrainState:
-        if config.head_start == "random" or has_checkpoint(config.output):
+        if config.head_start == "random":
             return start({})
         with show_steps(show and jax.process_index() == 0) as steps:
             return start(fit_head(job, advance=steps("probe: embeddings", len(job.train))))
@@ -173,6 +167,7 @@ def make_task(job: Job, *, show: bool = False) -> Task:
     dtype: Any = job.model.compute.compute_dtype  # "auto" no more
     return Task(
         init_state=begin,
+        init_frozen=lambda: start({}).frozen,
         state_shapes=jax.eval_shape(start, {}),
         train_step=make_train_step(
             make_loss(network, job.train.kind),

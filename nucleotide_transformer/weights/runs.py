@@ -156,11 +156,6 @@ def find_checkpoint(folder: Path, which: Choice = "best") -> Path:
     return folder / FOLDER / str(step)
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Whether a run has a finished checkpoint; unfinished ones have longer names."""
-    return any(path.name.isdecimal() for path in (folder / FOLDER).glob("*"))
-
-
 def read_json(checkpoint: Path, item: str) -> dict[str, Any]:
     """An item of a checkpoint that is JSON.
 
