@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nucleotide_transformer.namesake import warn_of_namesake
 
 if TYPE_CHECKING:
+    from nucleotide_transformer.compat import get_pretrained_model as get_pretrained_model
     from nucleotide_transformer.config import ComputeConfig as ComputeConfig
     from nucleotide_transformer.config import ModelConfig as ModelConfig
     from nucleotide_transformer.config import PretrainConfig as PretrainConfig
@@ -24,12 +25,17 @@ if TYPE_CHECKING:
     from nucleotide_transformer.finetuning.predict import predict as predict
     from nucleotide_transformer.finetuning.predict import predict_array as predict_array
     from nucleotide_transformer.finetuning.run import finetune as finetune
+    from nucleotide_transformer.inference.embedding import attention_maps as attention_maps
     from nucleotide_transformer.inference.embedding import embed as embed
     from nucleotide_transformer.inference.embedding import embed_array as embed_array
+    from nucleotide_transformer.inference.embedding import hidden_states as hidden_states
+    from nucleotide_transformer.inference.embedding_tables import read_embeddings as read_embeddings
     from nucleotide_transformer.inference.likelihoods import fill_mask as fill_mask
+    from nucleotide_transformer.inference.likelihoods import log_likelihoods as log_likelihoods
     from nucleotide_transformer.inference.likelihoods import (
         pseudo_log_likelihoods as pseudo_log_likelihoods,
     )
+    from nucleotide_transformer.inference.likelihoods import score_sequences as score_sequences
     from nucleotide_transformer.inference.nucleotides import (
         nucleotide_probabilities as nucleotide_probabilities,
     )
@@ -46,7 +52,6 @@ if TYPE_CHECKING:
     from nucleotide_transformer.variants.scoring import Scorer as Scorer
     from nucleotide_transformer.verification import VerifyConfig as VerifyConfig
     from nucleotide_transformer.verification import verify_model as verify_model
-    from nucleotide_transformer.weights.compat import get_pretrained_model as get_pretrained_model
 
 __version__ = "0.1.0"
 
@@ -62,17 +67,20 @@ _HOME = {
     "ScoreVariantsConfig": "variants.config",
     "Scorer": "variants.scoring",
     "VerifyConfig": "verification",
+    "attention_maps": "inference.embedding",
     "build_corpus": "data.corpus",
     "embed": "inference.embedding",
     "embed_array": "inference.embedding",
     "evaluate_model": "pretraining.evaluate",
     "fill_mask": "inference.likelihoods",
     "finetune": "finetuning.run",
-    "get_pretrained_model": "weights.compat",
+    "get_pretrained_model": "compat",
+    "hidden_states": "inference.embedding",
     "init_params": "model",
     "load_config": "configfile",
     "load_manifest": "data.manifest",
     "load_pretrained": "pretrained",
+    "log_likelihoods": "inference.likelihoods",
     "make_dataset": "data.dataset",
     "make_forward": "model",
     "nucleotide_probabilities": "inference.nucleotides",
@@ -81,7 +89,9 @@ _HOME = {
     "predict_array": "finetuning.predict",
     "pretrain": "pretraining.run",
     "pseudo_log_likelihoods": "inference.likelihoods",
+    "read_embeddings": "inference.embedding_tables",
     "read_labelled": "finetuning.labels",
+    "score_sequences": "inference.likelihoods",
     "score_variants": "variants.run",
     "verify_model": "verification",
 }
@@ -99,6 +109,7 @@ __all__ = [
     "Scorer",
     "VerifyConfig",
     "__version__",
+    "attention_maps",
     "build_corpus",
     "embed",
     "embed_array",
@@ -106,10 +117,12 @@ __all__ = [
     "fill_mask",
     "finetune",
     "get_pretrained_model",
+    "hidden_states",
     "init_params",
     "load_config",
     "load_manifest",
     "load_pretrained",
+    "log_likelihoods",
     "make_dataset",
     "make_forward",
     "nucleotide_probabilities",
@@ -118,7 +131,9 @@ __all__ = [
     "predict_array",
     "pretrain",
     "pseudo_log_likelihoods",
+    "read_embeddings",
     "read_labelled",
+    "score_sequences",
     "score_variants",
     "verify_model",
 ]

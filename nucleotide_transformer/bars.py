@@ -37,7 +37,7 @@ class _RateColumn(ProgressColumn):
 def make_bar(unit: str, *, is_shown: bool) -> Progress:
     """A bar, as a context, for tasks that count some unit, such as "variants"."""
     return Progress(
-        TextColumn("{task.description} {task.percentage:>3.0f} %"),
+        TextColumn("{task.description} {task.percentage:>3.0f} %", markup=False),  # names of files
         BarColumn(),
         _RateColumn(unit),
         TimeElapsedColumn(),
@@ -52,7 +52,7 @@ def make_bar(unit: str, *, is_shown: bool) -> Progress:
 def show_steps(visible: bool) -> Iterator[Steps]:
     """A bar for each part of a command, with its steps and the time left."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

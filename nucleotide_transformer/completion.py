@@ -47,4 +47,6 @@ def make_parser() -> Any:
 
 
 def _unite(kinds: list[Any]) -> Any:
-    return Union[tuple(kinds)]  # noqa: UP007 - of a list
+    """A union; with a member that is not shown where there is one, which is no union to tyro."""
+    hidden = [Annotated[None, tyro.conf.Suppress]] if len(kinds) == 1 else []
+    return Union[tuple(kinds + hidden)]  # noqa: UP007 - of a list

@@ -119,7 +119,7 @@ class ModelConfig(TokenIds):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """How the network is computed: never what. Any two settings agree up to rounding."""
+    """Precision and implementation: they change speed, memory and rounding, not the model."""
 
     param_dtype: Dtype = "float32"
     """Parameters and optimiser state."""
@@ -134,9 +134,8 @@ class ComputeConfig:
     stack: Stack = "scan"
     """One compiled block scanned over the layers, or every layer compiled by itself."""
     remat: Remat = "dots"
-    """What the backward pass of training computes again. dots: norms and activations, neither
-    matrix products nor attention (but for the scores of its einsum form); block: whole blocks, for
-    the least memory; none: nothing."""
+    """Activation checkpointing in training. none: keep everything. dots: keep results of matrix
+    products and of attention, recompute the rest. block: keep block inputs only (least memory)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

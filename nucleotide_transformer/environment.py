@@ -70,8 +70,11 @@ EXTRAS = (
     Extra(("sklearn", "scipy", "threadpoolctl"), "probes and task tables", install("analysis")),
     Extra(("pyarrow", "pysam"), "scores of variants", install("variants")),
     Extra(("umap",), "UMAP", install("umap")),
+    Extra(("requests", "urllib3"), "genomes from the network", install("download")),
+    Extra(("datasets",), "datasets of the Hugging Face hub", install("hub")),
+    Extra(("isal",), "gzipped FASTA files in half the time", install("fast")),
+    Extra(("pyBigWig",), "BigWig files", install("bigwig")),
     Extra(("torch",), "PyTorch weights", "pip install torch"),
-    Extra(("lz4",), "joblib files compressed with lz4", "pip install lz4"),
 )
 
 

@@ -6,6 +6,9 @@ what the operating system raises with 1. Everything else keeps its traceback.
 Each class is also the built-in one that a caller would expect, so `except FileNotFoundError` works.
 """
 
+import importlib
+from typing import Any
+
 
 class InputError(ValueError):
     """Input that breaks a rule; one line with the file, the place, the value and the rule."""
@@ -54,3 +57,13 @@ def require_positive(config: object, *fields: str) -> None:
         value = getattr(config, field)
         require(value > 0, field, value, "must be above 0")
         require(value < float("inf"), field, value, "must be finite")
+
+
+def import_extra(module: str, extra: str, purpose: str) -> Any:
+    """Imports a module that not everyone needs; an `InputError` says how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.split(".")[0]
+        hint = f"pip install 'nucleotide-transformer-jax[{extra}]'"
+        raise InputError(f"{purpose}, {package} is needed: {hint}") from None

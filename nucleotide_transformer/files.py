@@ -209,6 +209,11 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def show_digest(digest: str) -> str:
+    """A digest as a message shows it: its first twelve digits."""
+    return f"{digest[:12]}..."
+
+
 def sync(path: Path) -> None:
     """Waits until a file, or the list of files of a folder, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)

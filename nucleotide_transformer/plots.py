@@ -14,10 +14,14 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nucleotide_transformer.errors import NotAFolderError, UnwritableOutputError, require
+from nucleotide_transformer.errors import (
+    NotAFolderError,
+    UnwritableOutputError,
+    import_extra,
+    require,
+)
 from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES
-from nucleotide_transformer.inference.sequence_io import import_extra
 from nucleotide_transformer.types import Float
 
 Projection = Literal["pca", "umap"]

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 
+from nucleotide_transformer.compat import get_pretrained_model as get_pretrained_model
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.model import Outputs, exact_products, init_params, make_forward
@@ -38,7 +39,6 @@ from nucleotide_transformer.weights.adapter_files import (
     save_peft,
 )
 from nucleotide_transformer.weights.assembly import ParamsBuilder
-from nucleotide_transformer.weights.compat import get_pretrained_model as get_pretrained_model
 from nucleotide_transformer.weights.exports import check_target, open_draft, save_folder
 from nucleotide_transformer.weights.folders import (
     Layout,

@@ -1,15 +1,17 @@
 """Small files that ask for much memory or time, and a process that opens them under a limit.
 
-Run as a script it prints, for each folder that it is given, what `load_folder` said and what that
-cost: `tests/test_hostile_sizes.py` reads it.
+Run as a script it prints, for each folder that it is given, what `load_pretrained` said and what
+that cost: `tests/test_hostile_sizes.py` reads it.
 """
 
 import bz2
 import contextlib
+import dataclasses
 import importlib
 import json
 import pickle
 import resource
+import shutil
 import signal
 import struct
 import sys
@@ -21,11 +23,13 @@ from typing import Any
 
 import joblib
 import numpy as np
-from small_models import V2, random_params, save_model
+import orbax.checkpoint as ocp
+from small_models import V2, save_model
 
-from nucleotide_transformer.config import ComputeConfig
+from nucleotide_transformer.pretrained import load_pretrained
+from nucleotide_transformer.weights import runs
+from nucleotide_transformer.weights.assembly import expected_shapes
 from nucleotide_transformer.weights.configs import make_huggingface_config, make_hyperparams
-from nucleotide_transformer.weights.folders import load_folder
 
 LIMIT_BYTES = 400 << 20
 """Address space beyond what the process has when everything is imported."""
@@ -53,21 +57,19 @@ def write_huggingface(folder: Path, name: str = "model.safetensors", **options: 
     return folder / name
 
 
+LARGEST = {"num_layers": 1_000, "embed_dim": 1 << 16, "ffn_embed_dim": 1 << 18, "key_size": 1 << 14}
+"""Options of a model of 550 TB, the largest that a config may describe."""
+
+
 def literal_in_bz2(folder: Path) -> None:
     size = 1 << 29
     write_jax(folder, make_bomb(bz2.compress, b"\x80\x04\x8e" + struct.pack("<Q", size), size))
 
 
-def array_in_zlib(folder: Path) -> None:
+def literal_in_zlib(folder: Path) -> None:
     size = 1 << 29
-    joblib.dump({"a/b": {"w": np.zeros(0, np.uint8)}}, folder.with_suffix(".pkl"))
-    head = folder.with_suffix(".pkl").read_bytes()
-    place = head.index(b"shape") + 5
-    shape = head.index(b"K\x00\x85", place)
-    data = head[:shape] + b"J" + struct.pack("<i", size) + b"\x85" + head[shape + 3 :]
-    compressor = zlib.compressobj()
-    body = compressor.compress(data) + compressor.compress(bytes(size)) + compressor.flush()
-    write_jax(folder, body)
+    body = b"\x80\x04\x8e" + struct.pack("<Q", size) + bytes(size) + b"."
+    write_jax(folder, zlib.compress(body), **LARGEST)
 
 
 def foreign_array(folder: Path) -> None:
@@ -78,12 +80,31 @@ def foreign_array(folder: Path) -> None:
     joblib.dump({"x/other": {"w": np.zeros(1 << 20)}} | tree, file)
 
 
-def copies_of_a_text(folder: Path) -> None:
-    """One text, encoded again and again: each opcode of a few bytes makes 100 kB."""
+def copy_text(size: int, num_copies: int) -> bytes:
+    """One text, encoded again and again: each opcode of a few bytes makes a copy."""
     encode = b"X" + struct.pack("<I", 7) + b"_codecs" + b"X" + struct.pack("<I", 6) + b"encode\x93"
-    text = b"X" + struct.pack("<I", 100_000) + b"x" * 100_000 + b"\x94"
+    text = b"X" + struct.pack("<I", size) + b"x" * size + b"\x94"
     again = encode + b"h\x00X" + struct.pack("<I", 6) + b"latin1\x86R"
-    write_jax(folder, b"\x80\x04" + text + again * 10_000 + b".")
+    return b"\x80\x04" + text + again * num_copies + b"."
+
+
+def copies_of_a_text(folder: Path) -> None:
+    write_jax(folder, copy_text(100_000, 10_000))
+
+
+def copies_for_the_largest_model(folder: Path) -> None:
+    write_jax(folder, copy_text(100_000, 10_000), **LARGEST)
+
+
+def copies_in_zlib(folder: Path) -> None:
+    write_jax(folder, zlib.compress(copy_text(1_000_000, 100_000), 9), **LARGEST)
+
+
+def one_dict_for_all(folder: Path) -> None:
+    """Every module of thousands is the same dict of thousands."""
+    names = b"".join(b"\x8c\x05%05dN" % number for number in range(5_000))
+    again = b"".join(b"\x8c\x05%05dh\x00" % number for number in range(5_000))
+    write_jax(folder, b"\x80\x04}\x94(" + names + b"u0}(" + again + b"u.", **LARGEST)
 
 
 def many_containers(folder: Path) -> None:
@@ -168,14 +189,66 @@ def numbers_of(**options: Any) -> Callable[[Path], None]:
     return lambda folder: write_jax(folder, pickle.dumps({}), **options)
 
 
+RUN = Path(__file__).parent / "golden" / "run_v1"
+
+
+def write_run(folder: Path, params: Any, **model: Any) -> None:
+    """A run with other parameters, and other fields of its model's config."""
+    checkpoint = runs.find_checkpoint(shutil.copytree(RUN, folder))
+    shutil.rmtree(checkpoint / "state")
+    ocp.PyTreeCheckpointer().save(checkpoint / "state", {"params": params})
+    file = checkpoint / "config" / "metadata"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"model": config["model"] | model}))
+
+
+def foreign_array_in_a_run(folder: Path) -> None:
+    params, _ = runs.load_run(RUN)
+    write_run(folder, params | {"x/other": {"w": np.zeros(1 << 27, np.float32)}})
+
+
+def run_of_zeros(folder: Path) -> None:
+    """A model as its config says it is, and zeros compress."""
+    _, config = runs.load_run(RUN)
+    wide = {"embed_dim": 1 << 12, "ffn_dim": 1 << 12}
+    shapes = expected_shapes(dataclasses.replace(config, **wide))
+    write_run(
+        folder,
+        {
+            module: {name: np.zeros(shape, np.float32) for name, shape in leaves.items()}
+            for module, leaves in shapes.items()
+        },
+        **wide,
+    )
+
+
+def run_in_large_pieces(folder: Path) -> None:
+    """Arrays of the right shape, one of them in a piece of 1 GB."""
+    import tensorstore
+
+    params, _ = runs.load_run(RUN)
+    write_run(folder, params)
+    state = runs.find_checkpoint(folder) / "state"
+    module, name = "esm_transformer/~/embed", "embeddings"
+    shape = list(params[module][name].shape)
+    spec = {
+        "driver": "zarr",
+        "kvstore": {"driver": "ocdbt", "base": f"file://{state}"},
+        "path": f"params.{module}.{name}/",
+        "metadata": {"shape": shape, "chunks": [1 << 14, 1 << 14], "dtype": "<f4"},
+    }
+    array = tensorstore.open(spec, create=True, delete_existing=True).result()
+    array.write(params[module][name]).result()
+
+
 CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a literal of zeros in bz2": (literal_in_bz2, "compressed"),
-    "an array of zeros in zlib": (
-        array_in_zlib,
-        "bytes or more: a checkpoint of this model has at most",
-    ),
+    "a literal of zeros in zlib": (literal_in_zlib, "weights never compress to less"),
     "a foreign array": (foreign_array, "bytes or more: a checkpoint of this model has at most"),
-    "copies of a text": (copies_of_a_text, "more than a checkpoint of this model"),
+    "copies of a text": (copies_of_a_text, "more than twice the file's"),
+    "copies for the largest model": (copies_for_the_largest_model, "more than twice the file's"),
+    "copies in zlib": (copies_in_zlib, "weights never compress to less"),
+    "one dict for all": (one_dict_for_all, "tensors wrong; unexpected: "),
     "many containers": (many_containers, "more than a checkpoint of this model"),
     "strides of zero": (strides_of_zero, "more than twice"),
     "one storage for all": (one_storage_for_all, "more than twice"),
@@ -191,6 +264,15 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a feed-forward width": (numbers_of(ffn_embed_dim=10**30), "ffn_dim = "),
     "an epsilon of 10**400": (numbers_of(layer_norm_eps=10**400), "layer_norm_eps = "),
     "an infinite scale": (numbers_of(embed_scale=float("inf")), "embed_scale = inf: must be"),
+    "a foreign array in a run": (
+        foreign_array_in_a_run,
+        "checkpoints/4/state: 1 tensor wrong; unexpected: x/other/w",
+    ),
+    "a run in large pieces": (
+        run_in_large_pieces,
+        "embed/embeddings [16384, 16384], not [75, 16]",
+    ),
+    "a run of zeros": (run_of_zeros, "state: bytes of parameters = "),
     "positions": (numbers_of(max_positions=10**12), "max_positions = 1000000000000: must be"),
 }
 """A file, and what the message says."""
@@ -201,7 +283,7 @@ def measure(folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     signal.alarm(LIMIT_SECONDS)
     try:
-        load_folder(folder, ComputeConfig())
+        load_pretrained(folder)
         kind, message = "loaded", ""
     except BaseException as error:
         kind, message = type(error).__name__, str(error)
@@ -218,7 +300,7 @@ def stop(*_: object) -> None:
 
 def main(root: Path) -> None:
     signal.signal(signal.SIGALRM, stop)
-    random_params(V2)  # what JAX starts on first use
+    load_pretrained(RUN)  # what JAX and orbax start on first use
     with contextlib.suppress(ImportError):
         importlib.import_module("torch")
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

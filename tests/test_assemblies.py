@@ -190,6 +190,20 @@ def test_a_line_that_asks_for_nothing(text: str, message: str, tmp_path: Path) -
         read_requests(["GCF_1"])
 
 
+def test_a_table_of_the_user_is_left_alone(
+    service: Service, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And nothing is asked for before it is looked at."""
+    table = tmp_path / "mine.tsv"
+    table.write_text("mine")
+    words = ["--inputs", COLI, "--output", str(table), "--service", service.server.address]
+    assert cli.main(["corpus", "list", *words]) == 2
+    message = f"error: {table}: exists already: delete it, or choose another name\n"
+    assert capfd.readouterr() == ("", message)
+    assert table.read_text() == "mine"
+    assert service.server.asked == []
+
+
 def test_the_service_is_down(service: Service, tmp_path: Path) -> None:
     with pytest.raises(RunFailedError, match=rf"accession/{COLI}/dataset_report: 404") as error:
         list_assemblies(make_config(service, tmp_path, COLI))

@@ -10,14 +10,19 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from real_command import run_in_pipe, run_in_terminal
-from small_models import V2, assert_same_params, random_params, save_model
+from small_models import V1, V2, assert_same_params, random_params, save_model
+from test_adapter_exports import make_adapter
 
 from nucleotide_transformer import cli, pretrained
+from nucleotide_transformer.commands import models
 from nucleotide_transformer.config import ComputeConfig
-from nucleotide_transformer.inference.embedding import embed
+from nucleotide_transformer.inference import embedding_files
+from nucleotide_transformer.inference.batching import BatchConfig
+from nucleotide_transformer.inference.embedding import embed, embed_array
 from nucleotide_transformer.inference.embedding_tables import read_embeddings
 from nucleotide_transformer.inference.likelihoods import fill_mask
-from nucleotide_transformer.pretrained import load_pretrained
+from nucleotide_transformer.pretrained import export_model, load_pretrained
+from nucleotide_transformer.weights.adapter_files import save_adapter
 
 HUGGINGFACE = {"config.json", "model.safetensors"}
 JAX = {"hyperparams.json", "pytree_ckpt.joblib"}
@@ -49,7 +54,8 @@ def no_model(monkeypatch):
     def load(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(pretrained, "load_pretrained", load)
+    for module in (pretrained, models):
+        monkeypatch.setattr(module, "load_pretrained", load)
 
 
 def run(capfd, *args):
@@ -114,6 +120,97 @@ def test_embed_by_itself_takes_the_mean_of_the_last_layer(folder, fasta, tmp_pat
     expected = [row[2] for row in embed_all(folder, ComputeConfig())]
     # Another process may compile to other instructions: float32 with weights near 1.
     np.testing.assert_allclose(read_embeddings(output).layers[2], expected, rtol=1e-4, atol=1e-4)
+
+
+def turn(text):
+    """The other strand."""
+    return text.translate(str.maketrans("ACGT", "TGCA"))[::-1]
+
+
+def test_embed_takes_intervals_of_both_strands_in_small_windows(folder, fasta, tmp_path):
+    bed, output = tmp_path / "places.bed", tmp_path / "out.parquet"
+    bed.write_text("first\t5\t45\tup\t0\t+\nfirst\t8\t40\tdown\t0\t-\nsecond\t0\t7\n")
+    words = f"embed --model {folder} --input {fasta} --bed {bed} --stranded --output {output}"
+    batching = "--batching.window-tokens 8 --batching.overlap-tokens 3"
+    done = run_in_pipe(*words.split(), *batching.split())
+    assert (done.code, done.out) == (0, f"wrote {output}\n"), done.err
+    table, first = read_embeddings(output), SEQUENCES["first"]
+    assert table.name == ["up", "down", "second:0-7"]
+    sequences = [first[5:45], turn(first[8:40]), SEQUENCES["second"]]
+    small = BatchConfig(window_tokens=8, overlap_tokens=3)
+    model = load_pretrained(folder)
+    expected = embed_array(model, sequences, batching=small)
+    # Another process may compile to other instructions: float32 with weights near 1.
+    np.testing.assert_allclose(table.layers[2], expected, rtol=1e-4, atol=1e-4)
+    for others in (
+        embed_array(model, sequences),
+        embed_array(model, [first[5:45], first[8:40], SEQUENCES["second"]], batching=small),
+    ):
+        assert not np.allclose(table.layers[2], others, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.devices(2)
+def test_embed_takes_tiles_of_a_table_in_small_batches(capfd, folder, tmp_path, monkeypatch):
+    reads, output, told = tmp_path / "reads.csv", tmp_path / "out.npz", []
+    rows = [f"{text},{name},ACGT" for name, text in SEQUENCES.items()]
+    reads.write_text("\n".join(["dna,id,sequence", *rows, ""]))
+
+    def note(*args, **options):
+        told.append(options["batching"])
+        return embed(*args, **options)
+
+    monkeypatch.setattr(embedding_files, "embed", note)
+    words = f"embed --model {folder} --input {reads} --output {output} --window 20 --step 16"
+    columns = "--sequence-column dna --name-column id"
+    batching = "--batching.batch-tokens 32 --batching.num-devices 2"
+    assert run(capfd, words, columns, batching)[:2] == (0, f"wrote {output}\n")
+    assert told == [BatchConfig(batch_tokens=32, num_devices=2)]
+    first = SEQUENCES["first"]
+    tiles = {f"first:{at}-{min(at + 20, 48)}": first[at : at + 20] for at in (0, 16, 32)}
+    tiles["second:0-7"] = SEQUENCES["second"]
+    table = read_embeddings(output)
+    assert table.name == list(tiles)
+    assert table.start.tolist() == [0, 16, 32, 0]
+    expected = embed_array(load_pretrained(folder), list(tiles.values()), batching=told[0])
+    np.testing.assert_array_equal(table.layers[2], expected)
+
+
+@pytest.fixture(scope="module")
+def adapter(folder, tmp_path_factory):
+    """A LoRA of the model, which says that its base is where nothing is."""
+    place = tmp_path_factory.mktemp("adapters") / "mine"
+    save_adapter(place, make_adapter(load_pretrained(folder), "lora", base="/gone"))
+    return place
+
+
+def test_export_merges_an_adapter_into_the_base_that_is_named(folder, adapter, tmp_path):
+    words = f"export --source {adapter} --folder {tmp_path / 'whole'} --merge --base {folder}"
+    done = run_in_pipe(*words.split())
+    assert done == (0, f"wrote {tmp_path / 'whole'} in the huggingface layout\n", "")
+    expected = load_pretrained(adapter, base=folder)
+    found = load_pretrained(tmp_path / "whole")
+    assert found.head is None
+    for module, leaves in expected.params.items():
+        for name, leaf in leaves.items():  # factors are multiplied by another process
+            np.testing.assert_allclose(found.params[module][name], leaf, rtol=1e-5, atol=1e-6)
+    base = load_pretrained(folder).params
+    (name,) = (name for name in base if re.search("layer_0.*/query$", name))
+    assert not np.allclose(found.params[name]["w"], base[name]["w"], atol=1e-2)
+
+
+def test_export_writes_an_adapter_as_peft_has_it(capfd, folder, adapter, tmp_path):
+    target, expected = tmp_path / "peft", tmp_path / "expected"
+    words = f"export --source {adapter} --folder {target} --layout peft"
+    code, _, err = run(capfd, words)
+    assert (code, err.count("\n")) == (2, 1)  # its base is not there, and none was named
+    assert "/gone" in err
+    assert run(capfd, f"{words} --base {folder}") == (
+        *(0, f"wrote {target} in the peft layout\n", ""),
+    )
+    export_model(adapter, expected, layout="peft", base=folder)
+    assert list_names(target) == list_names(expected) >= {"adapter_config.json"}
+    for path in expected.iterdir():
+        assert (target / path.name).read_bytes() == path.read_bytes()
 
 
 def render(folder, compute, top_k):
@@ -187,6 +284,10 @@ def damage_table(path):
             "broken.fa: contig 'chr1': position 5 (line 2): '!'",
         ),
         ("embed --input {damaged} --output {tmp}/x.npz", "damaged.parquet: damaged Parquet file: "),
+        (
+            "embed --input {fasta} --output {tmp}/x.npz --layers 22 99",
+            "layers: there is no layer 99; the model's are numbered 0 to 22",
+        ),
         ("export --folder {fasta}", "reads.fa: is a file; an export is a folder"),
         ("export --folder {tmp}", "{tmp}: is not empty: give another folder, or overwrite it"),
         ("export --folder {tmp} --overwrite", "{tmp}: holds broken.fa, which no export wrote"),
@@ -211,6 +312,34 @@ def test_bad_input_is_told_before_a_model_is_loaded(capfd, fasta, tmp_path, word
     assert err.startswith("error: ")
     assert message.format(tmp=tmp_path) in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("layout", ["huggingface", "jax"])
+@pytest.mark.usefixtures("no_model")
+def test_layers_and_windows_of_a_folder_are_looked_at_before_it_is_loaded(
+    capfd, fasta, tmp_path, layout
+):
+    place = tmp_path / "here"
+    save_model(place, V1, layout)
+    words = f"embed --model {place} --input {fasta} --output {tmp_path / 'x.npz'}"
+    for option, message in (
+        ("--layers 3", "layers: there is no layer 3; the model's are numbered 0 to 2"),
+        (
+            "--batching.window-tokens 65",
+            "window_tokens = 65: the model's learned positions end at 64 tokens",
+        ),
+        ("--batching.overlap-tokens 63", "overlap_tokens = 63: must lie between 0 and window_"),
+    ):
+        code, out, err = run(capfd, f"{words} {option}")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert message in err
+
+
+@pytest.mark.usefixtures("no_model")
+def test_layers_of_the_packaged_model_are_looked_at_before_it_is_loaded(capfd, fasta, tmp_path):
+    words = f"embed --input {fasta} --output {tmp_path / 'x.npz'} --layers 7"
+    message = "error: layers: there is no layer 7; the model's are numbered 0 to 6\n"
+    assert run(capfd, words) == (2, "", message)
 
 
 @pytest.mark.usefixtures("no_model")

@@ -3,10 +3,12 @@
 import gzip
 import hashlib
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -192,6 +194,32 @@ def test_a_disk_without_room_is_refused_first(server: LoopbackServer, tmp_path: 
     with pytest.raises(InputError, match=r"has room for .* .B: 1\.0 PB of what the"):
         run(tmp_path, make_assembly(server, num_bytes=10**15))
     assert server.asked == []
+
+
+@pytest.mark.parametrize("checksum", [None, ""])
+def test_room_is_needed_for_what_is_missing_alone(
+    checksum: str | None,
+    server: LoopbackServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What an earlier run fetched is resumed, or, without a digest, removed before its file comes:
+    either way its bytes are room for that file."""
+    (tmp_path / PARTIAL).write_bytes(BODY[:1_000])
+    missing = len(BODY) - 1_000
+    assembly = make_assembly(server, checksum=checksum)
+    room = [missing - 1, missing]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=room[0]))
+    with pytest.raises(InputError, match="of what the table lists are not there yet"):
+        run(tmp_path, assembly)
+    del room[0]
+    assert run(tmp_path, assembly).fetched == (NAME,)
+    (tmp_path / NAME).rename(tmp_path / PARTIAL)
+    with (tmp_path / PARTIAL).open("ab") as file:  # more than there is: is fetched again
+        file.write(b"x" * 10**6)
+    other = make_assembly(server, "moss.fa.gz", num_bytes=missing + 1)
+    with pytest.raises(InputError, match="of what the table lists are not there yet"):
+        run(tmp_path, assembly, other)
 
 
 def test_what_was_fetched_can_be_built(server: LoopbackServer, tmp_path: Path) -> None:

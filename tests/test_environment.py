@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from packaging.requirements import Requirement
 
 from nucleotide_transformer import cli, environment
 from nucleotide_transformer.environment import (
@@ -61,30 +62,42 @@ def test_no_device_is_a_line_and_no_error(monkeypatch):
 
 
 def test_a_missing_module_has_the_line_that_installs_it(monkeypatch):
-    hide(monkeypatch, "h5py", "umap", "lz4")
+    hide(monkeypatch, "h5py", "umap", "isal")
     found = dict(find_missing())
     assert found["h5py (HDF5 and Parquet files)"] == "pip install 'nucleotide-transformer-jax[io]'"
     assert found["umap (UMAP)"] == "pip install 'nucleotide-transformer-jax[umap]'"
-    assert found["lz4 (joblib files compressed with lz4)"] == "pip install lz4"
+    fast = "pip install 'nucleotide-transformer-jax[fast]'"
+    assert found["isal (gzipped FASTA files in half the time)"] == fast
+
+
+def read_extras():
+    """The extras of setup.py: name -> its packages, without their bounds."""
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    tree.body = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.List | ast.Dict)
+    ]
+    names = {}
+    exec(compile(tree, "setup.py", "exec"), names)  # without what calls setup
+    extras = names["EXTRAS"].items()
+    return {extra: {Requirement(text).name for text in texts} for extra, texts in extras}
+
+
+ELSEWHERE = {"cuda", "cuda12", "tpu", "dev", "interop", "notebooks"}
+"""Extras of accelerators, which are advised where one is found, and those of who works on this."""
 
 
 def test_extras_are_those_of_setup():
-    """Each line installs what it says."""
-    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
-    names = {
-        node.targets[0].id: ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.List)
+    """Each line installs what it says, and none is forgotten."""
+    packages = {"sklearn": "scikit-learn", "umap": "umap-learn"}
+    extras = read_extras()
+    assert extras.keys() >= ELSEWHERE
+    expected = {
+        environment.install(name): asked for name, asked in extras.items() if name not in ELSEWHERE
     }
-    packages = {"sklearn": "scikit-learn"}
-    for extra in EXTRAS:
-        for name in ("io", "plots", "analysis", "variants"):
-            if extra.line == environment.install(name):
-                asked = {text.partition(">")[0] for text in names[name.upper()]}
-                assert {packages.get(each, each) for each in extra.modules} == asked
-    assert {environment.install(name) for name in ("io", "plots", "analysis", "umap")} <= {
-        extra.line for extra in EXTRAS
-    }
+    found = {extra.line: {packages.get(name, name) for name in extra.modules} for extra in EXTRAS}
+    assert found == expected | {"pip install torch": {"torch"}}
 
 
 @pytest.mark.parametrize(

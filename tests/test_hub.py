@@ -16,6 +16,7 @@ from nucleotide_transformer.pretrained import get_pretrained_model, load_pretrai
 from nucleotide_transformer.weights import hub
 from nucleotide_transformer.weights.folders import find_folder
 from nucleotide_transformer.weights.hub import RELEASED, find_released
+from nucleotide_transformer.weights.released_jax import check_size
 
 REPOSITORY = "InstaDeepAI/nucleotide-transformer-v2-50m-3mer-multi-species"
 
@@ -199,6 +200,47 @@ def test_files_that_are_not_those_that_were_pinned(
         load_pretrained(REPOSITORY, cache=tmp_path)
 
 
+@pytest.mark.parametrize("below", ["jax_model", "."])
+@pytest.mark.parametrize(
+    "change",
+    [lambda data: data + bytes(100_000), lambda data: data[: len(data) // 2], lambda _: b""],
+    ids=["longer", "half", "empty"],
+)
+def test_a_file_without_a_pin_has_the_size_of_its_parameters(
+    change: Any, below: str, offline: None, release: Any, tmp_path: Path
+) -> None:
+    release()
+    file = make_cache(tmp_path, below=below) / below / "pytree_ckpt.joblib"
+    data = change(file.read_bytes())
+    file.write_bytes(data)
+    least = 4 * count_parameters(V2)
+    rule = rf"must be {least} to \d+: 4 for each parameter, and their names"
+    for name in ("codon_nt", REPOSITORY):
+        with pytest.raises(InputError, match=rf"ckpt\.joblib: bytes = {len(data)}: {rule}"):
+            find_folder(name, cache=tmp_path)
+
+
+def test_the_sizes_that_are_known_are_those_that_are_demanded(tmp_path: Path) -> None:
+    sizes = {
+        name: released.files["jax_model/pytree_ckpt.joblib"].size
+        for name, released in RELEASED.items()
+        if released.files
+    }
+    assert len(sizes) == 2
+    for name, size in sizes.items():
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)  # a hole: takes no room
+        check_size(tmp_path / name, RELEASED[name].config)
+
+
+def test_another_revision_may_have_files_of_any_size(
+    offline: None, release: Any, tmp_path: Path
+) -> None:
+    release(config=dataclasses.replace(V2, num_layers=3))
+    make_cache(tmp_path)
+    assert find_folder("codon_nt", cache=tmp_path, revision="main")
+
+
 def test_a_field_that_is_not_computed_with_may_differ(
     offline: None, release: Any, tmp_path: Path
 ) -> None:
@@ -207,7 +249,7 @@ def test_a_field_that_is_not_computed_with_may_differ(
     assert load_pretrained("codon_nt", cache=tmp_path).config == V2
 
 
-@pytest.mark.parametrize("change", [{"num_layers": 3}, {"token_dropout": True}])
+@pytest.mark.parametrize("change", [{"num_heads": 2}, {"token_dropout": True}])
 def test_a_config_that_is_not_that_of_the_table(
     change: Any, offline: None, release: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ ORDER = (
     {"options"},
     {"data", "model"},
     {"weights"},
+    {"compat"},
     {"pretrained"},
     {"verification"},
     {"training", "inference"},

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from nucleotide_transformer.errors import InputError
-from nucleotide_transformer.finetuning.labels import count_classes, read_labelled
+from nucleotide_transformer.finetuning.labels import read_labelled
 
 ROWS = "name,sequence,label\na,ACGTRu,1\nb,ggg,0\nc,TTT,10\nd,AAA,2\n"
 
@@ -28,7 +28,6 @@ def test_classes_are_sorted_by_value_and_sequences_are_plain(tmp_path: Path) -> 
     assert data.sequences == ["ACGTNT", "GGG", "TTT", "AAA"]
     assert data.classes == ("0", "1", "2", "10")
     assert data.labels.tolist() == [1, 0, 3, 2]
-    assert count_classes(data) == {"0": 1, "1": 1, "2": 1, "10": 1}
     part = data.take([2, 0])
     assert (part.names, part.labels.tolist(), part.classes) == (["c", "a"], [3, 1], data.classes)
     assert len(part) == 2
@@ -57,7 +56,6 @@ def test_several_classes_a_row_in_one_column_or_in_several(tmp_path: Path) -> No
     for data in (first, second):
         assert data.classes == ("x", "y")
         assert data.labels.tolist() == [[1, 1], [0, 0], [0, 1]]
-        assert count_classes(data) == {"x": 1, "y": 2}
 
 
 def test_targets_of_a_regression(tmp_path: Path) -> None:
@@ -65,7 +63,6 @@ def test_targets_of_a_regression(tmp_path: Path) -> None:
     data = read_labelled(path, kind="regression", label_column=("a", "b"))
     assert (data.classes, data.labels.dtype) == (("a", "b"), np.float32)
     np.testing.assert_allclose(data.labels, [[1, -0.2], [0.5, 3]], rtol=1e-6)
-    assert count_classes(data) == {}
 
 
 def test_a_test_set_has_the_classes_of_its_training_set(tmp_path: Path) -> None:

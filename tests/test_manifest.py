@@ -1,12 +1,13 @@
 """`manifest.json` and the files that it speaks of: damaged, edited, missing, of another version."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_corpus_builds import assert_one_line, config
+from test_corpus_builds import assert_one_line, config, make_fasta
 
 from nucleotide_transformer.data.corpus import (
     CorpusConfig,
@@ -14,6 +15,7 @@ from nucleotide_transformer.data.corpus import (
     load_manifest,
     open_split,
 )
+from nucleotide_transformer.errors import InputError
 
 __all__ = ["config"]
 
@@ -93,3 +95,56 @@ def test_truncated_missing_and_damaged_shards(config: CorpusConfig) -> None:
     with pytest.raises((ValueError, OSError), match=re.escape(str(path))) as damaged:
         reader.read(np.arange(len(reader)))
     assert_one_line(damaged)
+
+
+def swap(one: Path, other: Path) -> None:
+    aside = one.rename(one.with_name("aside"))
+    other.rename(one)
+    aside.rename(other)
+
+
+def test_shards_of_one_size_are_not_taken_for_each_other(
+    config: CorpusConfig, tmp_path: Path
+) -> None:
+    """Of two splits with equal fractions, and of two genomes of one length."""
+    inputs = (make_fasta(tmp_path / "ant.fa"), make_fasta(tmp_path / "bee.fa"))
+    shares = {"validation_fraction": 0.1, "test_fraction": 0.1}
+    config = dataclasses.replace(config, inputs=inputs, block_length=200, **shares)
+    manifest = build_corpus(config)
+    shards = {
+        (genome.species, shard.split): shard
+        for genome in manifest.genomes
+        for shard in genome.shards
+    }
+    for one, other in (
+        (shards["ant", "validation"], shards["ant", "test"]),
+        (shards["ant", "test"], shards["bee", "test"]),
+    ):
+        assert (one.num_bytes, one.num_records) == (other.num_bytes, other.num_records)
+        paths = [config.output / shard.file for shard in (one, other)]
+        swap(*paths)
+        reader = open_split(load_manifest(config.output), one.split)
+        with pytest.raises(InputError, match="its first record is another one") as error:
+            reader.read([0])
+        assert_one_line(error, paths[0], "delete it, and `nt corpus build`")
+        for path in paths:
+            path.unlink()
+        assert build_corpus(config) == manifest
+        assert open_split(manifest, one.split).read([0])
+
+
+def test_a_corpus_of_an_earlier_version_has_no_digests_of_records(config: CorpusConfig) -> None:
+    """It opens, has the same fingerprint, and grows."""
+    new = build_corpus(dataclasses.replace(config, inputs=config.inputs[:1]))
+    for path in (config.output / "manifest.json", *config.output.glob("genomes/*/genome.json")):
+        values = json.loads(path.read_text())
+        (genome,) = values.get("genomes", [values.get("genome")])
+        for shard in genome["shards"]:
+            assert len(shard.pop("first_sha256")) == 64
+        path.write_text(json.dumps(values))
+    old = load_manifest(config.output)
+    assert old != new
+    assert old.digest == new.digest
+    assert open_split(old, "train").read([0, 1]) == open_split(new, "train").read([0, 1])
+    grown = build_corpus(config)
+    assert grown.genomes[0] == old.genomes[0]

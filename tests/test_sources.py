@@ -10,7 +10,7 @@ import pytest
 from test_corpus_builds import assert_one_line, config, list_partial, make_fasta
 
 from nucleotide_transformer.data import corpus
-from nucleotide_transformer.data.corpus import CorpusConfig, build_corpus
+from nucleotide_transformer.data.corpus import CorpusConfig, build_corpus, load_manifest
 from nucleotide_transformer.data.sources import load_sources
 from nucleotide_transformer.errors import InputError
 
@@ -156,3 +156,17 @@ def test_files_that_are_none(tmp_path: Path) -> None:
             load_sources([path])
         assert_one_line(error, "inputs: ", message)
         str(error.value).encode()
+
+
+def test_a_folder_that_no_text_can_name_is_refused(tmp_path: Path) -> None:
+    """ArrayRecord takes paths as text: the rule is told before anything is built or read."""
+    fasta = make_fasta(tmp_path / "ant.fa")
+    broken = tmp_path / os.fsdecode(b"bad\xff")
+    message = f"output = {str(broken)!r}: must have a name in UTF-8"
+    with pytest.raises(InputError) as error:
+        CorpusConfig(inputs=(fasta,), output=broken)
+    assert str(error.value) == message
+    str(error.value).encode()
+    build_corpus(CorpusConfig(inputs=(fasta,), output=tmp_path / "good")).folder.rename(broken)
+    with pytest.raises(InputError, match="must have a name in UTF-8"):
+        load_manifest(broken)

@@ -11,6 +11,7 @@ import pytest
 from small_models import V2, random_params
 
 from nucleotide_transformer.data.intervals import read_bed
+from nucleotide_transformer.data.sequences import SequenceRecord, cut_tiles
 from nucleotide_transformer.inference import (
     BatchConfig,
     EmbedConfig,
@@ -22,7 +23,6 @@ from nucleotide_transformer.inference import (
     read_embeddings,
     read_sequences,
 )
-from nucleotide_transformer.inference.sequence_io import SequenceRecord, cut_tiles
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer
 

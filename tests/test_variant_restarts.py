@@ -9,10 +9,10 @@ import pytest
 from small_models import V2, random_params
 from small_variants import OPTIONS, make_model, make_text
 
+from nucleotide_transformer.data.sequences import SequenceRecord
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.inference.nucleotides import Frame, Frames
-from nucleotide_transformer.inference.sequence_io import SequenceRecord
 from nucleotide_transformer.variants import background, pieces, saturation, tracks
 from nucleotide_transformer.variants import run as run_module
 from nucleotide_transformer.variants.background import CalibrateConfig, calibrate_to_file

@@ -20,9 +20,9 @@ from small_variants import (
     score_kmers,
 )
 
-from nucleotide_transformer.inference import fixed_batches
 from nucleotide_transformer.inference.embedding import hidden_states
 from nucleotide_transformer.variants import evidence as evidence_module
+from nucleotide_transformer.variants import fixed_batches
 from nucleotide_transformer.variants.passes import log_kmers, log_letters
 from nucleotide_transformer.variants.reading import Allele
 from nucleotide_transformer.variants.scores import SCORES, Score

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nucleotide_transformer.data.intervals import read_gff_columns
+from nucleotide_transformer.data.sequences import get_suffix
 from nucleotide_transformer.errors import InputError, require
-from nucleotide_transformer.inference.sequence_io import get_suffix
 
 SHORTEST_INTRON = 20
 """Nucleotides. Shorter gaps, as where the ribosome shifts its frame, are no introns."""

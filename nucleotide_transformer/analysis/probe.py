@@ -19,7 +19,7 @@ import numpy as np
 from nucleotide_transformer.analysis.estimates import to_numbers
 from nucleotide_transformer.analysis.genome import Genome, number_kmers
 from nucleotide_transformer.analysis.regions import KINDS, find_runs
-from nucleotide_transformer.inference.sequence_io import import_extra
+from nucleotide_transformer.errors import import_extra
 from nucleotide_transformer.types import Bool, Float, Int, UInt8
 
 PROBED = ("coding", "tRNA", "LTR", "intergenic")

@@ -13,8 +13,7 @@ import numpy as np
 
 from nucleotide_transformer.analysis.estimates import to_numbers
 from nucleotide_transformer.data.intervals import read_lines
-from nucleotide_transformer.errors import InputError
-from nucleotide_transformer.inference.sequence_io import import_extra
+from nucleotide_transformer.errors import InputError, import_extra
 from nucleotide_transformer.types import Bool, Float, Int
 from nucleotide_transformer.variants.reading import Allele
 from nucleotide_transformer.variants.reference import Reference

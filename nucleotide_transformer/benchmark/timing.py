@@ -14,7 +14,7 @@ class Workload(Protocol):
     """Something that runs step by step."""
 
     overlaps: bool
-    """Whether the device goes on with a step while the host starts the next one."""
+    """Whether the device still computes a step while the host starts the next one."""
 
     def start(self) -> Any:
         """Starts a step; may return before it ends."""

@@ -14,7 +14,7 @@ from nucleotide_transformer.data.description import describe, list_notes
 from nucleotide_transformer.data.download import DownloadConfig, download, show_bytes
 from nucleotide_transformer.data.hub_chunks import ChunksConfig
 from nucleotide_transformer.data.manifest import load_manifest
-from nucleotide_transformer.errors import RunFailedError
+from nucleotide_transformer.errors import InputError, RunFailedError
 from nucleotide_transformer.pretraining.counts import BaselinesConfig, count_corpus
 
 LEFT_OUT_IF_NARROW = ("assembly", "group", "contigs", "unknown", "N50", "left out")
@@ -30,8 +30,20 @@ class InfoConfig:
 
 
 def build_corpus(config: CorpusConfig) -> int:
-    """`nt corpus build`."""
-    corpus.build_corpus(config, progress=True)
+    """`nt corpus build`.
+
+    Raises:
+        InputError: if inputs are bad; with `config.keep_going` after a line for each.
+    """
+    try:
+        corpus.build_corpus(config, progress=True)
+    except corpus.BadInputsError as error:
+        for each in error.errors:
+            say(f"bad: {each}")
+        number = len(error.errors)
+        these = "1 input is" if number == 1 else f"{number:,} inputs are"
+        rule = "the same command goes on when what is bad is mended or left out"
+        raise InputError(f"{these} bad, and no corpus was written: {rule}") from None
     return print_corpus(config.output)
 
 

@@ -63,7 +63,7 @@ class ListConfig:
     s3); a file with one of these in each line; taxon:NAME or taxon:ID, all of its reference
     genomes; hub:OWNER/NAME, the list in a dataset of the Hugging Face hub."""
     output: Path = Path("genomes/genomes.tsv")
-    """Table to write. Downloads go to its folder."""
+    """Table to write, which must not be there yet. Downloads go to its folder."""
     reference_only: bool = True
     """For a taxon, list only NCBI's reference genomes."""
     service: str = "https://api.ncbi.nlm.nih.gov/datasets/v2"

@@ -30,12 +30,8 @@ from nucleotide_transformer.data.manifest import (
     save_manifest,
 )
 from nucleotide_transformer.data.named_contigs import find_named_contigs
-from nucleotide_transformer.data.parallel import (
-    catch_termination,
-    count_workers,
-    run_tasks,
-    show_progress,
-)
+from nucleotide_transformer.data.parallel import catch_termination, count_workers, show_progress
+from nucleotide_transformer.data.problems import BadInputsError, Problems
 from nucleotide_transformer.data.reader import Location, SplitReader, open_split
 from nucleotide_transformer.data.shards import build_genome
 from nucleotide_transformer.data.sources import (
@@ -46,10 +42,12 @@ from nucleotide_transformer.data.sources import (
     load_sources,
     show_hashing,
 )
+from nucleotide_transformer.data.twins import check_sequences
 from nucleotide_transformer.errors import OutputExistsError
 from nucleotide_transformer.files import check_room
 
 __all__ = [
+    "BadInputsError",
     "CorpusConfig",
     "Location",
     "Manifest",
@@ -81,34 +79,63 @@ def build_corpus(config: CorpusConfig, *, progress: bool = False) -> Manifest:
         MissingInputError: if an input is missing.
         OutputExistsError: if the output is no corpus, or has one of another config or other files.
         UnwritableOutputError: if the disk has no room for what is to be built.
-        InputError: for bad input, in one line. The genomes finished before stay for the next
-            build; a folder without any is removed.
+        InputError: for bad input, in one line; with `config.keep_going` a `BadInputsError` with
+            all of it, and the good genomes are finished. Genomes that are finished stay for the
+            next build; a folder without any is removed.
     """
-    sources = load_sources(config.inputs)
+    problems = Problems(keep_going=config.keep_going)
+    sources = load_sources(config.inputs, problems)
     with catch_termination(), own_folder(config.output):
-        check_distinct(sources)
+        check_distinct(sources, problems)
         config = config.resolve(_find_recipe(config.output))
-        listed = _load_listed(config, sources)
-        finished, lost = _find_finished(sources, config, listed, progress=progress)
-        missing = [source for source in sources if source.name not in finished]
-        needed = estimate_bytes(missing, config.compression)
-        check_room(
-            config.output, needed, "are to be written, or about as much: choose another output"
+        listed = _load_listed(config, sources, problems)
+        finished, lost = _find_finished(sources, config, listed, problems, progress=progress)
+        genomes = _build_missing(sources, config, finished, lost, problems, progress=progress)
+        check_sequences(
+            [source for source in sources if source.name in genomes],
+            genomes,
+            listed,
+            problems,
+            workers=config.workers,
+            progress=progress,
         )
-        named = find_named_contigs(config, sources, finished, progress=progress)
-        tasks = {
-            source: {"by_names": bool(named[source.name]), "replaces": lost.get(source.name)}
-            for source in missing
-        }
-        finished |= _build_genomes(tasks, config, progress=progress)
-        genomes = tuple(_label(finished[source.name], source) for source in sources)
+        problems.raise_all()
+        labelled = tuple(_label(genomes[source.name], source) for source in sources)
         recipe = config.make_recipe()
-        save_manifest(Manifest(folder=config.output, config=recipe, genomes=genomes))
+        save_manifest(Manifest(folder=config.output, config=recipe, genomes=labelled))
     return load_manifest(config.output)
 
 
-def _load_listed(config: CorpusConfig, sources: Sequence[Source]) -> dict[str, Genome]:
-    """The genomes of a finished corpus, by name; checks that it would only grow."""
+def _build_missing(
+    sources: Sequence[Source],
+    config: CorpusConfig,
+    finished: Mapping[str, Genome],
+    lost: Mapping[str, Genome],
+    problems: Problems,
+    *,
+    progress: bool,
+) -> dict[str, Genome]:
+    """Builds what is not finished; returns all genomes that nothing is wrong with, by name."""
+    good = [source for source in sources if source.name not in problems]
+    missing = [source for source in good if source.name not in finished]
+    needed = estimate_bytes(missing, config.compression)
+    check_room(config.output, needed, "are to be written, or about as much: choose another output")
+    named = find_named_contigs(config, good, finished, problems, progress=progress)
+    tasks = {
+        source: {"by_names": bool(named[source.name]), "replaces": lost.get(source.name)}
+        for source in missing
+        if source.name not in problems
+    }
+    return {**finished, **_build_genomes(tasks, config, problems, progress=progress)}
+
+
+def _load_listed(
+    config: CorpusConfig, sources: Sequence[Source], problems: Problems
+) -> dict[str, Genome]:
+    """The genomes of a finished corpus, by name; checks that it would only grow.
+
+    A genome may be missing where an input is bad: nothing is finished then.
+    """
     path = config.output / MANIFEST_FILE
     if not path.exists():
         return {}
@@ -116,7 +143,7 @@ def _load_listed(config: CorpusConfig, sources: Sequence[Source]) -> dict[str, G
     _check_recipe(path, manifest.config, config)
     names = {source.name for source in sources}
     for genome in manifest.genomes:
-        if genome.name not in names:
+        if genome.name not in names and problems.is_empty:
             place = f"{path}: has {genome.species!r}, {genome.assembly!r}, which is not in inputs"
             raise OutputExistsError(f"{place}: {_OTHER_OUTPUT}")
     return {genome.name: genome for genome in manifest.genomes}
@@ -144,6 +171,7 @@ def _find_finished(
     sources: Sequence[Source],
     config: CorpusConfig,
     listed: Mapping[str, Genome],
+    problems: Problems,
     *,
     progress: bool,
 ) -> tuple[dict[str, Genome], dict[str, Genome]]:
@@ -161,7 +189,9 @@ def _find_finished(
             known[source] = listed[source.name]
     with show_hashing(list(known), visible=progress and bool(known)) as digest_file:
         for source, genome in known.items():
-            _check_same_file(config.output, genome, source, digest_file(source.file))
+            with problems.collect(source.name):
+                _check_same_file(config.output, genome, source, digest_file(source.file))
+    known = {source: genome for source, genome in known.items() if source.name not in problems}
     whole = {source: is_whole(config.output, genome) for source, genome in known.items()}
     finished = {source.name: genome for source, genome in known.items() if whole[source]}
     lost = {source.name: genome for source, genome in known.items() if not whole[source]}
@@ -178,13 +208,18 @@ def _check_same_file(output: Path, genome: Genome, source: Source, sha256: str) 
 
 
 def _build_genomes(
-    sources: Mapping[Source, dict[str, Any]], config: CorpusConfig, *, progress: bool
+    sources: Mapping[Source, dict[str, Any]],
+    config: CorpusConfig,
+    problems: Problems,
+    *,
+    progress: bool,
 ) -> dict[str, Genome]:
     """Builds genomes, in several processes if that is worth it; keys are the sources' names.
 
     Args:
         sources: what to build -> what else `build_genome` is told.
         config: of the corpus.
+        problems: is told of bad FASTA files.
         progress: show a bar.
     """
     finished: dict[str, Genome] = {}
@@ -200,7 +235,7 @@ def _build_genomes(
     }
     with show_progress("corpus", num_bytes, visible=progress) as report:
         num_workers = count_workers(config.workers, num_bytes)
-        run_tasks(tasks, num_workers, report, finished.__setitem__)
+        problems.run_tasks(tasks, num_workers, report, finished.__setitem__)
     return finished
 
 

@@ -5,16 +5,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from nucleotide_transformer.errors import require, require_positive
+from nucleotide_transformer.errors import RuleError, require, require_positive
 from nucleotide_transformer.files import require_local
 
-_FIELDS_OF_ONE_BUILD = ("inputs", "output", "workers")
+_FIELDS_OF_ONE_BUILD = ("inputs", "output", "workers", "keep_going")
 FIELDS_OF_NOW = {
     "max_unknown_tokens": (0.5, 1.0),
     "min_length": (0, 0),
     "short_contigs": ("pack", "pad"),
 }
 """Fields that earlier versions did not have -> their default, and what those versions did."""
+
+
+def require_utf8(field: str, path: Path) -> None:
+    """Raises an `InputError` for a path that is no text: ArrayRecord opens none of another kind."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise RuleError(field, str(path), "must have a name in UTF-8") from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,8 +59,8 @@ class CorpusConfig:
     test_fraction: float = 0.05
     """Share of the same genomes that goes to test, in blocks."""
     block_length: int = 60_000
-    """Nucleotides of a block; a block is in one split only. Genomes that are longer than
-    block_length / fraction by two blocks (1.3 million by default) always have held-out blocks."""
+    """Nucleotides of a block; a block is in one split only. Genomes longer than about 1.3 million
+    nucleotides (defaults) always contribute held-out blocks; shorter ones may not."""
     validation_contigs: tuple[str, ...] = ()
     """Contigs that are the validation split: `contig`, `species:contig` or `species:*`. A genome
     (a FASTA file) in which a contig is named, here or for test, has no blocks held out: its other
@@ -66,11 +74,15 @@ class CorpusConfig:
     workers: int | None = None
     """Processes, each of which builds one genome at a time. By default one per core, but no more
     than the size of the input is worth."""
+    keep_going: bool = False
+    """Go on after a bad input, and name all of them at the end. The genomes that are good stay
+    built; the corpus is there when a run finds all inputs good."""
 
     def __post_init__(self) -> None:
         for path in self.inputs:
             require_local("inputs", path)
         require_local("output", self.output)
+        require_utf8("output", self.output)
         require(len(self.inputs) > 0, "inputs", self.inputs, "must name a FASTA file or a table")
         require_positive(self, "chunk_length", "block_length")
         require(self.overlap >= 0, "overlap", self.overlap, "must be 0 or above")
@@ -109,7 +121,7 @@ class CorpusConfig:
         return dataclasses.replace(self, **values)
 
     def make_recipe(self) -> dict[str, Any]:
-        """The fields that decide the records, as JSON holds them: not inputs, output, workers."""
+        """The fields that decide the records, as JSON holds them: not those of one build."""
         values = dataclasses.asdict(self.resolve(None))
         for field in _FIELDS_OF_ONE_BUILD:
             del values[field]

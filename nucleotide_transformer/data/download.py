@@ -169,7 +169,7 @@ class _Download:
         self._config, self._session, self._assembly = config, session, assembly
         self._advance, self._stop = advance, stop
         self._path = config.table.parent / assembly.file
-        self._partial = self._path.with_name(f"{PARTIAL_PREFIX}download-{assembly.file}")
+        self._partial = _name_partial(self._path)
         self._tag = ""
         self._length = assembly.num_bytes
 
@@ -319,9 +319,23 @@ def _read_wait(headers: Any) -> float:
     return 0.0
 
 
+def _name_partial(path: Path) -> Path:
+    """What a file is called until all of it is there."""
+    return path.with_name(f"{PARTIAL_PREFIX}download-{path.name}")
+
+
 def _check_room(folder: Path, assemblies: Sequence[Assembly]) -> None:
     """Checks that the disk has room for what the table says is missing."""
-    needed = sum(
-        assembly.num_bytes or 0 for assembly in assemblies if not (folder / assembly.file).exists()
-    )
+    needed = sum(_count_missing(folder / each.file, each.num_bytes or 0) for each in assemblies)
     check_room(folder, needed, "of what the table lists are not there yet")
+
+
+def _count_missing(path: Path, num_bytes: int) -> int:
+    """How much less room there will be when a file of so many bytes has come.
+
+    What an earlier run fetched of it is added to, or removed first.
+    """
+    if path.exists():
+        return 0
+    partial = _name_partial(path)
+    return max(0, num_bytes - (partial.stat().st_size if partial.exists() else 0))

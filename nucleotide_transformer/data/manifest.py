@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nucleotide_transformer.data.chunking import SPLITS, Segment
-from nucleotide_transformer.data.corpus_config import FIELDS_OF_NOW
+from nucleotide_transformer.data.corpus_config import FIELDS_OF_NOW, require_utf8
 from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.files import require_local, write_whole
 from nucleotide_transformer.types import Split
@@ -56,6 +56,9 @@ class Shard:
     is_plain: bool = True
     """Whether the records are those of earlier versions: nothing was packed, nor left out because
     of `min_length` or `max_unknown_tokens`."""
+    first_sha256: str | None = None
+    """Digest of the first record: tells shards of one size apart. None where there is no record,
+    too."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,6 +200,7 @@ def load_manifest(folder: Path | str) -> Manifest:
 def read_manifest(folder: Path) -> Manifest:
     """As `load_manifest`, without a look at the shards."""
     require_local("corpus", folder)
+    require_utf8("corpus", folder)
     path = folder / MANIFEST_FILE
     if not folder.is_dir():
         rule = "no such corpus folder: `nt corpus build` makes one"

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.data.fasta import list_contigs
 from nucleotide_transformer.data.manifest import Genome, load_contigs
-from nucleotide_transformer.data.parallel import Report, count_workers, run_tasks, show_progress
+from nucleotide_transformer.data.parallel import Report, count_workers, show_progress
+from nucleotide_transformer.data.problems import Problems
 from nucleotide_transformer.data.sources import Source
 from nucleotide_transformer.errors import InputError
 
@@ -17,6 +18,7 @@ def find_named_contigs(
     config: CorpusConfig,
     sources: Sequence[Source],
     finished: Mapping[str, Genome],
+    problems: Problems,
     *,
     progress: bool,
 ) -> dict[str, frozenset[str]]:
@@ -24,11 +26,18 @@ def find_named_contigs(
 
     A bare name may be that of any genome: then all FASTA files are read, once.
 
+    Args:
+        config: of the corpus.
+        sources: its genomes.
+        finished: those of them that are built, by name.
+        problems: is told of bad FASTA files.
+        progress: show a bar.
+
     Returns:
         Name of a genome -> those of the names that it has a contig for.
 
     Raises:
-        InputError: if a name is in no genome, or a FASTA file is bad.
+        InputError: if a name is in no genome.
     """
     names = {*config.validation_contigs, *config.test_contigs}
     species = {source.species for source in sources}
@@ -51,8 +60,8 @@ def find_named_contigs(
 
     if tasks:
         with show_progress("contigs", num_bytes, visible=progress) as report:
-            run_tasks(tasks, count_workers(config.workers, num_bytes), report, collect)
-    _check_all_found(config, frozenset().union(*found.values()))
+            problems.run_tasks(tasks, count_workers(config.workers, num_bytes), report, collect)
+    _check_all_found(config, frozenset().union(*found.values()), problems)
     return found
 
 
@@ -77,8 +86,13 @@ def _match(species: str, contigs: Sequence[str], wanted: frozenset[str]) -> froz
     return wanted & {name for contig in contigs for name in make_contig_names(species, contig)}
 
 
-def _check_all_found(config: CorpusConfig, found: frozenset[str]) -> None:
+def _check_all_found(config: CorpusConfig, found: frozenset[str], problems: Problems) -> None:
+    """Checks that each name is in a genome; names are part of the recipe of all of them.
+
+    A build goes on after bad inputs, and not after this: what it built could not be used.
+    """
     for field in ("validation_contigs", "test_contigs"):
         for name in getattr(config, field):
             if name not in found:
-                raise InputError(f"{field}: {name!r}: in no genome: {_RULE}")
+                problems.add(field, InputError(f"{field}: {name!r}: in no genome: {_RULE}"))
+                problems.raise_all()

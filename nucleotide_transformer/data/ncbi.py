@@ -22,6 +22,7 @@ from nucleotide_transformer.data.assemblies import (
 )
 from nucleotide_transformer.data.web import find_server, get, make_session
 from nucleotide_transformer.errors import InputError, RunFailedError
+from nucleotide_transformer.files import check_new
 
 _PAGE = 100
 """Assemblies asked for at a time."""
@@ -38,9 +39,11 @@ def list_assemblies(config: ListConfig, *, note: Note = lambda _: None) -> list[
         A line for each assembly that is not in the table, because nothing was found of it.
 
     Raises:
+        OutputExistsError: if the table is there already.
         InputError: for a word or a line of a list that asks for nothing, or if nothing is found.
         RunFailedError: if the service does not answer.
     """
+    check_new(config.output)
     taxa = [word for word in config.inputs if word.startswith(TAXON)]
     requests = read_requests([word for word in config.inputs if word not in taxa])
     session = make_session(_NUM_RETRIES)

@@ -1,6 +1,7 @@
 """Random access to the records of one split of a corpus."""
 
 import errno
+import hashlib
 import os
 import resource
 import threading
@@ -13,7 +14,7 @@ import numpy as np
 from array_record.python import array_record_module
 
 from nucleotide_transformer.data.chunking import Packer, cut_chunks
-from nucleotide_transformer.data.manifest import BUILD_AGAIN, Manifest, load_contigs
+from nucleotide_transformer.data.manifest import BUILD_AGAIN, Manifest, Shard, load_contigs
 from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.types import Int, Split
 
@@ -26,6 +27,7 @@ Piece = tuple[str, int, int]
 """Contig, start and end."""
 _OTHER_FILES = 256
 """Files that a process may hold open besides."""
+_NOT_THE_SHARD = f"not the file that was built: delete it, and {BUILD_AGAIN}"
 
 
 class Location(NamedTuple):
@@ -70,7 +72,7 @@ class SplitReader:
         first = [places[name] for name in self.species_names]
         self.species_offsets = self._offsets[[*first, -1]]
         self._readers: list[Any] = [None] * len(species)
-        self._chunks: dict[int, list[list[Piece]]] = {}
+        self._located: tuple[int, list[list[Piece]]] | None = None
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -116,16 +118,19 @@ class SplitReader:
     def locate_pieces(self, index: int) -> list[Location]:
         """Where the pieces of a record come from, in their order: one, unless it is packed.
 
-        Between two pieces the record has an N.
+        Between two pieces the record has an N. Places are found for all records of a genome and
+        split at once, and kept until another one is asked for: go through records in their order.
 
         Raises:
             IndexError: if the number is negative, or not below the number of records.
         """
         shard = int(self._find_shards(np.asarray([index]))[0])
-        if shard not in self._chunks:
-            self._chunks[shard] = self._list_chunks(shard)
+        located = self._located
+        if located is None or located[0] != shard:
+            located = self._located = None  # first: memory holds those of one
+            located = self._located = shard, self._list_chunks(shard)
         genome, _ = self._shards[shard]
-        pieces = self._chunks[shard][index - int(self._offsets[shard])]
+        pieces = located[1][index - int(self._offsets[shard])]
         return [Location(genome.species, genome.assembly, *piece) for piece in pieces]
 
     def find_genomes(self, indices: Int[np.ndarray, "B"] | Sequence[int]) -> Int[np.ndarray, "B"]:
@@ -146,10 +151,11 @@ class SplitReader:
         return np.searchsorted(self._offsets, indices, side="right") - 1
 
     def _read_shard(self, shard: int, positions: list[int]) -> list[bytes]:
-        path = self.manifest.folder / self._shards[shard][1].file
+        _, written = self._shards[shard]
+        path = self.manifest.folder / written.file
         with self._lock:
             if self._readers[shard] is None:
-                self._readers[shard] = _open_shard(path, self._shards[shard][1].num_records)
+                self._readers[shard] = _open_shard(path, written)
         try:
             records = list(self._readers[shard].read(positions))
         except RuntimeError as error:
@@ -220,19 +226,22 @@ class _PackedPieces:
         return found
 
 
-def _open_shard(path: Path, num_records: int) -> Any:
+def _open_shard(path: Path, shard: Shard) -> Any:
+    """Opens a file, and checks that it is the one of the manifest."""
     try:
         reader = array_record_module.ArrayRecordReader(
             str(path), _OPTIONS, file_reader_buffer_size=_BUFFER_BYTES
         )
         found = reader.num_records()  # opens the file
-        if not found:
-            reader.read([0])  # raises what is wrong
+        first = b"".join(reader.read([0]))  # raises what is wrong, if there is none
     except RuntimeError as error:
         raise _explain(path, error) from None
-    if found != num_records:
-        rule = f"must be {num_records:,}: not the file that was built: {BUILD_AGAIN}"
-        raise InputError(f"{path}: records = {found:,}: {rule}")
+    if found != shard.num_records:
+        raise InputError(
+            f"{path}: records = {found:,}: must be {shard.num_records:,}: {_NOT_THE_SHARD}"
+        )
+    if shard.first_sha256 not in (None, hashlib.sha256(first).hexdigest()):
+        raise InputError(f"{path}: its first record is another one: {_NOT_THE_SHARD}")
     return reader
 
 

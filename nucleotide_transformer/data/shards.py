@@ -4,6 +4,7 @@ A genome is written to a folder of a passing name, which gets its own name when 
 disk: a folder with its own name is a finished genome.
 """
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,7 @@ class _ShardWriter:
         self._writer: Any = array_record_module.ArrayRecordWriter(str(self._path), options)
         self._packer = Packer(config.chunk_length, config.overlap)
         self._packed = bytearray()
+        self._first_sha256: str | None = None
         self._num_records = self._num_nucleotides = 0
         self._num_letters = self._num_unknown = 0
         self._num_left_out_records = self._num_left_out_nucleotides = 0
@@ -233,6 +235,7 @@ class _ShardWriter:
             num_letters=self._num_letters,
             num_unknown=self._num_unknown,
             is_plain=self._rules.changed == 0,
+            first_sha256=self._first_sha256,
         )
 
     def _pack(self, piece: bytes) -> None:
@@ -250,6 +253,8 @@ class _ShardWriter:
 
     def _write(self, record: bytes) -> None:
         self._call(self._writer.write, record)
+        if not self._num_records:
+            self._first_sha256 = hashlib.sha256(record).hexdigest()
         self._num_records += 1
         self._num_letters += len(record)
         self._num_unknown += record.count(b"N")

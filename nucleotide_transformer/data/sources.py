@@ -3,8 +3,9 @@
 import contextlib
 import hashlib
 import io
+import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -18,12 +19,15 @@ from rich.progress import (
 )
 
 from nucleotide_transformer.data.fasta import GZIP_MAGIC
+from nucleotide_transformer.data.problems import Problems
 from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.files import digest_file
 
 SHIPPED_GENOMES = Path(__file__).parent / "genomes" / "genomes.tsv"
 """Table of the genomes that come with this package."""
 
+TWIN_RULE = "what is held out of one would be trained on in the other: leave one out"
+"""Why no genome may be in a corpus twice."""
 _TABLE_SUFFIX = ".tsv"
 _REQUIRED_COLUMNS = ("file", "species", "assembly")
 
@@ -50,40 +54,55 @@ class Source(NamedTuple):
         return f"{readable[:80]}-{digest[:8]}"
 
 
-def load_sources(inputs: Sequence[Path]) -> list[Source]:
+def load_sources(inputs: Sequence[Path], problems: Problems | None = None) -> list[Source]:
     """Lists the genomes of FASTA files and tables (.tsv), sorted by species, then assembly.
 
     A FASTA file that is named itself has its name, without .fa.gz and the like, for a species.
+
+    Args:
+        inputs: the files.
+        problems: is told of bad inputs, which are left out; by default the first one is raised.
 
     Raises:
         MissingInputError: if an input, or a file of a table, is missing.
         InputError: if a table lacks a column or a value, or two genomes have one species and
             assembly, or species that differ by capitals only.
     """
+    problems = Problems() if problems is None else problems
     sources: dict[tuple[str, str], Source] = {}
     spellings: dict[str, str] = {}
     for path in map(Path, inputs):
-        for source in read_table(path) if is_table(path) else [_name_file(path)]:
-            _check_file(source)
-            key = (source.species, source.assembly)
-            if key in sources:
-                rule = f"has the species {key[0]!r} and assembly {key[1]!r} of {sources[key].file}"
-                raise InputError(f"{source.place}: {source.file}: {rule}: one of them must differ")
-            spelling = spellings.setdefault(source.species.casefold(), source.species)
-            if spelling != source.species:
-                rule = f"is {spelling!r} elsewhere: one species must be written in one way"
-                raise InputError(f"{source.place}: species {source.species!r}: {rule}")
-            sources[key] = source
+        found: list[Source] = []
+        with problems.collect(str(path)):
+            found = read_table(path) if is_table(path) else [_name_file(path)]
+        for source in found:
+            with problems.collect(f"{source.place}: {source.file}"):
+                _check_file(source)
+                _check_names(source, sources, spellings)
+                sources[source.species, source.assembly] = source
     return [sources[key] for key in sorted(sources)]
 
 
-def check_distinct(sources: Sequence[Source]) -> None:
+def _check_names(
+    source: Source, sources: Mapping[tuple[str, str], Source], spellings: dict[str, str]
+) -> None:
+    """Checks the species and assembly of a genome beside those of the others."""
+    key = (source.species, source.assembly)
+    if key in sources:
+        rule = f"has the species {key[0]!r} and assembly {key[1]!r} of {sources[key].file}"
+        raise InputError(f"{source.place}: {source.file}: {rule}: one of them must differ")
+    spelling = spellings.setdefault(source.species.casefold(), source.species)
+    if spelling != source.species:
+        rule = f"is {spelling!r} elsewhere: one species must be written in one way"
+        raise InputError(f"{source.place}: species {source.species!r}: {rule}")
+
+
+def check_distinct(sources: Sequence[Source], problems: Problems) -> None:
     """Checks that no two files are the same; only those of one size are read.
 
-    What is held out of one copy would be trained on in the other.
-
-    Raises:
-        InputError: names the two.
+    Args:
+        sources: the genomes.
+        problems: is told of the second of two.
     """
     by_size: dict[int, list[Source]] = {}
     for source in sources:
@@ -93,9 +112,8 @@ def check_distinct(sources: Sequence[Source]) -> None:
         for source in alike if len(alike) > 1 else ():
             twin = found.setdefault(digest_file(source.file), source)
             if twin is not source:
-                rule = "what is held out of one would be trained on in the other: leave one out"
                 names = f"{source.file}: is the same file as {twin.file} ({twin.species!r})"
-                raise InputError(f"{source.place}: {names}: {rule}")
+                problems.add(source.name, InputError(f"{source.place}: {names}: {TWIN_RULE}"))
 
 
 def check_stated(source: Source, *, sha256: str, num_nucleotides: int) -> None:
@@ -155,6 +173,8 @@ def _check_file(source: Source) -> None:
     if not source.file.is_file():
         kind = "a folder" if source.file.is_dir() else "a device or a pipe"
         raise InputError(f"{source.place}: {source.file}: must be a FASTA file, not {kind}")
+    if not os.access(source.file, os.R_OK):
+        raise InputError(f"{source.place}: {source.file}: can't be read: no permission")
 
 
 def _name_file(path: Path) -> Source:

@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import import_extra, require
 from nucleotide_transformer.finetuning.labels import Kind, LabelledSequences
 from nucleotide_transformer.finetuning.metrics import METRICS, score_predictions
-from nucleotide_transformer.inference.sequence_io import import_extra
 from nucleotide_transformer.types import Float
 
 Estimator = Literal["logistic", "mlp"]

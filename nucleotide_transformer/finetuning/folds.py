@@ -13,14 +13,13 @@ import jax
 import numpy as np
 
 from nucleotide_transformer.bars import show_steps
-from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.errors import InputError, import_extra, require
 from nucleotide_transformer.finetuning.batches import group_equal
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.job import make_job
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.finetuning.predict import score_model
 from nucleotide_transformer.finetuning.run import train_job
-from nucleotide_transformer.inference.sequence_io import import_extra
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.training.devices import find_devices, join_processes
 from nucleotide_transformer.training.loop import catch_signals

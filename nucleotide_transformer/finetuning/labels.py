@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from nucleotide_transformer.data.sequences import SequenceRecord, read_table
 from nucleotide_transformer.errors import InputError, require
-from nucleotide_transformer.inference.sequence_io import SequenceRecord, read_table
 from nucleotide_transformer.types import Float, Int
 
 Kind = Literal["classification", "multilabel", "regression"]
@@ -19,7 +19,7 @@ Labels = Int[np.ndarray, "S"] | Int[np.ndarray, "S C"] | Float[np.ndarray, "S C"
 PLAIN = str.maketrans("URYSWKMBDHV", "TNNNNNNNNNN")
 _INTEGER = re.compile(r"[+-]?\d+")
 _MISSING = ("", "nan", "NaN")
-"""What stands in a text file where there is no label; pandas writes the last two."""
+"""What a text file has where there is no label; pandas writes the last two."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,17 +113,6 @@ def read_labelled(
         classes=found,
         source=str(path),
     )
-
-
-def count_classes(data: LabelledSequences) -> dict[str, int]:
-    """Class -> how many sequences have it; empty for a regression."""
-    if data.kind == "regression":
-        return {}
-    if data.kind == "multilabel":
-        counts = data.labels.sum(axis=0)
-    else:
-        counts = np.bincount(np.asarray(data.labels, np.int64), minlength=len(data.classes))
-    return {name: int(count) for name, count in zip(data.classes, counts, strict=True)}
 
 
 def _choose_reader(

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import import_extra, require
 from nucleotide_transformer.finetuning.labels import Kind, Labels
-from nucleotide_transformer.inference.sequence_io import import_extra
 from nucleotide_transformer.types import Bool, Float, Int
 
 METRICS: dict[Kind, tuple[str, ...]] = {

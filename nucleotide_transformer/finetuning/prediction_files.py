@@ -14,7 +14,16 @@ import numpy as np
 
 from nucleotide_transformer import __version__
 from nucleotide_transformer.config import ComputeConfig
-from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.data.sequences import (
+    SequenceRecord,
+    SequenceTotals,
+    cut_tiles,
+    get_suffix,
+    measure_sequences,
+    read_sequences,
+)
+from nucleotide_transformer.data.tracks import BIGWIG, TRACKS, import_bigwig, open_bigwig
+from nucleotide_transformer.errors import InputError, import_extra, require
 from nucleotide_transformer.files import check_new, write_whole
 from nucleotide_transformer.finetuning.predict import find_head, predict
 from nucleotide_transformer.inference.batching import BatchConfig
@@ -23,16 +32,6 @@ from nucleotide_transformer.inference.embedding_files import (
     show_bar,
 )
 from nucleotide_transformer.inference.embedding_tables import read_part
-from nucleotide_transformer.inference.sequence_io import (
-    SequenceRecord,
-    SequenceTotals,
-    cut_tiles,
-    get_suffix,
-    import_extra,
-    measure_sequences,
-    read_sequences,
-)
-from nucleotide_transformer.inference.tracks import BIGWIG, TRACKS, import_bigwig, open_bigwig
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float
 from nucleotide_transformer.weights.assembly import digest_params

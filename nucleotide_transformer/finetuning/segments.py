@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 
 from nucleotide_transformer.data.intervals import Interval, read_bed
+from nucleotide_transformer.data.sequences import cut_tiles, read_sequences
 from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.finetuning.labels import LabelledSequences
-from nucleotide_transformer.inference.sequence_io import cut_tiles, read_sequences
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Bool, Float, Int
 

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nucleotide_transformer.errors import InputError, MissingInputError, require
+from nucleotide_transformer.errors import InputError, MissingInputError, import_extra, require
 from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.finetuning.labels import Kind, LabelledSequences, read_labelled
-from nucleotide_transformer.inference.sequence_io import import_extra
 
 SPLITS = ("train", "test")
 TASK_COLUMN = "task"

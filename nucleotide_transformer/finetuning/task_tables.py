@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nucleotide_transformer.errors import UnwritableOutputError
+from nucleotide_transformer.errors import UnwritableOutputError, import_extra
 from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.finetuning.labels import Kind
 from nucleotide_transformer.finetuning.methods import METHODS, NO_WEIGHTS
@@ -15,7 +15,6 @@ from nucleotide_transformer.finetuning.metrics import METRICS
 from nucleotide_transformer.finetuning.probe import PRETRAINED, RANDOM
 from nucleotide_transformer.finetuning.task_plots import plot_tasks
 from nucleotide_transformer.finetuning.task_rows import Published, Row
-from nucleotide_transformer.inference.sequence_io import import_extra
 from nucleotide_transformer.plots import save_figure
 
 TABLE = "table"

@@ -1,6 +1,7 @@
-"""All that one does with a trained model: embeddings, likelihoods, probabilities, a look inside."""
+"""Using a trained model: embeddings, likelihoods, probabilities, hidden states, attention."""
 
 from nucleotide_transformer.data.intervals import Interval, label_windows, read_annotation
+from nucleotide_transformer.data.sequences import SequenceRecord, read_sequences
 from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.inference.embedding import (
     Embedding,
@@ -24,7 +25,6 @@ from nucleotide_transformer.inference.likelihoods import (
     token_log_likelihoods,
 )
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES, nucleotide_probabilities
-from nucleotide_transformer.inference.sequence_io import SequenceRecord, read_sequences
 
 __all__ = [
     "NUCLEOTIDES",

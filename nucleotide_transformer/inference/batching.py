@@ -45,7 +45,7 @@ class BatchSizes(NamedTuple):
     steps: int
     """Lengths from one power of two to the next."""
     shares: int
-    """The last batch of a run, if it is not full, has one row or some of so many equal shares."""
+    """A last, partial batch is padded to one row or to a multiple of 1/`shares` of a full batch."""
     batches_held: int
     """Rows that wait for others, or for their turn to be given back, at most, in full batches."""
 

@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nucleotide_transformer.errors import InputError, MissingInputError, require
+from nucleotide_transformer.errors import InputError, MissingInputError, import_extra, require
 from nucleotide_transformer.files import write_whole
-from nucleotide_transformer.inference.sequence_io import import_extra
 from nucleotide_transformer.types import Float, Int
 
 Settings = dict[str, Any]

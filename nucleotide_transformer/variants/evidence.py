@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from nucleotide_transformer.inference.fixed_batches import FixedBatches
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Bool, Float, Int
 from nucleotide_transformer.variants.changes import Change
+from nucleotide_transformer.variants.fixed_batches import FixedBatches
 from nucleotide_transformer.variants.passes import (
     JSD_TOKENS,
     TO_ACGT,

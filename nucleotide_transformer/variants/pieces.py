@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nucleotide_transformer.config import ComputeConfig
-from nucleotide_transformer.errors import InputError, require
-from nucleotide_transformer.files import check_new
-from nucleotide_transformer.inference.batching import BatchConfig
-from nucleotide_transformer.inference.sequence_io import (
+from nucleotide_transformer.data.sequences import (
     SequenceRecord,
     SequenceTotals,
     measure_sequences,
     read_sequences,
 )
-from nucleotide_transformer.inference.tracks import BIGWIG, import_bigwig
+from nucleotide_transformer.data.tracks import BIGWIG, import_bigwig
+from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.files import check_new
+from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.model.platform import find_default_device
 from nucleotide_transformer.variants.reference import open_reference
 from nucleotide_transformer.variants.regions import find_region

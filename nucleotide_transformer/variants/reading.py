@@ -12,8 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from nucleotide_transformer.data.fasta import GZIP_MAGIC, check_bgzf_end
 from nucleotide_transformer.data.intervals import read_lines
-from nucleotide_transformer.errors import InputError, MissingInputError, require
-from nucleotide_transformer.inference.sequence_io import import_extra
+from nucleotide_transformer.errors import InputError, MissingInputError, import_extra, require
 from nucleotide_transformer.variants.reference import EXTRA
 
 Kind = Literal["vcf", "bcf", "tsv", "csv", "parquet"]

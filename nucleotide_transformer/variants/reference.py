@@ -17,9 +17,8 @@ from nucleotide_transformer.data.fasta import (
     check_bgzf_end,
     clean_nucleotides,
 )
-from nucleotide_transformer.errors import InputError, MissingInputError, require
+from nucleotide_transformer.errors import InputError, MissingInputError, import_extra, require
 from nucleotide_transformer.files import write_whole
-from nucleotide_transformer.inference.sequence_io import import_extra
 
 EXTRA = "variants"
 """The extra of setup.py that has pysam and pyarrow."""

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.config import ComputeConfig
+from nucleotide_transformer.errors import import_extra
 from nucleotide_transformer.files import check_new, write_whole
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES
-from nucleotide_transformer.inference.sequence_io import import_extra
 from nucleotide_transformer.plots import MAX_LOGO_NUCLEOTIDES, plot_nucleotide_logo, save_figure
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float

@@ -22,9 +22,8 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import import_extra, require
 from nucleotide_transformer.files import write_whole
-from nucleotide_transformer.inference.sequence_io import import_extra
 from nucleotide_transformer.variants.reading import (
     MISSING,
     Allele,

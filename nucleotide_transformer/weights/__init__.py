@@ -9,5 +9,4 @@
 - `exports`: a folder with weights, vocabulary, tokenizer files and model card, written.
 - `adapter_files`: what fine-tuning trained, on disk.
 - `runs`: checkpoints of a training run.
-- `compat`: the interface of the published package.
 """

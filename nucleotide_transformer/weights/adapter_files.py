@@ -21,7 +21,7 @@ import numpy as np
 from nucleotide_transformer import __version__
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, MissingInputError, require
-from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.files import show_digest, write_whole
 from nucleotide_transformer.model.adapters import (
     LINEAR,
     Method,
@@ -32,7 +32,7 @@ from nucleotide_transformer.model.adapters import (
 from nucleotide_transformer.model.heads import Pooling
 from nucleotide_transformer.model.task_network import HEAD, TaskNetwork, is_trained
 from nucleotide_transformer.types import Params
-from nucleotide_transformer.weights.assembly import describe_problems, digest_params, show_name
+from nucleotide_transformer.weights.assembly import compare_shapes, digest_params, show_name
 from nucleotide_transformer.weights.configs import read_json, write_json
 from nucleotide_transformer.weights.huggingface import open_tensors, write_safetensors
 
@@ -47,8 +47,6 @@ RECORD, TENSORS = "adapter.json", "adapter.safetensors"
 PEFT_CONFIG, PEFT_TENSORS = "adapter_config.json", "adapter_model.safetensors"
 FORMAT_VERSION = 1
 """Of what the record holds."""
-_SHOWN = 12
-"""Hexadecimal digits of a digest that a message shows."""
 _PEFT_LAYERS: dict[Site, str] = {
     "query": "attention.self.query",
     "key": "attention.self.key",
@@ -266,9 +264,9 @@ def check_base(adapter: Adapter, base: Params, folder: Path, name: str) -> None:
     """
     found = digest_params(base)
     if found != adapter.base_digest:
-        expected = f"{adapter.base} ({adapter.base_digest[:_SHOWN]}...)"
+        expected = f"{adapter.base} ({show_digest(adapter.base_digest)})"
         rule = f"was trained on {expected}: give this model as the base"
-        raise InputError(f"{folder}: base = {name!r} ({found[:_SHOWN]}...): the adapter {rule}")
+        raise InputError(f"{folder}: base = {name!r} ({show_digest(found)}): the adapter {rule}")
 
 
 def check_shapes(adapter: Adapter, base: Params, config: ModelConfig, folder: Path) -> None:
@@ -284,19 +282,7 @@ def check_shapes(adapter: Adapter, base: Params, config: ModelConfig, folder: Pa
         InputError: one line with all that is missing, unexpected or misshapen.
     """
     wanted = _list_shapes(expect_params(adapter, base, config))
-    found = _list_shapes(adapter.params)
-    problems = {
-        "missing": sorted(wanted.keys() - found.keys()),
-        "unexpected": [show_name(name) for name in sorted(found.keys() - wanted.keys())],
-        "misshapen": [
-            f"{name} {list(found[name])}, not {list(wanted[name])}"
-            for name in sorted(found.keys() & wanted.keys())
-            if found[name] != wanted[name]
-        ],
-    }
-    problems = {kind: labels for kind, labels in problems.items() if labels}
-    if problems:
-        raise InputError(f"{folder / TENSORS}: {describe_problems(problems)}")
+    compare_shapes(folder / TENSORS, _list_shapes(adapter.params), wanted)
 
 
 def expect_params(adapter: Adapter, base: Params, config: ModelConfig) -> Params:

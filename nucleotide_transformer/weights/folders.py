@@ -11,7 +11,7 @@ from typing import Literal
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, MissingInputError, NotAFolderError
-from nucleotide_transformer.files import digest_file
+from nucleotide_transformer.files import digest_file, show_digest
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights import huggingface, released_jax
@@ -20,7 +20,7 @@ from nucleotide_transformer.weights.hub import check_files, download, find_named
 Layout = Literal["huggingface", "jax"]
 
 VOCABULARY, CARD = "vocab.txt", "README.md"
-_LATE_SPECIALS = ("<eos>", "<bos>")
+LATE_SPECIALS = ("<eos>", "<bos>")
 """The released first generation lists these after its 4,105 tokens, without ids in the model."""
 _BELOW = "jax_model"
 PACKAGED_FOLDER = Path(__file__).parent.parent / "packaged"
@@ -36,8 +36,6 @@ _REPAIR = (
     "install the package again, or in a checkout run"
     " `git checkout -- nucleotide_transformer/packaged`"
 )
-_SHOWN = 12
-"""Hexadecimal digits of a digest that a message shows."""
 PATTERNS: dict[Layout, tuple[str, ...]] = {
     "jax": tuple(
         f"{prefix}{name}"
@@ -108,7 +106,7 @@ def check_vocabulary(file: Path, config: ModelConfig) -> None:
         raise InputError(f"{file}: {size} bytes: the vocabulary of this model has at most {most}")
     found = tuple(file.read_text(encoding="utf-8", errors="replace").split("\n"))
     found = found[: len(found) - (found[-1] == "")]
-    if found in (expected, (*expected, *_LATE_SPECIALS)):
+    if found in (expected, (*expected, *LATE_SPECIALS)):
         return
     for line, (token, right) in enumerate(zip(found, expected, strict=False), 1):
         if token != right:
@@ -177,10 +175,12 @@ def fetch(
 
     Tries the JAX layout first, then safetensors, then PyTorch weights: all released models have
     the first, and what torch must read is the last resort. Of a released model it is the pinned
-    revision, unless another is asked for, and what is known of its files is checked.
+    revision, unless another is asked for, and what is known of its files is checked; of the JAX
+    ones that is at least their size.
 
     Raises:
-        MissingInputError, InputError: see `download` and `check_files`; and if no layout is there.
+        MissingInputError, InputError: see `download`, `check_files` and `check_size`; and if no
+            layout is there.
     """
     released = find_named(repository)
     if released is not None and revision is None:
@@ -190,10 +190,14 @@ def fetch(
     choices += [("huggingface", PYTORCH_PATTERNS)] if "huggingface" in wanted else []
     for name, patterns in choices:
         folder = download(repository, patterns, revision=revision, cache=cache)
-        if find_layout(folder, name):
-            if released is not None and revision == released.revision:
-                check_files(folder, released)
-            return folder
+        found = find_layout(folder, name)
+        if found is None:
+            continue
+        if released is not None and revision == released.revision:
+            check_files(folder, released)
+            if name == "jax":
+                released_jax.check_size(found[1] / released_jax.CHECKPOINT, released.config)
+        return folder
     files = ", ".join(dict.fromkeys(file for _, patterns in choices for file in patterns))
     raise MissingInputError(f"{repository}: no model in the hub or the cache: none of {files}")
 
@@ -240,9 +244,9 @@ def check_sums(folder: Path) -> None:
             raise MissingInputError(f"{file}: no such file, and {SUMS} lists it: {_REPAIR}")
         found = digest_file(file)
         if found != expected:
-            rule = f"should be {expected[:_SHOWN]}... by {SUMS}"
+            rule = f"should be {show_digest(expected)} by {SUMS}"
             raise InputError(
-                f"{file}: truncated or changed: SHA-256 {found[:_SHOWN]}... {rule}: {_REPAIR}"
+                f"{file}: truncated or changed: SHA-256 {show_digest(found)} {rule}: {_REPAIR}"
             )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
-from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights.assembly import ParamsBuilder, count_bytes, expected_shapes
 from nucleotide_transformer.weights.configs import make_hyperparams, read_hyperparams, write_json
@@ -28,6 +28,8 @@ _SYNONYMS = {
     "roberta_lm_head": "esm_roberta_lm_head",
 }
 _PICKLE_PROTOCOL = 4
+_NAME_BYTES = 1_024
+"""Most that a file may have of an array beside its numbers; the released ones have 95."""
 
 
 def load_released_jax(folder: Path, compute: ComputeConfig) -> tuple[Params, ModelConfig]:
@@ -57,8 +59,25 @@ def load_released_jax(folder: Path, compute: ComputeConfig) -> tuple[Params, Mod
 
 def make_budget(config: ModelConfig) -> Budget:
     """What the checkpoint of a model may cost: 8 bytes a parameter, and a kB for each array."""
-    num_arrays = sum(map(len, expected_shapes(config).values()))
-    return Budget(count_bytes(config, 8) + 1_024 * num_arrays + (1 << 20), num_arrays)
+    num_arrays = _count_arrays(config)
+    num_bytes = count_bytes(config, 8) + _NAME_BYTES * num_arrays + (1 << 20)
+    return Budget(num_bytes, num_arrays)
+
+
+def check_size(file: Path, config: ModelConfig) -> None:
+    """Checks that a checkpoint has the size of a released model's: all are float32, and plain.
+
+    Raises:
+        InputError: for another size.
+    """
+    size, least = file.stat().st_size, count_bytes(config, 4)
+    most = least + _NAME_BYTES * _count_arrays(config)
+    rule = f"must be {least} to {most}: 4 for each parameter, and their names"
+    require(least <= size <= most, f"{file}: bytes", size, f"{rule}; revision main is not checked")
+
+
+def _count_arrays(config: ModelConfig) -> int:
+    return sum(map(len, expected_shapes(config).values()))
 
 
 def _take_leaves(tree: dict[Any, Any]) -> Iterator[tuple[str, str, Any]]:

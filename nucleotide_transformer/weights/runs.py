@@ -19,8 +19,14 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.configfile import config_from_dict
-from nucleotide_transformer.errors import InputError, MissingInputError
+from nucleotide_transformer.errors import InputError, MissingInputError, require
 from nucleotide_transformer.types import Params
+from nucleotide_transformer.weights.assembly import (
+    MAX_COMPRESSION,
+    compare_shapes,
+    count_bytes,
+    expected_shapes,
+)
 
 Choice = Literal["best", "last"]
 """Which checkpoint of a run: the one with the lowest held-out score, or the newest. Where nothing
@@ -33,7 +39,6 @@ FORMAT_VERSION = 1
 `state` (parameters, the optimiser's state and the step, with parameters by their released names),
 `position` of the input, `config` of the run, `metrics` with the held-out `score`, and `record`:
 this number, and the digest of the corpus."""
-
 
 REASON_LENGTH = 200
 """Characters of what a library says of a damaged file that a message repeats."""
@@ -212,11 +217,56 @@ def load_run(folder: Path) -> tuple[Params, ModelConfig]:
     config = read_json(checkpoint, "config")
     read_record(checkpoint)
     model = config_from_dict(ModelConfig, config["model"], f"{checkpoint}/config: model")
+    check_params(checkpoint / "state", model)
     return read_params(checkpoint / "state"), model
+
+
+def check_params(state: Path, config: ModelConfig) -> None:
+    """Checks what reading the parameters of a saved state would take, before any is read.
+
+    Raises:
+        InputError: for parameters that are not those of the model, or whose files are far smaller.
+    """
+    with _open_params(state) as (_, tree):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        found = {_show_path(path): _find_shape(leaf) for path, leaf in leaves}
+    shapes = expected_shapes(config)
+    compare_shapes(
+        state,
+        found,
+        {f"{module}/{name}": shapes[module][name] for module in shapes for name in shapes[module]},
+    )
+    stored = sum(file.stat().st_size for file in state.rglob("*") if file.is_file())
+    most, needed = MAX_COMPRESSION * stored, count_bytes(config, 4)
+    rule = f"its files, of {stored} bytes, can hold {most}"
+    require(needed <= most, f"{state}: bytes of parameters", needed, rule)
+
+
+def _show_path(path: tuple[Any, ...]) -> str:
+    """Module and name of a parameter; of what is nested in another way what can't be a name."""
+    show = jax.tree_util.keystr
+    return show(path, simple=True, separator="/") if len(path) == 2 else show(path)
+
+
+def _find_shape(leaf: Any) -> tuple[int, ...]:
+    """Of an array, or of the pieces that it is stored in: they are read whole. A text has none."""
+    shape: tuple[int, ...] = getattr(leaf, "shape", None) or ()
+    piece = getattr(getattr(leaf, "storage", None), "chunk_shape", None) or shape
+    return tuple(map(max, shape, piece))
 
 
 def read_params(state: Path) -> Params:
     """The parameters of a saved state; the optimiser's, two thirds of the file, are not read."""
+    with _open_params(state) as (reader, tree):
+        wanted = {"params": tree}
+        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=kinds, partial_restore=True)
+        return reader.restore(state, args=arguments)["params"]
+
+
+@contextmanager
+def _open_params(state: Path) -> Iterator[tuple[ocp.Checkpointer, Any]]:
+    """What reads a saved state, and the tree of its parameters, each described but not read."""
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=act_alone())
     with (
         name_damage(state.parent),
@@ -225,10 +275,4 @@ def read_params(state: Path) -> Params:
         found = reader.metadata(state).item_metadata
         if found is None:
             raise KeyError("its list of arrays can't be read")
-        tree = found.tree
-        wanted = {
-            "params": jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree["params"])
-        }
-        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-        arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=kinds, partial_restore=True)
-        return reader.restore(state, args=arguments)["params"]
+        yield reader, found.tree["params"]

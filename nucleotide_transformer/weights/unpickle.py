@@ -10,9 +10,9 @@ called is refused, by name, before the next byte is read.
 joblib writes the bytes of an array after the pickled description of it, in the middle of the
 pickle; so they are read when the description is complete.
 
-What a file can cost is bounded before it is read: by the size of the model that it is said to hold.
-The file, what it decompresses to, what the calls make on top of that and the number of opcodes all
-have a budget.
+What a file can cost is bounded before it is read. The model that it is said to hold bounds its size
+and the number of opcodes. But its config may say anything: the size of the file itself bounds what
+zlib makes of it, and what is made of that.
 """
 
 import io
@@ -27,7 +27,7 @@ from typing import IO, Any, NamedTuple, cast
 import numpy as np
 
 from nucleotide_transformer.errors import InputError, MissingInputError
-from nucleotide_transformer.weights.assembly import show_name
+from nucleotide_transformer.weights.assembly import MAX_COMPRESSION, show_name
 from nucleotide_transformer.weights.pickled_arrays import (
     CALLS,
     PASSIVE,
@@ -45,6 +45,8 @@ _ZLIB = (b"x", b"\x1f\x8b")
 """First bytes of what zlib decompresses; joblib's own choice, and gzip."""
 _COMPRESSED = (b"BZ", b"\xfd7zXZ", b"\x5d\x00", b"\x04\x22\x4d\x18")
 """First bytes of joblib's other compressions; some hold a million times their size."""
+_MAX_SMALL = 1 << 20
+"""Bytes that a compressed file may hold whatever its size."""
 _OLD_FORMAT = b"ZF"
 _STEPS_OF_AN_ARRAY = 200
 """Opcodes for one array and its names; joblib needs some 30."""
@@ -66,7 +68,7 @@ class Budget(NamedTuple):
     """What a checkpoint of a model may cost."""
 
     num_bytes: int
-    """Of the file, and of what is made on top of it."""
+    """Of the file, plain."""
     num_arrays: int
 
     @property
@@ -112,15 +114,19 @@ def _check_size(file: Path, size: int, budget: Budget) -> None:
 
 
 def _decompress(file: Path, data: bytes, budget: Budget) -> bytes:
-    """What zlib or gzip data hold, unless it is more than the budget."""
+    """What zlib or gzip data hold, unless it is more than the budget, or than weights compress."""
+    most = MAX_COMPRESSION * len(data) + _MAX_SMALL
     decompressor = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)
     try:
-        plain = decompressor.decompress(data, budget.num_bytes + 1)
+        plain = decompressor.decompress(data, min(budget.num_bytes, most) + 1)
     except zlib.error as error:
         raise HalfWrittenError(
             f"{file}: half-written or damaged ({error}): fetch it again"
         ) from error
     _check_size(file, len(plain), budget)
+    if len(plain) > most:
+        rule = f"weights never compress to less than 1/{MAX_COMPRESSION}"
+        raise InputError(f"{file}: {len(data)} bytes hold more than {most}: {rule}")
     if not decompressor.eof:
         raise HalfWrittenError(
             f"{file}: half-written: its compressed data end early: fetch it again"
@@ -132,7 +138,7 @@ class _Stream:
     """A file of which no more is taken into memory than there is."""
 
     def __init__(self, raw: io.BufferedReader | io.BytesIO, file: Path, size: int):
-        self._raw, self.file, self._size = raw, file, size
+        self._raw, self.file, self.size = raw, file, size
 
     def tell(self) -> int:
         return self._raw.tell()
@@ -154,11 +160,11 @@ class _Stream:
         return self._raw.readinto(target)
 
     def _demand(self, size: int) -> None:
-        missing = self._raw.tell() + size - self._size
+        missing = self._raw.tell() + size - self.size
         if missing > 0:
             text = f"{missing} bytes" if missing < 1 << 50 else "many bytes"
             raise HalfWrittenError(
-                f"{self.file}: half-written: it has {self._size} bytes and ends {text} too early:"
+                f"{self.file}: half-written: it has {self.size} bytes and ends {text} too early:"
                 " fetch it again"
             )
 
@@ -203,10 +209,6 @@ class _Machine(pickle._Unpickler):
         rule = "only NumPy arrays of numbers, joblib's wrappers and plain containers are read"
         file, position = self._stream.file, self._stream.tell()
         return RefusedPickleError(f"{file}: refused {what} before byte {position}: {rule}")
-
-    def refuse_cost(self, what: str) -> RefusedPickleError:
-        """The error for a file that costs more than it may."""
-        return self.refuse(f"{what}, more than a checkpoint of this model needs,")
 
     def find_class(self, module: str, name: str) -> Name:
         """Returns the label of a name on the list; called for every opcode that names one."""
@@ -310,12 +312,17 @@ class _Machine(pickle._Unpickler):
         return True
 
     def _spend(self, value: Any) -> None:
-        """Counts what a call or a state made."""
+        """Counts what a call or a state made.
+
+        From a text, as old protocols write bytes, bytes are made and then an array: twice what the
+        file has, and no more of it where joblib or pickle wrote it. Others name one text often.
+        """
         value = value.value if isinstance(value, Box) else value
         self._made += value.nbytes if isinstance(value, np.ndarray) else 0
         self._made += len(value) if isinstance(value, bytes) else 0
-        if self._made > self._budget.num_bytes:
-            raise self.refuse_cost(f"{self._made} bytes of arrays")
+        if self._made > 2 * self._stream.size:
+            limit = f"more than twice the file's {self._stream.size}"
+            raise self.refuse(f"{self._made} bytes of arrays, {limit},")
 
 
 class _Opcodes:
@@ -327,7 +334,8 @@ class _Opcodes:
     def __getitem__(self, code: int) -> Callable[[Any], Any]:
         self._left -= 1
         if self._left < 0:
-            raise self._machine.refuse_cost(f"{self._machine._budget.num_steps} opcodes")
+            limit = f"{self._machine._budget.num_steps} opcodes"
+            raise self._machine.refuse(f"{limit}, more than a checkpoint of this model needs,")
         opcode = _NAMES.get(code)
         if opcode is None:
             raise self._machine.refuse(f"what is no valid pickle (opcode {code})")
@@ -339,11 +347,14 @@ class _Opcodes:
         return pickle._Unpickler.dispatch[code]
 
 
-def _unbox_tree(tree: Any, levels: int = 2) -> Any:
-    """A tree with what its boxes hold, down to so many levels of dicts."""
-    if type(tree) is not dict or levels == 0:
-        return unbox(tree)
-    return {key: _unbox_tree(value, levels - 1) for key, value in tree.items()}
+def _unbox_tree(tree: Any) -> Any:
+    """Puts into a tree, and into the dicts in it, what their boxes hold; into each dict once."""
+    tree = unbox(tree)
+    if type(tree) is dict:
+        inner = {id(value): value for value in tree.values() if type(value) is dict}
+        for leaves in (tree, *inner.values()):
+            leaves.update({name: unbox(value) for name, value in leaves.items()})
+    return tree
 
 
 def _describe(value: Any) -> str:

@@ -5,7 +5,6 @@ Every reader checks what it reads and says in one line what is wrong and where.
 
 import csv
 import hashlib
-import importlib
 import re
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from typing import IO, Any, NamedTuple
 
 from nucleotide_transformer.data.fasta import FastaReader, reverse_complement
 from nucleotide_transformer.data.intervals import Interval, read_bed, read_lines
-from nucleotide_transformer.errors import InputError, MissingInputError, require
+from nucleotide_transformer.errors import InputError, MissingInputError, import_extra, require
 
 FASTA_SUFFIXES = ("fa", "fasta", "fna", "ffn", "fas")
 TABLE_SUFFIXES = ("csv", "tsv", "parquet")
@@ -111,7 +110,7 @@ def read_table(
     """Yields the sequences of a table with the values of further columns, in its order.
 
     Args:
-        path: a file .csv, .tsv (both may be gzip, with .gz behind) or .parquet.
+        path: a file .csv, .tsv, .csv.gz, .tsv.gz or .parquet.
         value_columns: columns that must be there.
         sequence_column: column with the sequences.
         name_column: column with the names.
@@ -347,13 +346,3 @@ def _check_rows(path: Path, rows: Iterator[TableRow]) -> Iterator[TableRow]:
         yield row
     if index < 0:
         raise InputError(f"{path}: no row: must hold at least one sequence")
-
-
-def import_extra(module: str, extra: str, purpose: str) -> Any:
-    """Imports a module that not everyone needs; an `InputError` says how to install it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        package = module.split(".")[0]
-        hint = f"pip install 'nucleotide-transformer-jax[{extra}]'"
-        raise InputError(f"{purpose}, {package} is needed: {hint}") from None

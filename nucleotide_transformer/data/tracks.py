@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nucleotide_transformer.inference.sequence_io import import_extra
+from nucleotide_transformer.errors import import_extra
 
 BIGWIG = ("bw", "bigwig")
 """Suffixes of the format."""

@@ -35,7 +35,12 @@ from nucleotide_transformer.model import make_forward
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Float, Int, Params
 from nucleotide_transformer.weights.configs import make_hyperparams
-from nucleotide_transformer.weights.folders import find_folder, find_layout, load_folder
+from nucleotide_transformer.weights.folders import (
+    LATE_SPECIALS,
+    find_folder,
+    find_layout,
+    load_folder,
+)
 from nucleotide_transformer.weights.hub import ReleasedModel, check_config, find_released
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -73,8 +78,6 @@ class NucleotideTransformerConfig:
     rescaling_factor: float | None = None
 
 
-_LATE_SPECIALS = ("<eos>", "<bos>")
-
 Tokenized = tuple[list[str], list[int]]
 """Tokens of a sequence and their ids."""
 
@@ -83,13 +86,13 @@ class FixedSizeTokenizer:
     """The published tokenizer: every sequence of a batch is padded to the same, given length."""
 
     unk_token, pad_token, mask_token, class_token = "<unk>", "<pad>", "<mask>", "<cls>"
-    eos_token, bos_token = _LATE_SPECIALS
+    eos_token, bos_token = LATE_SPECIALS
 
     def __init__(self, tokenizer: KmerTokenizer, fixed_length: int):
         """Args: tokenizer does the work; fixed_length in tokens, `<cls>` included."""
         require(fixed_length >= 1, "max_positions", fixed_length, "must be 1 or above")
         self._tokenizer, self._fixed_length = tokenizer, fixed_length
-        late = [] if tokenizer.vocabulary == "v2" else list(_LATE_SPECIALS)
+        late = [] if tokenizer.vocabulary == "v2" else list(LATE_SPECIALS)
         self._tokens = [*tokenizer.tokens, *late]
         self._ids = {token: i for i, token in enumerate(self._tokens)}
 
