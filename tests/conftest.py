@@ -23,7 +23,7 @@ for flag in ("--xla_force_host_platform_device_count=8", *quick_compiler.FLAGS):
     if flag.partition("=")[0] not in given:
         os.environ["XLA_FLAGS"] = f"{given} {flag}".strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 jaxtyping.install_import_hook("nucleotide_transformer", "beartype.beartype")
@@ -109,19 +109,7 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_config(small_corpus: Path, tmp_path: Path) -> object:
-    """A run of eight updates of a tiny model that logs each, and evaluates and saves at some."""
-    from nucleotide_transformer import config
+    """A run that takes seconds, in a folder of the test's own."""
+    from small_runs import make_run_config
 
-    return config.PretrainConfig(
-        output=tmp_path / "run",
-        model=config.ModelConfig(k=3, num_layers=3, embed_dim=16, num_heads=2, ffn_dim=24),
-        data=config.DataConfig(corpus=small_corpus, sequence_tokens=64),
-        tokens_per_update=512,
-        sequences_per_device=4,
-        total_tokens=512 * 8,
-        num_devices=1,
-        log_every_steps=1,
-        optimizer=config.OptimizerConfig(peak_learning_rate=1e-2, warmup_steps=4),
-        evaluation=config.EvaluationConfig(num_sequences=5, every_steps=4),
-        checkpoint=config.CheckpointConfig(every_steps=3, keep=2),
-    )
+    return make_run_config(small_corpus, tmp_path)

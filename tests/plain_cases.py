@@ -19,7 +19,7 @@ LEARNED = {
     "model": {
         "vocabulary": "v1",
         "k": 4,
-        "num_layers": 3,
+        "num_layers": 2,
         "embed_dim": 16,
         "num_heads": 4,
         "ffn_dim": 24,

@@ -87,7 +87,7 @@ def wait_for_updates(folder, number):
 @pytest.fixture
 def config(small_corpus):
     return {
-        "model": {"k": 3, "num_layers": 3, "embed_dim": 16, "num_heads": 2, "ffn_dim": 24},
+        "model": {"k": 3, "num_layers": 1, "embed_dim": 16, "num_heads": 2, "ffn_dim": 24},
         "data": {"corpus": str(small_corpus), "sequence_tokens": 32},
         "optimizer": {"initial_learning_rate": 1e-3, "peak_learning_rate": 1e-3},
         "seed": 4,

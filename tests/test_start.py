@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 
 import pytest
+from small_runs import make_run_config
 
 from nucleotide_transformer.config import ComputeConfig, OptimizerConfig
 from nucleotide_transformer.errors import InputError
@@ -18,38 +19,48 @@ def config(run_config):
     return run_config
 
 
-@pytest.mark.parametrize("source", ["run", "checkpoint", "folder"])
-def test_a_run_starts_from_given_weights(config, tmp_path, source):
-    """With another schedule, seed and masks, and a first loss that shows where it starts."""
+@pytest.fixture(scope="module")
+def finished(small_corpus, tmp_path_factory):
+    """The config of a run that has ended; its last checkpoint is its best."""
+    config = make_run_config(small_corpus, tmp_path_factory.mktemp("finished"))
     pretrain(config, show=False)
-    given = {"run": config.output, "checkpoint": find_checkpoint(config.output)}
-    given["folder"] = tmp_path / "exported"
+    first, last = (line["cross_entropy"] for line in read_validation(config.output))
+    assert last <= first
+    return config
+
+
+def read_validation(folder):
+    return [line for line in read_metrics(folder) if line["kind"] == "validation"]
+
+
+@pytest.mark.parametrize("source", ["run", "checkpoint", "folder"])
+def test_a_run_starts_from_given_weights(finished, tmp_path, source):
+    """With another schedule, seed and masks, and a first loss that shows where it starts."""
+    given = tmp_path / "given"
     if source == "folder":
-        load_pretrained(config.output).save_pretrained(given["folder"])
+        load_pretrained(finished.output).save_pretrained(given)
+    else:
+        shutil.copytree(finished.output, given)
     further = dataclasses.replace(
-        config,
+        finished,
         output=tmp_path / "further",
-        init_from=str(given[source]),
+        init_from=str(find_checkpoint(given) if source == "checkpoint" else given),
         seed=9,
         optimizer=OptimizerConfig(initial_learning_rate=0.0, peak_learning_rate=1e-30),
-        evaluation=dataclasses.replace(config.evaluation, every_steps=1),
+        evaluation=dataclasses.replace(finished.evaluation, every_steps=1),
         total_tokens=512 * 2,
     )
     pretrain(further, show=False)
-    held_out = [line for line in read_metrics(config.output) if line["kind"] == "validation"]
-    found = [line for line in read_metrics(further.output) if line["kind"] == "validation"]
-    last = held_out[-1] if held_out[-1]["cross_entropy"] <= held_out[0]["cross_entropy"] else None
-    assert last, "the last checkpoint is the best of this run"
-    assert found[0]["cross_entropy"] == pytest.approx(last["cross_entropy"], abs=1e-6)
-    shutil.rmtree(given[source])  # a run that resumes has its own weights
+    last, found = read_validation(finished.output)[-1], read_validation(further.output)[0]
+    assert found["cross_entropy"] == pytest.approx(last["cross_entropy"], abs=1e-6)
+    shutil.rmtree(given)  # a run that resumes has its own weights
     assert pretrain(dataclasses.replace(further, total_tokens=512 * 3), show=False).step == 3
 
 
-def test_weights_of_another_architecture_are_refused(config, tmp_path):
-    pretrain(dataclasses.replace(config, total_tokens=512), show=False)
-    wider = dataclasses.replace(config.model, ffn_dim=32, max_positions=100)
+def test_weights_of_another_architecture_are_refused(finished, tmp_path):
+    wider = dataclasses.replace(finished.model, ffn_dim=32, max_positions=100)
     further = dataclasses.replace(
-        config, output=tmp_path / "further", init_from=str(config.output), model=wider
+        finished, output=tmp_path / "further", init_from=str(finished.output), model=wider
     )
     rule = r"init_from = .*run': model.ffn_dim = 24 there, 32 here: the model must be that of"
     with pytest.raises(InputError, match=rule):

@@ -17,7 +17,7 @@ from nucleotide_transformer.training.state import init_state
 from nucleotide_transformer.training.step import fetch_state, make_train_step, place_state
 
 NUM_TOKENS, NUM_SEQUENCES, SEED = 24, 16, 3
-MODEL = ModelConfig(k=3, num_layers=3, embed_dim=16, num_heads=2, ffn_dim=24)
+MODEL = ModelConfig(k=3, num_layers=2, embed_dim=16, num_heads=2, ffn_dim=24)
 SCHEDULE = optax.linear_schedule(1e-3, 2e-3, 10)
 OPTIMIZER = optax.adam(SCHEDULE, eps=1e-4)  # else it shows the noise of gradients near zero
 
