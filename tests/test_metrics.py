@@ -1,5 +1,8 @@
 """What an interval of updates gives, by a clock in the test; the metrics file through stops."""
 
+import os
+import subprocess
+import sys
 import types
 
 import numpy as np
@@ -124,3 +127,19 @@ def test_input_that_comes_while_devices_compute_is_not_waited_for(monkeypatch, r
 
 def test_updates_that_weighed_nothing_do_not_divide_by_zero():
     assert make_log().add(1, make_step_metrics(3.0, 0))["loss"] == 3.0
+
+
+def test_writing_imports_no_torch(tmp_path):
+    """tensorboardX would; the user's own import still finds it."""
+    (tmp_path / "torch.py").write_text("print('imported')\nTensor = int\n")
+    code = (
+        "from pathlib import Path\n"
+        "from nucleotide_transformer.training.metrics import MetricWriter\n"
+        f"MetricWriter(Path({str(tmp_path)!r}), step=0).close()\n"
+        "print('written')\n"
+        "import torch\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "written\nimported\n"), run.stderr[-2000:]

@@ -1,7 +1,9 @@
 """What a run writes down: JSON lines, TensorBoard, and averages over intervals with their rate."""
 
+import importlib
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +11,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorboardX
 
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.training.step import StepMetrics
 
 METRICS_FILE = "metrics.jsonl"
+
+
+def _import_tensorboard() -> Any:
+    """The module tensorboardX, without torch, which it would import wherever that is installed.
+
+    torch takes seconds and memory, and brings CUDA libraries of its own beside those of JAX.
+    """
+    modules: dict[str, Any] = sys.modules
+    if "torch" in modules:
+        return importlib.import_module("tensorboardX")
+    modules["torch"] = None  # to an import: not installed
+    try:
+        return importlib.import_module("tensorboardX")
+    finally:
+        del modules["torch"]
+
+
+_TENSORBOARD = _import_tensorboard()
 
 
 class MetricWriter:
@@ -34,7 +53,7 @@ class MetricWriter:
         partial.replace(self._path)
         self._file = self._path.open("a")
         board = str(Path(run) / "tensorboard")
-        self._board = tensorboardX.SummaryWriter(board, purge_step=step + 1)
+        self._board = _TENSORBOARD.SummaryWriter(board, purge_step=step + 1)
 
     def write(self, kind: str, step: int, values: dict[str, int | float]) -> None:
         """Appends one line, unless it is there; other processes can read it at once."""
