@@ -180,6 +180,17 @@ def test_fine_tuning_is_a_method_like_others(tasks: Path, model: Model) -> None:
     assert trained["scores"] != control["scores"]
     folder = config.output / "finetuning" / "a"
     assert sorted(path.name for path in folder.iterdir()) == ["head-pretrained-0", "head-random-0"]
+    for path in (config.output / "results" / "a").rglob("*.json"):  # of a version before the field
+        record = json.loads(path.read_text())
+        del record["fingerprint"]["finetune.head_start"]
+        path.write_text(json.dumps(record))
+    assert [record["scores"] for record in run(config, model)] == [
+        trained["scores"],
+        control["scores"],
+    ]
+    other = dataclasses.replace(finetune, head_start="probe")
+    with pytest.raises(InputError, match=r"finetune.head_start = 'random', not 'probe': choose"):
+        run(dataclasses.replace(config, finetune=other), model)
 
 
 def test_tasks_are_found_by_their_tables(tasks: Path, tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ SET_BY_TRIAL = (
     "batching",
 )
 """Fields of a fine-tuning run that a task, a trial or the command's other fields decide."""
+_FINETUNE = "finetune"
+"""What the settings of a result are called that are fields of a fine-tuning run, before a dot."""
 
 
 class Trial(NamedTuple):
@@ -200,8 +202,14 @@ def _describe_probe(setting: Setting) -> dict[str, Any]:
 def _describe_finetuning(setting: Setting) -> dict[str, Any]:
     fields = config_to_dict(setting.finetune)
     left_out = {*SET_BY_TRIAL, *FREE_FIELDS, "compute"}
-    own = {f"finetune.{name}": v for name, v in fields.items() if name not in left_out}
+    own = {f"{_FINETUNE}.{name}": v for name, v in fields.items() if name not in left_out}
     return {"strand": setting.strand} | own
+
+
+def find_default(setting: str) -> Any:
+    """What a setting of a result was in versions that did not have it; None where none is known."""
+    table, _, field = setting.partition(".")
+    return config_to_dict(FinetuneConfig()).get(field) if table == _FINETUNE else None
 
 
 def _make_kmers(k: int) -> Method:

@@ -38,6 +38,7 @@ from nucleotide_transformer.finetuning.methods import (
     Outcome,
     Setting,
     Trial,
+    find_default,
 )
 from nucleotide_transformer.finetuning.metrics import METRICS, score_predictions
 from nucleotide_transformer.finetuning.output import open_output
@@ -246,13 +247,17 @@ def make_fingerprint(
 
 
 def check_record(path: Path, fingerprint: dict[str, Any]) -> bool:
-    """Whether a result is there; an `InputError` if it was made with other settings."""
+    """Whether a result is there; an `InputError` if it was made with other settings.
+
+    A field of `FinetuneConfig` that an older version did not have had its default.
+    """
     if not path.exists():
         return False
     found = read_record(path).get("fingerprint", {})
     for name, value in fingerprint.items():
-        if found.get(name) != value:
-            values = f"{name} = {found.get(name)!r}, not {value!r}"
+        before = found.get(name, find_default(name))
+        if before != value:
+            values = f"{name} = {before!r}, not {value!r}"
             raise InputError(f"{path}: was made with {values}: choose another output or delete it")
     return True
 
