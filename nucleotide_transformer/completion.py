@@ -47,6 +47,6 @@ def make_parser() -> Any:
 
 
 def _unite(kinds: list[Any]) -> Any:
-    """A union; with a member that is not shown where there is one, which is no union to tyro."""
+    """A union; tyro needs two members, so that one alone gets a hidden one beside it."""
     hidden = [Annotated[None, tyro.conf.Suppress]] if len(kinds) == 1 else []
     return Union[tuple(kinds + hidden)]  # noqa: UP007 - of a list

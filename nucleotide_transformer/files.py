@@ -47,9 +47,11 @@ def check_place(output: Path) -> None:
     """Checks that a file or folder can be made, before anything is computed for it.
 
     Raises:
+        InputError: for the address of an object store.
         NotAFolderError: if a file is in the way.
         UnwritableOutputError: if the system lets nobody write there.
     """
+    require_local("output", output)
     place = output.expanduser().absolute()
     above = next(folder for folder in place.parents if folder.exists())
     if not above.is_dir():

@@ -11,7 +11,9 @@ from nucleotide_transformer.configfile import read_config
 from nucleotide_transformer.data.corpus import CorpusConfig, load_manifest
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.fields import list_fields, strip_marker
+from nucleotide_transformer.inference.embedding_files import EmbedConfig, check_files
 from nucleotide_transformer.options import name_option
+from nucleotide_transformer.pretrained import load_pretrained
 
 RULE = "must be a path of this machine: mount the bucket, or copy what it holds"
 
@@ -75,8 +77,16 @@ def test_every_field_of_a_file_that_is_a_path_refuses_an_address(
         assert str(error.value) == f"{file}: {field.path} = 's3://bucket/x': {RULE}"
 
 
-@pytest.mark.parametrize("path", ["C:/data", "a:b/c", "runs/gs/x", "./gs:/x"])
+def test_functions_refuse_an_address_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an output before anything is computed, and of a model before it is looked for."""
+    monkeypatch.chdir(tmp_path)
+    config = EmbedConfig(input=tmp_path / "x.fa", output=Path("gs://bucket/e.npz"))
+    with pytest.raises(InputError, match=r"output = 'gs://bucket/e\.npz': must be a path of this"):
+        check_files(config)
+    with pytest.raises(InputError, match=r"model = 's3://bucket/m': must be a path of this mach"):
+        load_pretrained("s3://bucket/m")
+
+
+@pytest.mark.parametrize("path", ["C:/data", "a:b/c", "runs/gs/x", "/data/gs:/x"])
 def test_what_looks_like_an_address_is_a_path(path: str) -> None:
-    if path.startswith("./"):
-        path = str(Path.cwd() / path)
     assert DataConfig(corpus=Path(path)).corpus == Path(path)

@@ -134,7 +134,7 @@ def test_no_server(tmp_path: Path, server: LoopbackServer) -> None:
 def test_a_wrong_digest_is_asked_for_once_more(server: LoopbackServer, tmp_path: Path) -> None:
     done = run(tmp_path, make_assembly(server, checksum=md5(b"other")))
     assert list(done.failed) == [NAME]
-    assert done.failed[NAME].startswith(f"md5 {hashlib.md5(BODY).hexdigest()[:12]}…, must be")
+    assert done.failed[NAME].startswith(f"md5 {hashlib.md5(BODY).hexdigest()[:12]}..., must be")
     assert len(server.asked) == 2
     assert NAME not in list_names(tmp_path)
 

@@ -85,7 +85,7 @@ def read_extras():
 
 
 ELSEWHERE = {"cuda", "cuda12", "tpu", "dev", "interop", "notebooks"}
-"""Extras of accelerators, which are advised where one is found, and those of who works on this."""
+"""Extras of accelerators, which are advised where one is found, and those for developers."""
 
 
 def test_extras_are_those_of_setup():

@@ -124,7 +124,7 @@ def test_shards_of_one_size_are_not_taken_for_each_other(
         paths = [config.output / shard.file for shard in (one, other)]
         swap(*paths)
         reader = open_split(load_manifest(config.output), one.split)
-        with pytest.raises(InputError, match="its first record is another one") as error:
+        with pytest.raises(InputError, match="its first or last record is another") as error:
             reader.read([0])
         assert_one_line(error, paths[0], "delete it, and `nt corpus build`")
         for path in paths:
@@ -140,7 +140,7 @@ def test_a_corpus_of_an_earlier_version_has_no_digests_of_records(config: Corpus
         values = json.loads(path.read_text())
         (genome,) = values.get("genomes", [values.get("genome")])
         for shard in genome["shards"]:
-            assert len(shard.pop("first_sha256")) == 64
+            assert len(shard.pop("ends_sha256")) == 64
         path.write_text(json.dumps(values))
     old = load_manifest(config.output)
     assert old != new

@@ -37,7 +37,7 @@ def test_the_same_file_twice_is_refused(config: CorpusConfig, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("column", "value", "parts"),
     [
-        ("sha256", "0" * 64, ["sha256 = 000000000000…", "has"]),
+        ("sha256", "0" * 64, ["sha256 = 000000000000...", "has"]),
         ("nucleotides", "20001", ["nucleotides = 20,001", "has 20,000"]),
         ("sha256", "12ab", ["'12ab'", "64 digits"]),
         ("nucleotides", "many", ["'many'", "a whole number"]),

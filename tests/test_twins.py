@@ -74,8 +74,21 @@ def test_a_genome_that_is_there_twice_is_refused(
     assert not (config.output / "manifest.json").exists()
     assert not list_partial(config.output)
     stamps = stamp_files(config.output)
+    (left,) = (config.output / "genomes").iterdir()
+    assert left.name.startswith("ant-")
     assert [genome.species for genome in build_corpus(config).genomes] == ["ant"]
     assert stamp_files(config.output) == stamps
+
+
+def test_a_twin_that_is_mended_is_built(config: CorpusConfig, tmp_path: Path) -> None:
+    """And the one that a finished corpus has is never the one to leave out."""
+    build_corpus(config)
+    twin = write(tmp_path / "aa.fa", *CONTIGS[::-1])
+    with pytest.raises(InputError, match="holds the same sequences as") as error:
+        build_corpus(add(config, twin))
+    assert_one_line(error, f"inputs: {twin}", config.inputs[0], "'ant'")
+    write(twin, *CONTIGS[:2], CONTIGS[2].replace("A", "C"))
+    assert [genome.species for genome in build_corpus(add(config, twin)).genomes] == ["aa", "ant"]
 
 
 def test_what_was_built_before_is_compared_too(config: CorpusConfig, tmp_path: Path) -> None:
@@ -96,6 +109,7 @@ def test_genomes_that_differ_by_a_letter_are_built(config: CorpusConfig, tmp_pat
     for number, contigs in enumerate(
         (
             [*CONTIGS[:-1], last[:-1] + ("A" if last[-1] != "A" else "C")],
+            [*CONTIGS[:-2], CONTIGS[-2] + last[0], last[1:]],
             [CONTIGS[0] + CONTIGS[1], CONTIGS[2]],
             [*CONTIGS, "N"],
         )

@@ -41,9 +41,9 @@ def build_corpus(config: CorpusConfig) -> int:
         for each in error.errors:
             say(f"bad: {each}")
         number = len(error.errors)
-        these = "1 input is" if number == 1 else f"{number:,} inputs are"
-        rule = "the same command goes on when what is bad is mended or left out"
-        raise InputError(f"{these} bad, and no corpus was written: {rule}") from None
+        these = "1 problem" if number == 1 else f"{number:,} problems"
+        rule = "mend or leave out what is bad, and build again"
+        raise InputError(f"{these}, and no corpus was written: {rule}") from None
     return print_corpus(config.output)
 
 

@@ -1,1 +1,1 @@
-"""From genomes to batches of tokens: NumPy only, no jax."""
+"""From genomes to batches of tokens, and files of sequences, intervals and tracks; no jax."""

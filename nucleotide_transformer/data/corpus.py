@@ -44,7 +44,7 @@ from nucleotide_transformer.data.sources import (
 )
 from nucleotide_transformer.data.twins import check_sequences
 from nucleotide_transformer.errors import OutputExistsError
-from nucleotide_transformer.files import check_room
+from nucleotide_transformer.files import check_room, show_digest
 
 __all__ = [
     "BadInputsError",
@@ -92,6 +92,7 @@ def build_corpus(config: CorpusConfig, *, progress: bool = False) -> Manifest:
         finished, lost = _find_finished(sources, config, listed, problems, progress=progress)
         genomes = _build_missing(sources, config, finished, lost, problems, progress=progress)
         check_sequences(
+            config.output,
             [source for source in sources if source.name in genomes],
             genomes,
             listed,
@@ -202,8 +203,9 @@ def _check_same_file(output: Path, genome: Genome, source: Source, sha256: str) 
     """Checks that the FASTA file is the one that a genome was built from, and of the table."""
     folder = output / "genomes" / source.name
     if genome.sha256 != sha256:
-        place = f"{folder}: built from a file with sha256 {genome.sha256[:12]}"
-        raise OutputExistsError(f"{place}, {source.file} has {sha256[:12]}: {_OTHER_OUTPUT}")
+        built, found = show_digest(genome.sha256), show_digest(sha256)
+        place = f"{folder}: built from a file with sha256 {built}, {source.file} has {found}"
+        raise OutputExistsError(f"{place}: {_OTHER_OUTPUT}")
     check_stated(source, sha256=sha256, num_nucleotides=genome.num_nucleotides)
 
 

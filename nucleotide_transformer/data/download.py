@@ -37,7 +37,7 @@ from nucleotide_transformer.data.web import (
     make_session,
 )
 from nucleotide_transformer.errors import require, require_positive
-from nucleotide_transformer.files import PARTIAL_PREFIX, check_room, hold_folder
+from nucleotide_transformer.files import PARTIAL_PREFIX, check_room, hold_folder, show_digest
 
 LOCK_FILE = ".download.lock"
 _BLOCK_BYTES = 1 << 20
@@ -296,7 +296,9 @@ class _Download:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, kind).hexdigest()
             if found != digest:
-                raise _WrongError(f"{kind} {found[:12]}…, must be {digest[:12]}…: {state}")
+                raise _WrongError(
+                    f"{kind} {show_digest(found)}, must be {show_digest(digest)}: {state}"
+                )
 
     def _restart(self) -> None:
         self._advance(-self._size())

@@ -32,6 +32,12 @@ BUILD_AGAIN = "`nt corpus build`, with the inputs and options of before, makes i
 _REBUILD = "delete it and build the corpus again, which keeps all that is whole"
 
 
+def digest_ends(records: Sequence[bytes]) -> str:
+    """The digest of the first and the last record of a shard, in hex."""
+    digests = (hashlib.sha256(record).digest() for record in records)
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shard:
     """The records of one split of one genome."""
@@ -56,9 +62,9 @@ class Shard:
     is_plain: bool = True
     """Whether the records are those of earlier versions: nothing was packed, nor left out because
     of `min_length` or `max_unknown_tokens`."""
-    first_sha256: str | None = None
-    """Digest of the first record: tells shards of one size apart. None where there is no record,
-    too."""
+    ends_sha256: str | None = None
+    """Digest of the first and the last record: tells shards of one size apart. None also for a
+    shard without records."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -91,8 +91,9 @@ def _check_all_found(config: CorpusConfig, found: frozenset[str], problems: Prob
 
     A build goes on after bad inputs, and not after this: what it built could not be used.
     """
+    where = "in no genome" if problems.is_empty else "in no genome that could be read"
     for field in ("validation_contigs", "test_contigs"):
         for name in getattr(config, field):
             if name not in found:
-                problems.add(field, InputError(f"{field}: {name!r}: in no genome: {_RULE}"))
+                problems.add(field, InputError(f"{field}: {name!r}: {where}: {_RULE}"))
                 problems.raise_all()

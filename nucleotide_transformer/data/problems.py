@@ -6,17 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from nucleotide_transformer.data.parallel import Report, Task, run_tasks
-from nucleotide_transformer.errors import (
-    InputError,
-    NotAFolderError,
-    OutputExistsError,
-    UnwritableOutputError,
-)
+from nucleotide_transformer.errors import InputError
 
 Result = TypeVar("Result")
-
-_OF_THE_OUTPUT = (NotAFolderError, OutputExistsError, UnwritableOutputError)
-"""Errors that concern all inputs: going on would help nobody."""
 
 
 class BadInputsError(InputError):
@@ -43,7 +35,7 @@ class Problems:
 
     def add(self, name: str, error: InputError) -> None:
         """Takes what is wrong with an input."""
-        if not self._keep_going or isinstance(error, _OF_THE_OUTPUT):
+        if not self._keep_going:
             raise error
         # Not with its traceback, which would keep the contig that was read.
         error.__context__ = None
@@ -76,9 +68,9 @@ class Problems:
         run_tasks(attempts, num_workers, report, sort)
 
     def raise_all(self) -> None:
-        """Raises a `BadInputsError` if there was anything."""
+        """Raises a `BadInputsError` if there was anything, sorted by the names of the inputs."""
         if self._errors:
-            raise BadInputsError(*self._errors.values())
+            raise BadInputsError(*(self._errors[name] for name in sorted(self._errors)))
 
     def __contains__(self, name: str) -> bool:
         return name in self._errors

@@ -4,7 +4,6 @@ A genome is written to a folder of a passing name, which gets its own name when 
 disk: a folder with its own name is a finished genome.
 """
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,13 @@ from nucleotide_transformer.data.chunking import (
 from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.data.fasta import Contig, FastaReader
 from nucleotide_transformer.data.folder import remove_genome
-from nucleotide_transformer.data.manifest import ContigEntry, Genome, Shard, save_genome
+from nucleotide_transformer.data.manifest import (
+    ContigEntry,
+    Genome,
+    Shard,
+    digest_ends,
+    save_genome,
+)
 from nucleotide_transformer.data.named_contigs import make_contig_names
 from nucleotide_transformer.data.parallel import Report
 from nucleotide_transformer.data.quality import ChunkRules, find_n50
@@ -192,7 +197,7 @@ class _ShardWriter:
         self._writer: Any = array_record_module.ArrayRecordWriter(str(self._path), options)
         self._packer = Packer(config.chunk_length, config.overlap)
         self._packed = bytearray()
-        self._first_sha256: str | None = None
+        self._first = self._last = b""
         self._num_records = self._num_nucleotides = 0
         self._num_letters = self._num_unknown = 0
         self._num_left_out_records = self._num_left_out_nucleotides = 0
@@ -235,7 +240,7 @@ class _ShardWriter:
             num_letters=self._num_letters,
             num_unknown=self._num_unknown,
             is_plain=self._rules.changed == 0,
-            first_sha256=self._first_sha256,
+            ends_sha256=digest_ends([self._first, self._last]) if self._num_records else None,
         )
 
     def _pack(self, piece: bytes) -> None:
@@ -253,8 +258,7 @@ class _ShardWriter:
 
     def _write(self, record: bytes) -> None:
         self._call(self._writer.write, record)
-        if not self._num_records:
-            self._first_sha256 = hashlib.sha256(record).hexdigest()
+        self._first, self._last = self._first or record, record
         self._num_records += 1
         self._num_letters += len(record)
         self._num_unknown += record.count(b"N")

@@ -21,7 +21,7 @@ from rich.progress import (
 from nucleotide_transformer.data.fasta import GZIP_MAGIC
 from nucleotide_transformer.data.problems import Problems
 from nucleotide_transformer.errors import InputError, MissingInputError
-from nucleotide_transformer.files import digest_file
+from nucleotide_transformer.files import digest_file, show_digest
 
 SHIPPED_GENOMES = Path(__file__).parent / "genomes" / "genomes.tsv"
 """Table of the genomes that come with this package."""
@@ -74,10 +74,10 @@ def load_sources(inputs: Sequence[Path], problems: Problems | None = None) -> li
     for path in map(Path, inputs):
         found: list[Source] = []
         with problems.collect(str(path)):
-            found = read_table(path) if is_table(path) else [_name_file(path)]
+            found = read_table(path, problems) if is_table(path) else [_name_file(path)]
         for source in found:
             with problems.collect(f"{source.place}: {source.file}"):
-                _check_file(source)
+                _check_readable(source.file, f"{source.place}: {source.file}", "FASTA file")
                 _check_names(source, sources, spellings)
                 sources[source.species, source.assembly] = source
     return [sources[key] for key in sorted(sources)]
@@ -124,7 +124,8 @@ def check_stated(source: Source, *, sha256: str, num_nucleotides: int) -> None:
     """
     rule = "the file is not the one of the table: get it again, or correct the table"
     if source.sha256 not in ("", sha256):
-        difference = f"sha256 = {source.sha256[:12]}…, {source.file} has {sha256[:12]}…"
+        stated, found = show_digest(source.sha256), show_digest(sha256)
+        difference = f"sha256 = {stated}, {source.file} has {found}"
         raise InputError(f"{source.place}: {difference}: {rule}")
     if source.num_nucleotides not in (None, num_nucleotides):
         difference = f"nucleotides = {source.num_nucleotides:,}, {source.file} has"
@@ -166,15 +167,16 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() == _TABLE_SUFFIX
 
 
-def _check_file(source: Source) -> None:
-    if not source.file.exists():
-        state = "is a link that leads nowhere" if source.file.is_symlink() else "no such FASTA file"
-        raise MissingInputError(f"{source.place}: {source.file}: {state}")
-    if not source.file.is_file():
-        kind = "a folder" if source.file.is_dir() else "a device or a pipe"
-        raise InputError(f"{source.place}: {source.file}: must be a FASTA file, not {kind}")
-    if not os.access(source.file, os.R_OK):
-        raise InputError(f"{source.place}: {source.file}: can't be read: no permission")
+def _check_readable(file: Path, place: str, kind: str) -> None:
+    """Checks that there is a file; messages begin with `place` and call it by its kind."""
+    if not file.exists():
+        state = "is a link that leads nowhere" if file.is_symlink() else f"no such {kind}"
+        raise MissingInputError(f"{place}: {state}")
+    if not file.is_file():
+        found = "a folder" if file.is_dir() else "a device or a pipe"
+        raise InputError(f"{place}: must be a {kind}, not {found}")
+    if not os.access(file, os.R_OK):
+        raise InputError(f"{place}: can't be read: no permission")
 
 
 def _name_file(path: Path) -> Source:
@@ -186,20 +188,24 @@ def _name_file(path: Path) -> Source:
     return Source(path, species, "", "")
 
 
-def read_table(path: Path) -> list[Source]:
+def read_table(path: Path, problems: Problems | None = None) -> list[Source]:
     """The rows of a table: tab-separated, with a header; lines that begin with # are skipped.
+
+    Args:
+        path: of the table.
+        problems: is told of bad rows, which are left out; by default the first one is raised.
 
     Raises:
         MissingInputError, InputError: as `load_sources`.
     """
-    if not path.exists():
-        raise MissingInputError(f"{path}: no such table")
+    problems = Problems() if problems is None else problems
+    _check_readable(path, str(path), "table")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start + 1}: must be a table of UTF-8 text") from None
     columns: list[str] = []
-    sources = []
+    sources, num_rows = [], 0
     for number, line in enumerate(text.split("\n"), start=1):
         cells = [_clean(cell) for cell in line.split("\t")]
         if line.startswith("#") or not any(cells):
@@ -208,11 +214,12 @@ def read_table(path: Path) -> list[Source]:
             columns = cells
             _check_columns(path, number, columns)
         else:
-            row = dict(zip(columns, cells, strict=False))
-            sources.append(_read_row(path, f"{path}: line {number}", row))
+            place, num_rows = f"{path}: line {number}", num_rows + 1
+            with problems.collect(place):
+                sources.append(_read_row(path, place, dict(zip(columns, cells, strict=False))))
     if not columns:
         _check_columns(path, 1, columns)
-    if not sources:
+    if not num_rows:
         raise InputError(f"{path}: no row: a table must have at least one genome")
     return sources
 

@@ -6,6 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from nucleotide_transformer.data.fasta import FastaReader
+from nucleotide_transformer.data.folder import remove_genome
 from nucleotide_transformer.data.manifest import Genome
 from nucleotide_transformer.data.parallel import Report, count_workers, show_progress
 from nucleotide_transformer.data.problems import Problems
@@ -16,6 +17,7 @@ _REPORT_NUCLEOTIDES = 10_000_000
 
 
 def check_sequences(
+    output: Path,
     sources: Sequence[Source],
     genomes: Mapping[str, Genome],
     listed: Container[str],
@@ -30,10 +32,11 @@ def check_sequences(
     digest that is made while a genome is built would take a tenth of the time of every build.
 
     Args:
+        output: folder of the corpus.
         sources: what was built.
         genomes: by the names of the sources.
         listed: names of those that a finished corpus has; they are not compared with each other.
-        problems: is told of the second of two.
+        problems: is told of the second of two, which is removed.
         workers: processes, or None for the default.
         progress: show a bar.
     """
@@ -50,11 +53,12 @@ def check_sequences(
     ]
     digests = _digest_all(alike, problems, workers=workers, progress=progress)
     found: dict[str, Source] = {}
-    for source in alike:
+    for source in sorted(alike, key=lambda source: source.name not in listed):
         if source.name in problems:
             continue
         twin = found.setdefault(digests[source.name], source)
-        if twin is not source and not (twin.name in listed and source.name in listed):
+        if twin is not source and source.name not in listed:
+            remove_genome(output / "genomes" / source.name)
             names = f"{source.file}: holds the same sequences as {twin.file} ({twin.species!r})"
             problems.add(source.name, InputError(f"{source.place}: {names}: {TWIN_RULE}"))
 

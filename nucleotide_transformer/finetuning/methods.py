@@ -207,7 +207,10 @@ def _describe_finetuning(setting: Setting) -> dict[str, Any]:
 
 
 def find_default(setting: str) -> Any:
-    """What a setting of a result was in versions that did not have it; None where none is known."""
+    """What a setting of a result was in versions that did not have it; None where none is known.
+
+    A new field of `FinetuneConfig` has what was done before for its default.
+    """
     table, _, field = setting.partition(".")
     return config_to_dict(FinetuneConfig()).get(field) if table == _FINETUNE else None
 

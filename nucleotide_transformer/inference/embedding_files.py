@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from nucleotide_transformer import __version__
 from nucleotide_transformer.bars import make_bar
-from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.data.sequences import (
     SequenceRecord,
     SequenceTotals,
@@ -41,13 +41,9 @@ from nucleotide_transformer.inference.embedding_tables import (
     write_part,
 )
 from nucleotide_transformer.pretrained import Model
-from nucleotide_transformer.weights.adapter_files import find_adapter
 from nucleotide_transformer.weights.assembly import digest_params
-from nucleotide_transformer.weights.configs import read_huggingface_config, read_hyperparams
-from nucleotide_transformer.weights.folders import expand_user, find_layout
-from nucleotide_transformer.weights.hub import PACKAGED, find_named
-from nucleotide_transformer.weights.huggingface import CONFIG
-from nucleotide_transformer.weights.released_jax import HYPERPARAMS
+from nucleotide_transformer.weights.folders import find_config
+from nucleotide_transformer.weights.hub import PACKAGED
 
 PART_SECONDS = 30.0
 PART_BYTES = 1 << 26
@@ -111,29 +107,11 @@ def check_files(config: EmbedConfig) -> SequenceTotals:
     output = Path(config.output)
     get_writer(output)
     check_new(output)
-    architecture = _find_architecture(config.model)
+    architecture = find_config(config.model)
     if architecture is not None:
         resolve_layers(architecture, config.layers)
         resolve_windows(architecture, config.batching)
     return measure_sequences(_read(config))
-
-
-def _find_architecture(source: str | Path) -> ModelConfig | None:
-    """The architecture of a model, by the table of names or a small file of a folder.
-
-    None for runs, adapters and other repositories, which must be loaded for it.
-    """
-    released = find_named(source)
-    if released is not None:
-        return released.config
-    folder = expand_user(source)
-    found = None if find_adapter(folder) else find_layout(folder)
-    if found is None:
-        return None
-    layout, place = found
-    if layout == "jax":
-        return read_hyperparams(place / HYPERPARAMS)
-    return read_huggingface_config(place / CONFIG, fc1_shape=None)  # gated or not: not asked here
 
 
 def embed_file(

@@ -108,9 +108,9 @@ class Task:
     """Model FLOPs of an update."""
     peak_flops: float
     """FLOP/s of all devices together."""
-    init_frozen: Callable[[], Any] = lambda: None
-    """The parameters that are not trained, which no checkpoint holds, for a run that resumes; it is
-    asked for where `state_shapes` has some."""
+    init_frozen: Callable[[], Any] | None = None
+    """The parameters that are not trained, which no checkpoint holds, for a run that resumes where
+    `state_shapes` has some; by default those of `init_state`."""
     measure_fill: Callable[[Any], float] = lambda _: 1.0
     """Share of a batch that is not padding. What this process has of an update stands for all."""
 
@@ -262,7 +262,9 @@ class Run:
         )
         like = self._task.state_shapes
         if jax.tree.leaves(like.frozen):
-            like = like._replace(frozen=self._task.init_frozen())
+            init_frozen = self._task.init_frozen
+            frozen = init_frozen() if init_frozen else self._task.init_state().frozen
+            like = like._replace(frozen=frozen)
         state, position = restore(checkpoint, like)
         self._task.batches.set_state(position)
         return state

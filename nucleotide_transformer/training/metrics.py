@@ -22,6 +22,7 @@ def _import_tensorboard() -> Any:
     """The module tensorboardX, without torch, which it would import wherever that is installed.
 
     torch takes seconds and memory, and brings CUDA libraries of its own beside those of JAX.
+    Meanwhile, no other thread of the process can import it.
     """
     modules: dict[str, Any] = sys.modules
     if "torch" in modules:
@@ -30,7 +31,7 @@ def _import_tensorboard() -> Any:
     try:
         return importlib.import_module("tensorboardX")
     finally:
-        del modules["torch"]
+        modules.pop("torch", None)
 
 
 _TENSORBOARD = _import_tensorboard()

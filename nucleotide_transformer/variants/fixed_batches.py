@@ -66,7 +66,7 @@ class FixedBatches:
         """The task's results for all rows, as NumPy arrays, in their order.
 
         Args:
-            task: a `Task` of `batching.py`.
+            task: a `Task` of `inference/batching.py`.
             tokens: ids, a row each.
             numbers: what else the task needs to know of each row.
         """

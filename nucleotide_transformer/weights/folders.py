@@ -11,10 +11,11 @@ from typing import Literal
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, MissingInputError, NotAFolderError
-from nucleotide_transformer.files import digest_file, show_digest
+from nucleotide_transformer.files import digest_file, require_local, show_digest
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights import huggingface, released_jax
+from nucleotide_transformer.weights.configs import read_huggingface_config, read_hyperparams
 from nucleotide_transformer.weights.hub import check_files, download, find_named, find_released
 
 Layout = Literal["huggingface", "jax"]
@@ -98,6 +99,27 @@ def load_folder(
     return params, config
 
 
+def find_config(source: str | Path) -> ModelConfig | None:
+    """The architecture of a model, by its name or by a small file of its folder.
+
+    Of the Hugging Face layout without what the tensors alone say: whether feed-forward networks are
+    gated. None for what must be loaded or fetched first: runs, adapters, other repositories.
+
+    Raises:
+        InputError: if the file is no config that this package can compute.
+    """
+    released = find_named(source)
+    if released is not None:
+        return released.config
+    found = find_layout(expand_user(source))
+    if found is None:
+        return None
+    layout, place = found
+    if layout == "jax":
+        return read_hyperparams(place / released_jax.HYPERPARAMS)
+    return read_huggingface_config(place / huggingface.CONFIG, fc1_shape=None)
+
+
 def check_vocabulary(file: Path, config: ModelConfig) -> None:
     """Raises an `InputError` if a `vocab.txt` lists other tokens than the model has."""
     expected = KmerTokenizer(vocabulary=config.vocabulary, k=config.k).tokens
@@ -151,6 +173,7 @@ def find_folder(
     if released is not None:
         return find_packaged(str(source))
     path = expand_user(source)
+    require_local("model", path)
     if path.is_dir():
         return path
     if path.exists():
@@ -175,8 +198,8 @@ def fetch(
 
     Tries the JAX layout first, then safetensors, then PyTorch weights: all released models have
     the first, and what torch must read is the last resort. Of a released model it is the pinned
-    revision, unless another is asked for, and what is known of its files is checked; of the JAX
-    ones that is at least their size.
+    revision, unless another is asked for, and what is known of its files is checked: of
+    JAX files always the size.
 
     Raises:
         MissingInputError, InputError: see `download`, `check_files` and `check_size`; and if no

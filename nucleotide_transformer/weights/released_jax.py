@@ -73,7 +73,8 @@ def check_size(file: Path, config: ModelConfig) -> None:
     size, least = file.stat().st_size, count_bytes(config, 4)
     most = least + _NAME_BYTES * _count_arrays(config)
     rule = f"must be {least} to {most}: 4 for each parameter, and their names"
-    require(least <= size <= most, f"{file}: bytes", size, f"{rule}; revision main is not checked")
+    rule += "; load_pretrained(..., revision='main') takes it unchecked"
+    require(least <= size <= most, f"{file}: bytes", size, rule)
 
 
 def _count_arrays(config: ModelConfig) -> int:

@@ -243,13 +243,13 @@ def check_params(state: Path, config: ModelConfig) -> None:
 
 
 def _show_path(path: tuple[Any, ...]) -> str:
-    """Module and name of a parameter; of what is nested in another way what can't be a name."""
+    """Module and name of a parameter; a text that no parameter has, if it is nested otherwise."""
     show = jax.tree_util.keystr
     return show(path, simple=True, separator="/") if len(path) == 2 else show(path)
 
 
 def _find_shape(leaf: Any) -> tuple[int, ...]:
-    """Of an array, or of the pieces that it is stored in: they are read whole. A text has none."""
+    """The larger of an array's shape and that of its chunks, which are read whole; () of a text."""
     shape: tuple[int, ...] = getattr(leaf, "shape", None) or ()
     piece = getattr(getattr(leaf, "storage", None), "chunk_shape", None) or shape
     return tuple(map(max, shape, piece))
