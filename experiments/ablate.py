@@ -4,16 +4,16 @@
     python experiments/ablate.py experiments/ablation/recipes.toml
     python experiments/ablate.py experiments/ablation/recipes.toml --only muon --seeds 0 1 2
 
-The file names a base config, and variants: fields of the config that differ. `--cost` takes the
-CPU time of some updates of every variant, in turn with the base. A variant then gets as many tokens
-as it has time for: those of the base, times the base's time for a token, over its own. What is
-finished is in OUTPUT.jsonl and is not run again; OUTPUT.md and OUTPUT.png are drawn from it.
+The file names a base config, and variants: fields of the config that differ. `--cost` times some
+updates of every variant, in turn with the base; the machine should do nothing else. A variant then
+gets as many tokens as it has time for: those of the base, times the base's time for a token, over
+its own. What is finished is in OUTPUT.jsonl and is not run again; OUTPUT.md and OUTPUT.png are
+drawn from it.
 """
 
 import argparse
 import json
 import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,7 +29,7 @@ from nucleotide_transformer.training.metrics import read_metrics
 
 _RESULTS = Path(__file__).parent / "results"
 _COST_ROUNDS = 1
-_COST_UPDATES = (20, 120)
+_COST_UPDATES = 120
 
 Fields = dict[str, Any]
 
@@ -94,7 +94,7 @@ def pretrain(base: Path, fields: Fields, folder: Path) -> list[dict[str, Any]]:
 
 
 def measure_costs(base: Path, variants: dict[str, Fields], runs: Path) -> dict[str, float]:
-    """CPU time of a token, over that of the base: the median over rounds of runs in turn."""
+    """Time of a token, over that of the base: the median over rounds of runs in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(_COST_ROUNDS):
         first = time_token(base, {}, runs / f"cost-base-{turn}")
@@ -106,25 +106,16 @@ def measure_costs(base: Path, variants: dict[str, Fields], runs: Path) -> dict[s
 
 
 def time_token(base: Path, fields: Fields, folder: Path) -> float:
-    """CPU seconds of a token of a variant: of a longer run less those of a shorter one.
+    """Seconds of a token of a variant: the median over intervals of a run, by the clock.
 
-    CPU time and not that of the clock: other work on the machine would be counted too.
+    Not by CPU time: that of two short runs, which compile too, has differed by more than their
+    updates took.
     """
     per_update = fields.get("tokens_per_update", load_config(base).tokens_per_update)
-    seconds = []
-    for updates in _COST_UPDATES:
-        short = {"total_tokens": updates * per_update, "evaluation.every_steps": 10**6}
-        before = count_cpu_seconds()
-        pretrain(base, fields | short | {"optimizer.warmup_steps": 2}, folder / str(updates))
-        seconds.append(count_cpu_seconds() - before)
-    first, second = _COST_UPDATES
-    return (seconds[1] - seconds[0]) / ((second - first) * per_update)
-
-
-def count_cpu_seconds() -> float:
-    """CPU seconds of all commands that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    short = {"total_tokens": _COST_UPDATES * per_update, "evaluation.every_steps": 10**6}
+    short |= {"log_every_steps": 10, "optimizer.warmup_steps": 2}
+    rows = pretrain(base, fields | short, folder)
+    return 1 / statistics.median(r["tokens_per_second"] for r in rows if r["kind"] == "train")
 
 
 def run_variant(

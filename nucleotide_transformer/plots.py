@@ -20,7 +20,7 @@ from nucleotide_transformer.errors import (
     import_extra,
     require,
 )
-from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.files import require_local, write_whole
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES
 from nucleotide_transformer.types import Float
 
@@ -37,7 +37,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """Writes a figure as .png, .pdf or .svg; makes the folder; all or nothing.
 
     Raises:
-        InputError: in one line, for another suffix.
+        InputError: in one line, for another suffix, or the address of an object store.
         UnwritableOutputError: if the system refuses to write there.
         NotAFolderError: if a file is where the folder should be.
     """
@@ -45,6 +45,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     kinds = (".png", ".pdf", ".svg")
     rule = f"must be a file {', '.join(kinds)}"
     require(path.suffix.lower() in kinds, "picture", str(path), rule)
+    require_local("picture", path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_whole(path) as partial:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
+from small_tasks import make_model
 
 from nucleotide_transformer import cli
 from nucleotide_transformer.commands import COMMANDS
@@ -13,6 +15,7 @@ from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.fields import list_fields, strip_marker
 from nucleotide_transformer.inference.embedding_files import EmbedConfig, check_files
 from nucleotide_transformer.options import name_option
+from nucleotide_transformer.plots import save_figure
 from nucleotide_transformer.pretrained import load_pretrained
 
 RULE = "must be a path of this machine: mount the bucket, or copy what it holds"
@@ -83,8 +86,13 @@ def test_functions_refuse_an_address_too(tmp_path: Path, monkeypatch: pytest.Mon
     config = EmbedConfig(input=tmp_path / "x.fa", output=Path("gs://bucket/e.npz"))
     with pytest.raises(InputError, match=r"output = 'gs://bucket/e\.npz': must be a path of this"):
         check_files(config)
+    with pytest.raises(InputError, match=r"folder = 'gs://bucket/m': must be a path of this mach"):
+        make_model().save_pretrained("gs://bucket/m")
+    with pytest.raises(InputError, match=r"picture = 'gs://bucket/x\.png': must be a path of thi"):
+        save_figure(Figure(), Path("gs://bucket/x.png"))
     with pytest.raises(InputError, match=r"model = 's3://bucket/m': must be a path of this mach"):
         load_pretrained("s3://bucket/m")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("path", ["C:/data", "a:b/c", "runs/gs/x", "/data/gs:/x"])

@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +40,8 @@ _OTHER_FORMATS = {
 """What a file begins with -> what it is."""
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _NEWLINES = b"\r\n"
+_REPORT_NUCLEOTIDES = 10_000_000
+"""Between two reports of what was read."""
 _COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
 _INVALID = b"!"
 _NUCLEOTIDE_RULE = "must be A, C, G, T, U, N or another IUPAC nucleotide code (RYSWKMBDHV)"
@@ -140,6 +142,24 @@ class FastaReader:
                 reader: Any = igzip.IGzipFile if igzip else gzip.GzipFile
                 text = reader(fileobj=hashed, mode="rb")
             yield from _parse(self.path, _read_blocks(self.path, text))
+
+    def read(self, report: Callable[[int, int], object]) -> Iterator[Contig]:
+        """Yields the contigs, and reports what was read since the last report.
+
+        Who goes through them drops each before the next: memory holds one of them.
+
+        Args:
+            report: is told nucleotides and bytes of the file.
+        """
+        num_new = num_bytes = 0
+        for contig in self:
+            num_new += len(contig.sequence)
+            yield contig
+            del contig
+            if num_new >= _REPORT_NUCLEOTIDES:
+                report(num_new, self.num_bytes - num_bytes)
+                num_new, num_bytes = 0, self.num_bytes
+        report(num_new, self.num_bytes - num_bytes)
 
 
 def list_contigs(path: Path) -> Iterator[str]:

@@ -42,7 +42,6 @@ _WRITER_OPTIONS = {
     "zstd": "group_size:1,max_parallelism:1,zstd:1",
 }
 """One record a group, as random access wants; one thread a file, which is also the fastest."""
-_REPORT_NUCLEOTIDES = 10_000_000
 
 
 def build_genome(
@@ -140,16 +139,11 @@ class _GenomeWriter:
         """Writes everything, contig by contig."""
         reader = FastaReader(self._source.file)
         entries = []
-        num_unknown = num_new = num_bytes = 0
-        for contig in reader:
+        num_unknown = 0
+        for contig in reader.read(report):
             entries.append(self._write_contig(contig))
             num_unknown += contig.sequence.count(b"N")
-            num_new += len(contig.sequence)
-            if num_new >= _REPORT_NUCLEOTIDES:
-                report(num_new, reader.num_bytes - num_bytes)
-                num_new, num_bytes = 0, reader.num_bytes
-            del contig  # before the next one is read: memory holds one of them
-        report(num_new, reader.num_bytes - num_bytes)
+            del contig
         genome = Genome(
             species=self._source.species,
             assembly=self._source.assembly,

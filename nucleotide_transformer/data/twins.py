@@ -13,8 +13,6 @@ from nucleotide_transformer.data.problems import Problems
 from nucleotide_transformer.data.sources import TWIN_RULE, Source
 from nucleotide_transformer.errors import InputError
 
-_REPORT_NUCLEOTIDES = 10_000_000
-
 
 def check_sequences(
     output: Path,
@@ -86,14 +84,8 @@ def digest_sequences(file: Path, report: Report) -> str:
         file: is read and checked as by `FastaReader`.
         report: is told nucleotides and bytes of the file.
     """
-    reader = FastaReader(file)
-    total = num_new = num_bytes = 0
-    for contig in reader:
+    total = 0
+    for contig in FastaReader(file).read(report):
         total += int.from_bytes(hashlib.sha256(contig.sequence).digest())
-        num_new += len(contig.sequence)
-        if num_new >= _REPORT_NUCLEOTIDES:
-            report(num_new, reader.num_bytes - num_bytes)
-            num_new, num_bytes = 0, reader.num_bytes
-        del contig  # before the next one is read: memory holds one of them
-    report(num_new, reader.num_bytes - num_bytes)
+        del contig
     return f"{total:x}"

@@ -12,7 +12,7 @@ from typing import get_args
 
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.errors import NotAFolderError, OutputExistsError, require
-from nucleotide_transformer.files import PARTIAL_PREFIX, sync, write_whole
+from nucleotide_transformer.files import PARTIAL_PREFIX, require_local, sync, write_whole
 from nucleotide_transformer.model.token_tables import fold_tables
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Params
@@ -129,7 +129,8 @@ def save_folder(
     Raises:
         OutputExistsError: if the folder is not empty, or its card was edited.
         NotAFolderError, PermissionError: if it is a link or a file, or can't be written.
-        InputError: for an unknown layout, or an architecture that it has no words for.
+        InputError: for an unknown layout, an architecture that it has no words for, or the address
+            of an object store.
     """
     require(layout in get_args(Layout), "layout", layout, f"must be one of {get_args(Layout)}")
     card = make_card(config, layout=layout, origin=origin, license=license)
@@ -163,8 +164,9 @@ def open_draft(folder: Path, overwrite: bool) -> Iterator[Path]:
     first, and the new ones come, the config last.
 
     Raises:
-        OutputExistsError, NotAFolderError, PermissionError: see `save_folder`.
+        InputError, OutputExistsError, NotAFolderError, PermissionError: see `save_folder`.
     """
+    require_local("folder", folder)
     folder = folder.absolute()
     check_target(folder, overwrite)
     with _named_refusal(folder):
