@@ -221,7 +221,9 @@ def test_an_adapter_on_another_base_is_refused(model, tuned, tmp_path):
     ):
         load_pretrained(tmp_path, base=model)
     (tmp_path / "adapter.json").write_text(json.dumps({"format_version": 9}))
-    with pytest.raises(InputError, match=r"adapter.json: format_version = 9: this package reads 1"):
+    with pytest.raises(
+        InputError, match=r"adapter.json: format_version = 9: this package reads 1 to 2"
+    ):
         load_pretrained(tmp_path, base=model)
 
 
@@ -234,7 +236,7 @@ def test_a_damaged_record_is_one_line(field, value, tuned, tmp_path):
     (tmp_path / "adapter.json").write_text(json.dumps(record | {field: value}))
     with pytest.raises(InputError, match=rf"adapter.json: {field} = .*: is damaged"):
         load_adapter(tmp_path)
-    (tmp_path / "adapter.json").write_text(json.dumps({"format_version": 1}))
+    (tmp_path / "adapter.json").write_text(json.dumps({"format_version": 2}))
     with pytest.raises(InputError, match=r"adapter.json: damaged: must have base, base_digest, "):
         load_adapter(tmp_path)
 

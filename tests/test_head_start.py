@@ -60,15 +60,22 @@ def test_weights_and_bias_predict_what_the_estimator_does(kind, standardise):
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-5)
 
 
+def scale(rows, layer):
+    """Rows as the head reads them: those before the last layer have mean 0 and variance 1."""
+    rows = np.nan_to_num(rows)
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    return rows if layer == 2 else centred / np.sqrt(rows.var(axis=1, keepdims=True) + 1e-5)
+
+
+@pytest.mark.parametrize("layers", [(), (2, 0)])
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_starts_with_the_predictions_of_a_probe(kind, pooling, model, tmp_path):
+def test_a_run_starts_with_the_predictions_of_a_probe(kind, pooling, layers, model, tmp_path):
     """scikit-learn's, on embeddings of the sequences as they are; one has no known letter."""
     train, validation = make_task(36, kind), make_task(12, kind, seed=1)
     train = dataclasses.replace(train, sequences=["N" * 30, *train.sequences[1:]])
-    config = make_config(
-        tmp_path, kind=kind, pooling=pooling, head_start="probe", seed=3, method="lora"
-    )
+    fields = {"kind": kind, "pooling": pooling, "layers": layers}
+    config = make_config(tmp_path, **fields, head_start="probe", seed=3, method="lora")
     job = make_job(model, train, validation, config)
     state = run.make_task(job).init_state()
     tokens = np.stack([model.tokenizer.encode(text) for text in validation.sequences])
@@ -76,7 +83,13 @@ def test_a_run_starts_with_the_predictions_of_a_probe(kind, pooling, model, tmp_
     found = job.standard.restore(np.asarray(make_predictions(kind, outputs)))
 
     rows, others = (
-        np.nan_to_num(embed_array(model, data.sequences, pooling=pooling))
+        np.concatenate(
+            [
+                scale(embed_array(model, data.sequences, layer=layer, pooling=pooling), layer)
+                for layer in layers or (2,)
+            ],
+            axis=1,
+        )
         for data in (train, validation)
     )
     expected = fit_estimator(rows, train, seed=3).predict(others)

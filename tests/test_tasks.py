@@ -168,6 +168,17 @@ def test_counts_and_probes_learn_what_there_is(tasks: Path, model: Model) -> Non
     assert (config.output / "embeddings" / "random_0" / "settings.json").is_file()
 
 
+@pytest.mark.parametrize("changes", [{"layers": (1, 9)}, {"finetune": FinetuneConfig(layers=(9,))}])
+def test_a_layer_that_is_not_there_stops_before_anything_runs(
+    changes: dict[str, Any], tasks: Path, ran: list[Trial], model: Model
+) -> None:
+    config = make_config(tasks, **changes)
+    with pytest.raises(InputError, match="layers: there is no layer 9; the model's are numbered"):
+        run(config, model)
+    assert not ran
+    assert not config.output.exists()
+
+
 def test_fine_tuning_is_a_method_like_others(tasks: Path, model: Model) -> None:
     finetune = FinetuneConfig(
         total_steps=4, warmup_steps=1, evaluate_every_steps=4, learning_rate=0.01, num_devices=1

@@ -88,6 +88,9 @@ class FinetuneConfig:
     """Size and places of the changes."""
     pooling: Pooling = "mean"
     """What the head reads: mean or maximum over the tokens of known nucleotides, or <cls>."""
+    layers: tuple[int, ...] = ()
+    """Layers that the head reads, side by side: 0 (the input of the first block) to the number of
+    blocks. By default the last one; earlier ones often know more of a task (see `nt probe`)."""
     head_start: HeadStart = "random"
     """First weights of the head: random; or probe, those of a logistic regression (of numbers, a
     ridge regression) on the embeddings of the training set before any update, which needs fewer
@@ -157,6 +160,10 @@ class FinetuneConfig:
         rule = "is not for segmentation, whose head is a network"
         linear = self.head_start == "random" or self.kind != "segmentation"
         require(linear, "head_start", self.head_start, rule)
+        linear = not self.layers or self.kind != "segmentation"
+        require(linear, "layers", self.layers, rule)
+        rule = "must name each layer once"
+        require(len(set(self.layers)) == len(self.layers), "layers", self.layers, rule)
         check_trainable(self.compute)
 
     @property

@@ -12,8 +12,8 @@ import numpy as np
 
 from nucleotide_transformer.finetuning.estimators import fit_estimator
 from nucleotide_transformer.finetuning.job import Job
-from nucleotide_transformer.inference.embedding import embed
-from nucleotide_transformer.model.task_network import HEAD
+from nucleotide_transformer.inference.embedding import embed, resolve_layers
+from nucleotide_transformer.model.task_network import HEAD, join_layers
 from nucleotide_transformer.types import Params
 
 
@@ -30,15 +30,24 @@ def fit_head(job: Job, *, advance: Callable[[], object] = lambda: None) -> Param
     Raises:
         InputError: if a class has fewer than two sequences, or an extra is missing.
     """
-    config, last = job.config, job.model.config.num_layers
-    stream = embed(job.model, job.train.sequences, pooling=config.pooling, batching=config.batching)
+    config = job.config
+    layers = resolve_layers(job.model.config, config.layers)
+    stream = embed(
+        job.model,
+        job.train.sequences,
+        layers=layers,
+        pooling=config.pooling,
+        batching=config.batching,
+    )
     rows = []
     for embedding in stream:
-        rows.append(np.nan_to_num(embedding[last]))  # nothing known: zero, as in training
-        advance()
+        rows.append({layer: np.nan_to_num(row) for layer, row in embedding.items()})
+        advance()  # where nothing is known: zero, as in training
+    pooled = {layer: jnp.asarray([row[layer] for row in rows]) for layer in layers}
+    features = np.asarray(join_layers(pooled, layers, job.model.config))
     train = job.train
     if train.kind == "regression":
         train = dataclasses.replace(train, labels=job.standard.apply(train.labels))
-    weights, bias = fit_estimator(np.stack(rows), train, seed=config.seed).unfold()
+    weights, bias = fit_estimator(features, train, seed=config.seed).unfold()
     dtype = jnp.dtype(job.model.compute.param_dtype)
     return {f"{HEAD}/~/outputs": {"w": jnp.asarray(weights, dtype), "b": jnp.asarray(bias, dtype)}}

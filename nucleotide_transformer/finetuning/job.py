@@ -21,7 +21,7 @@ from nucleotide_transformer.finetuning.evaluation import find_metric
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.finetuning.objective import Standard, measure_labels
 from nucleotide_transformer.model.adapters import choose_adapter
-from nucleotide_transformer.model.encoder import check_length
+from nucleotide_transformer.model.encoder import check_layers, check_length
 from nucleotide_transformer.model.stacking import name_params
 from nucleotide_transformer.model.task_network import HEAD, TaskNetwork, is_trained
 from nucleotide_transformer.pretrained import Model, randomise
@@ -82,6 +82,7 @@ def make_job(
         )
     most = model.config.max_positions if config.max_tokens is None else config.max_tokens
     check_length(most, model.config, "max_tokens")
+    check_layers(model.config, config.layers)
     devices = find_devices(config.num_devices) if devices is None else devices
     layout = plan_layout(
         config.sequences_per_update,
@@ -95,6 +96,7 @@ def make_job(
         compute=model.compute,
         num_outputs=len(train.classes),
         pooling=config.pooling,
+        layers=config.layers,
         per_nucleotide=config.kind == "segmentation",
         adapter=choose_adapter(config.method, rank=lora.rank, alpha=lora.alpha, sites=lora.sites),
     )
@@ -131,6 +133,7 @@ def make_adapter(job: Job, saved: Params, metrics: dict[str, float]) -> Adapter:
         kind=job.train.kind,
         classes=job.train.classes,
         pooling=config.pooling,
+        layers=config.layers,
         strand=config.strand,
         max_tokens=job.max_tokens,
         base=model.source or model.origin,

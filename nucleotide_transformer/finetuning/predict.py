@@ -67,6 +67,7 @@ def predict(
         compute=model.compute,
         num_outputs=len(head.classes),
         pooling=head.pooling,
+        layers=head.layers,
         per_nucleotide=head.kind == "segmentation",
     )
     return _predict(whole, PredictTask(network, head.kind), head, sequences, batching, report)

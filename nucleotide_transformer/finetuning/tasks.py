@@ -50,6 +50,7 @@ from nucleotide_transformer.finetuning.task_sources import (
     read_tables,
 )
 from nucleotide_transformer.inference.batching import BatchConfig
+from nucleotide_transformer.model.encoder import check_layers
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.weights.adapter_files import Strand
 from nucleotide_transformer.weights.assembly import digest_params
@@ -166,11 +167,15 @@ def run_tasks(
         The records of all trials; see `make_record`.
 
     Raises:
-        InputError: in one line: for a result that was made with other settings, labels that can't
-            be learnt, or another process that writes to the folder.
+        InputError: in one line: for a layer that the model does not have, a result that was made
+            with other settings, labels that can't be learnt, or another process that writes to the
+            folder.
         NotAFolderError, UnwritableOutputError: if nothing can be written there.
         KeyboardInterrupt: if it was stopped; the same command resumes it.
     """
+    if model is not None:
+        for layers in (config.layers, config.finetune.layers):
+            check_layers(model.config, layers)
     with open_output(config.output):
         return _run_tasks(config, tables, model, note, show)
 

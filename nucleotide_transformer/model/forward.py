@@ -121,10 +121,13 @@ def make_head(head: Head, config: ModelConfig, compute: ComputeConfig) -> hk.Tra
     return hk.without_apply_rng(hk.transform(run))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def init_head(head: Head, config: ModelConfig, compute: ComputeConfig, key: PRNGKey) -> Params:
-    """Random parameters of a head."""
-    return make_head(head, config, compute).init(key, jnp.zeros((1, 1, config.embed_dim)))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 4))
+def init_head(
+    head: Head, config: ModelConfig, compute: ComputeConfig, key: PRNGKey, width: int | None = None
+) -> Params:
+    """Random parameters of a head on embeddings, or on something of another width."""
+    width = config.embed_dim if width is None else width
+    return make_head(head, config, compute).init(key, jnp.zeros((1, 1, width)))
 
 
 def init_adapter(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping, Sequence
 
 import haiku as hk
 import jax
@@ -33,6 +34,8 @@ class TaskNetwork:
     num_outputs: int
     """C, classes or targets."""
     pooling: Pooling = "mean"
+    layers: tuple[int, ...] = ()
+    """Layers whose pooled embeddings the head reads (see `join_layers`); by default the last."""
     adapter: Adapter | None = None
     per_nucleotide: bool = False
     """Labels of single nucleotides, by a U-Net, in place of pooling and a linear layer."""
@@ -43,7 +46,8 @@ class TaskNetwork:
         added: Params = {}
         if self.adapter:
             added = init_adapter(self.adapter, self.config, self.compute, of_adapter)
-        return added | init_head(self._head, self.config, self.compute, of_head)
+        width = self.config.embed_dim * len(self._layers)
+        return added | init_head(self._head, self.config, self.compute, of_head, width)
 
     def take_base(self, params: Params) -> Params:
         """The parameters of a model that the encoder reads: its masked-LM head is left out."""
@@ -61,15 +65,24 @@ class TaskNetwork:
             tokens: ids, `<pad>` at the end.
         """
         forward = make_forward(self.config, self.compute, head=None, adapter=self.adapter)
-        last = self.config.num_layers
-        x = forward.apply(params, tokens, layers=(last,), logits=False).embeddings[last]
+        layers = self._layers
+        embeddings = forward.apply(params, tokens, layers=layers, logits=False).embeddings
         others = params.rest if isinstance(params, StackedParams) else params
         if self.per_nucleotide:
-            kept = jnp.where((tokens != self.config.pad_token_id)[..., None], x, 0)
+            (layer,) = layers
+            kept = jnp.where((tokens != self.config.pad_token_id)[..., None], embeddings[layer], 0)
             outputs = self._run_head.apply(others, kept)
             return outputs.reshape(*tokens.shape, self.config.k, self.num_outputs)
-        pooled = pool_known(x, tokens, self.config, self.pooling)
-        return self._run_head.apply(others, pooled[:, None])[:, 0].astype(jnp.float32)
+        pooled = {
+            layer: pool_known(x, tokens, self.config, self.pooling)
+            for layer, x in embeddings.items()
+        }
+        joined = join_layers(pooled, layers, self.config)
+        return self._run_head.apply(others, joined[:, None])[:, 0].astype(jnp.float32)
+
+    @property
+    def _layers(self) -> tuple[int, ...]:
+        return self.layers or (self.config.num_layers,)
 
     @functools.cached_property
     def _head(self) -> Head:
@@ -79,6 +92,26 @@ class TaskNetwork:
     @functools.cached_property
     def _run_head(self) -> hk.Transformed:
         return make_head(self._head, self.config, self.compute)
+
+
+def join_layers(
+    pooled: Mapping[int, Float[Array, "B D"]], layers: Sequence[int], config: ModelConfig
+) -> Float[Array, "B N"]:
+    """Pooled embeddings of N / D layers side by side.
+
+    The last layer's went through the encoder's final norm. All others get a norm without
+    parameters here: as they are, each block's are larger than those before, and one learning rate
+    would not do for all.
+    """
+
+    def normalise(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
+        centred = x - x.mean(axis=-1, keepdims=True)
+        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+        return centred * jax.lax.rsqrt(variance + config.layer_norm_epsilon)
+
+    last = config.num_layers
+    parts = [pooled[layer] if layer == last else normalise(pooled[layer]) for layer in layers]
+    return jnp.concatenate(parts, axis=-1)
 
 
 def is_trained(path: str, method: Method) -> bool:

@@ -45,8 +45,10 @@ FOLDER = "adapter"
 """Of a fine-tuning run: where its adapter is."""
 RECORD, TENSORS = "adapter.json", "adapter.safetensors"
 PEFT_CONFIG, PEFT_TENSORS = "adapter_config.json", "adapter_model.safetensors"
-FORMAT_VERSION = 1
-"""Of what the record holds."""
+FORMAT_VERSION = 2
+"""Of what the record holds. Version 1, which is read, too, lacks what `_ADDED` has."""
+_ADDED: dict[str, Any] = {"layers": []}
+"""Fields of version 2, and what they were before."""
 _PEFT_LAYERS: dict[Site, str] = {
     "query": "attention.self.query",
     "key": "attention.self.key",
@@ -72,6 +74,8 @@ class TrainedHead:
     """Names of the outputs: classes, or targets."""
     pooling: Pooling
     """What the head reads."""
+    layers: tuple[int, ...] = ()
+    """Layers that it reads, side by side; the last one if empty."""
     strand: Strand
     """Whether predictions of both strands are averaged."""
     max_tokens: int
@@ -92,6 +96,8 @@ class Adapter:
     kind: str
     classes: tuple[str, ...]
     pooling: Pooling
+    layers: tuple[int, ...] = ()
+    """As in `TrainedHead`."""
     strand: Strand
     max_tokens: int
     base: str
@@ -118,6 +124,7 @@ class Adapter:
             kind=self.kind,
             classes=self.classes,
             pooling=self.pooling,
+            layers=self.layers,
             strand=self.strand,
             max_tokens=self.max_tokens,
         )
@@ -203,15 +210,17 @@ def load_adapter(folder: Path) -> Adapter:
         raise MissingInputError(f"{folder}: no adapter: no {RECORD} in it")
     record = read_json(file)
     version = record.pop("format_version", None)
-    rule = f"this package reads {FORMAT_VERSION}; install a newer one"
-    require(version == FORMAT_VERSION, f"{file}: format_version", version, rule)
+    rule = f"this package reads 1 to {FORMAT_VERSION}; install a newer one"
+    require(version in (1, FORMAT_VERSION), f"{file}: format_version", version, rule)
     record.pop("version", None)
+    if version == 1:
+        record |= _ADDED
     names = {field.name for field in dataclasses.fields(Adapter)} - {"params"}
     if record.keys() != names:
         raise InputError(f"{file}: damaged: must have {', '.join(sorted(names))}")
     for name, is_right in _CHECKS.items():
         require(is_right(record[name]), f"{file}: {name}", record[name], "is damaged")
-    for name in ("classes", "lora_sites"):
+    for name in ("classes", "lora_sites", "layers"):
         record[name] = tuple(record[name])
     return Adapter(params=_read_tensors(folder / TENSORS), **record)
 
@@ -228,6 +237,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "kind": lambda value: value in KINDS,
     "classes": lambda value: _is_texts(value) and bool(value),
     "pooling": lambda value: value in get_args(Pooling),
+    "layers": lambda value: isinstance(value, list) and all(type(layer) is int for layer in value),
     "strand": lambda value: value in get_args(Strand),
     "max_tokens": lambda value: type(value) is int and value > 1,
     "base": lambda value: isinstance(value, str),
@@ -281,6 +291,9 @@ def check_shapes(adapter: Adapter, base: Params, config: ModelConfig, folder: Pa
     Raises:
         InputError: one line with all that is missing, unexpected or misshapen.
     """
+    for layer in adapter.layers:
+        rule = f"the model's are numbered 0 to {config.num_layers}"
+        require(0 <= layer <= config.num_layers, f"{folder / RECORD}: layers", layer, rule)
     wanted = _list_shapes(expect_params(adapter, base, config))
     compare_shapes(folder / TENSORS, _list_shapes(adapter.params), wanted)
 
@@ -292,6 +305,7 @@ def expect_params(adapter: Adapter, base: Params, config: ModelConfig) -> Params
         compute=ComputeConfig(),
         num_outputs=len(adapter.classes),
         pooling=adapter.pooling,
+        layers=adapter.layers,
         per_nucleotide=adapter.kind == "segmentation",
         adapter=choose_adapter(
             adapter.method,
