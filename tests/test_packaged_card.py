@@ -13,6 +13,7 @@ from nucleotide_transformer.configfile import load_config
 from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.packaging.card import Facts, compare, make_trained_card
 from nucleotide_transformer.packaging.records import (
+    EarlierRun,
     RunRecord,
     SeedRun,
     check_recipe,
@@ -35,6 +36,7 @@ def facts(tmp_path):
         num_parameters=2_460_000,
         config=ModelConfig(num_layers=2, max_positions=256),
         record=record,
+        earlier=(),
         genomes=read_genomes(write_genomes(tmp_path)),
         unseen=[],
         dtype="float16",
@@ -76,6 +78,30 @@ def test_what_is_not_known_is_not_in_it(facts):
     card = make_trained_card(facts)
     for words in ("## Results", "make model", "hours on", "No part of these", "seeds"):
         assert words not in card
+
+
+def test_several_runs_add_up(facts):
+    record = facts.record._replace(
+        config=dataclasses.replace(facts.record.config, init_from="runs/first"), num_untimed=3
+    )
+    earlier = (EarlierRun(2_496, 20_447_232, 3.372, 0), EarlierRun(10, 81_920, 0.5, 2))
+    tokens = 40 * record.config.tokens_per_update
+    card = make_trained_card(
+        dataclasses.replace(
+            facts, record=record, earlier=earlier, hardware="an abacus", recipe=RECIPE
+        )
+    )
+    for row in (
+        "| 1 | 2,496 | 20,447,232 | 3.37 |",
+        "| 2 | 10 | 81,920 | 0.5 |",
+        f"| 3 | 40 | {tokens:,} | 1.23 |",
+        f"| all | 2,546 | {20_447_232 + 81_920 + tokens:,} | 5.11 |",
+    ):
+        assert f"\n{row}\n" in card
+    assert "evaluating and saving, on an abacus; 5 updates were not timed." in card
+    assert "these settings of the last of 3 runs:" in card
+    assert "has all of them, and its folder the files of the runs before. In a checkout" in card
+    assert "runs/first" not in card
 
 
 def test_only_a_recipe_that_repeats_the_run_is_named(facts):

@@ -220,6 +220,39 @@ def test_hours_are_those_of_the_timed_updates(made, job, tmp_path):
         package_run(dataclasses.replace(job, run=run))
 
 
+def test_a_run_that_went_on_from_another(made, job, tmp_path):
+    """Its card adds up both; of the first only the metrics are left, under another name."""
+    _, first = made
+    second = dataclasses.replace(
+        first, output=tmp_path / "second", init_from=str(first.output), total_tokens=512 * 5
+    )
+    pretrain(second, show=False)
+    write_evaluation(second.output / "evaluation.json", 7.6, step=5)
+    metrics = tmp_path / "first.jsonl"
+    lines = [
+        {"kind": "train", "step": 3, "tokens": 512 * 3},
+        {"kind": "validation", "step": 4, "tokens": 512 * 4},
+        {"kind": "train", "step": 8, "tokens": 512 * 8, "tokens_per_second": 0.5},
+    ]
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    job = dataclasses.replace(job, run=second.output, checkpoint="last", earlier=(metrics,))
+    package_run(job)
+    card = (job.folder / "README.md").read_text()
+    hours = 5 * 512 / 0.5 / 3600
+    assert f"| 1 | 8 | 4,096 | {hours:.3g} |" in card
+    assert "| 2 | 5 | 2,560 | " in card
+    assert "| all | 13 | 6,656 | " in card
+    assert "not timed" in card
+
+    message = r"init_from = '\S*run', earlier = 0: give the metrics.jsonl of each run before it"
+    with pytest.raises(InputError, match=message):
+        package_run(dataclasses.replace(job, earlier=()))
+    with pytest.raises(InputError, match="init_from = None, earlier = 1: give the metrics"):
+        package_run(dataclasses.replace(job, run=first.output))
+    with pytest.raises(MissingInputError, match=r"none\.jsonl: no line of training"):
+        package_run(dataclasses.replace(job, earlier=(tmp_path / "none.jsonl",)))
+
+
 def test_the_evaluation_of_the_run_is_taken_by_itself(made, job, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(made[1].output, run)

@@ -11,6 +11,7 @@ from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.packaging.records import (
     MODEL,
     Comparisons,
+    EarlierRun,
     GenomeRecord,
     RunRecord,
     SeedRun,
@@ -105,6 +106,8 @@ class Facts:
     num_parameters: int
     config: ModelConfig
     record: RunRecord
+    earlier: Sequence[EarlierRun]
+    """The runs that it went on from, the first one first; empty if there are none."""
     genomes: Sequence[GenomeRecord]
     unseen: Sequence[GenomeRecord]
     dtype: Dtype
@@ -144,8 +147,8 @@ def make_trained_card(facts: Facts) -> str:
         start,
         data,
         _UNSEEN.format(table=list_genomes(facts.unseen)) if facts.unseen else "",
-        describe_recipe(facts.record, facts.recipe),
-        describe_compute(facts.record, facts.hardware),
+        describe_recipe(facts.record, facts.recipe, len(facts.earlier)),
+        describe_compute(facts.record, facts.hardware, facts.earlier),
         describe_results(facts),
         describe_rounding(facts.roundings),
         limits,
@@ -171,32 +174,36 @@ def list_genomes(genomes: Sequence[GenomeRecord]) -> str:
     return make_table(("species", "assembly", "group", "nucleotides", "terms", "here"), rows, {3})
 
 
-def describe_recipe(record: RunRecord, recipe: Path | None) -> str:
-    """The settings of a run that are not those of the published one."""
+def describe_recipe(record: RunRecord, recipe: Path | None, num_earlier: int = 0) -> str:
+    """The settings of a run, the last if there are several, that are not the published ones."""
     own = flatten(config_to_dict(record.config))
     published = flatten(config_to_dict(PretrainConfig()))
     rows = [
         (f"`{name}`", f"`{published[name]}`", f"`{value}`")
         for name, value in own.items()
         if value != published[name] and not name.startswith(("checkpoint.", "evaluation."))
-        if name not in _OF_A_MACHINE
+        if name not in (*_OF_A_MACHINE, "init_from")
     ]
-    text = "## Recipe\n\nPre-training as published, except for these settings:\n\n"
+    runs = f" of the last of {num_earlier + 1} runs" if num_earlier else ""
+    text = f"## Recipe\n\nPre-training as published, except for these settings{runs}:\n\n"
     text += make_table(("setting", "published", "here"), rows, set())
     text += f"\n\nSeed {record.config.seed}. "
     if recipe is None:
         return text.rstrip() + "\n"
     place = "/".join(recipe.parts[-3:])
+    beside = ", and its folder the files of the runs before" if num_earlier else ""
     return (
-        f"{text}`{place}` has all of them. In a checkout of the repository, with the\n"
+        f"{text}`{place}` has all of them{beside}. In a checkout of the repository, with the\n"
         "genomes beside it, one command repeats corpus, training and this folder:\n\n"
         "```bash\nmake model\n```\n"
     )
 
 
-def describe_compute(record: RunRecord, hardware: str) -> str:
+def describe_compute(record: RunRecord, hardware: str, earlier: Sequence[EarlierRun] = ()) -> str:
     """Updates, tokens and hours."""
     config = record.config
+    if earlier:
+        return _describe_runs(record, hardware, earlier)
     of_all = "" if record.step == config.total_steps else f" of {config.total_steps:,}"
     tokens = record.step * config.tokens_per_update
     where = f" on {hardware}" if hardware else ""
@@ -205,6 +212,27 @@ def describe_compute(record: RunRecord, hardware: str) -> str:
         f"## Compute\n\n{record.step:,}{of_all} updates of {config.tokens_per_update:,} tokens,"
         f" {tokens:,} tokens in all, took\n{record.hours:.3g} hours{where}, without compiling,"
         f" evaluating and saving{untimed}.\n"
+    )
+
+
+def _describe_runs(record: RunRecord, hardware: str, earlier: Sequence[EarlierRun]) -> str:
+    """Updates, tokens and hours of several runs, and of all together."""
+    tokens = record.step * record.config.tokens_per_update
+    last = EarlierRun(record.step, tokens, record.hours, record.num_untimed)
+    runs = {str(number): run for number, run in enumerate([*earlier, last], start=1)}
+    parts = zip(*runs.values(), strict=True)
+    runs["all"] = EarlierRun(*map(sum, parts))
+    rows = [
+        (name, f"{run.num_updates:,}", f"{run.num_tokens:,}", f"{run.hours:.3g}")
+        for name, run in runs.items()
+    ]
+    untimed = runs["all"].num_untimed
+    not_timed = f"; {untimed:,} updates were not timed" if untimed else ""
+    where = f", on {hardware}" if hardware else ""
+    return (
+        "## Compute\n\nEach run began with the weights at the end of the one before.\n\n"
+        + make_table(("run", "updates", "tokens", "hours"), rows, {1, 2, 3})
+        + f"\n\nHours are those without compiling, evaluating and saving{where}{not_timed}.\n"
     )
 
 

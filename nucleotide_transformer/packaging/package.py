@@ -20,6 +20,7 @@ from nucleotide_transformer.packaging.records import (
     RunRecord,
     check_genomes,
     check_recipe,
+    read_earlier_runs,
     read_evaluation,
     read_genomes,
     read_run,
@@ -61,6 +62,8 @@ class PackageConfig:
     recipe: Path | None = Path("experiments/model/pretrain.toml")
     """Config that `make model` trains with: it must be that of the run. Without it the card has no
     command that retrains the model."""
+    earlier: tuple[Path, ...] = ()
+    """The metrics.jsonl of the runs that this one went on from (`init_from`), in their order."""
     results: Path | None = None
     """An `evaluation.json` of held-out blocks; that of the run by default, if it has one."""
     unseen_results: Path | None = None
@@ -108,6 +111,7 @@ def package_run(config: PackageConfig) -> Package:
     checked = check_genomes(record, genomes, config.genomes)
     results = _read_results(config, record)
     seeds = read_seed_runs(config.seed_runs, record)
+    earlier = read_earlier_runs(config.earlier, record)
     exact, stored = (_load(record, dtype) for dtype in ("float32", config.dtype))
     probe = make_probe(exact.tokenizer, record.config.data.sequence_tokens)
     roundings = measure_roundings(exact.params, exact.config, probe)
@@ -118,6 +122,7 @@ def package_run(config: PackageConfig) -> Package:
             num_parameters=sum(leaf.size for leaf in jax.tree.leaves(exact.params)),
             config=exact.config,
             record=record,
+            earlier=earlier,
             genomes=genomes,
             unseen=read_genomes(config.unseen) if config.unseen else [],
             dtype=config.dtype,

@@ -21,7 +21,7 @@ from nucleotide_transformer.training.identity import (
     flatten,
     is_among,
 )
-from nucleotide_transformer.training.metrics import METRICS_FILE, read_metrics
+from nucleotide_transformer.training.metrics import METRICS_FILE, read_metrics, read_metrics_file
 from nucleotide_transformer.weights import runs
 from nucleotide_transformer.weights.configs import read_json
 
@@ -50,6 +50,16 @@ class RunRecord(NamedTuple):
     """Of the updates whose speed was measured: no compiling, evaluating or saving."""
     num_untimed: int
     """Updates whose speed was not."""
+
+
+class EarlierRun(NamedTuple):
+    """A run that another one went on from, as far as its metrics tell."""
+
+    num_updates: int
+    num_tokens: int
+    hours: float
+    """As in `RunRecord`."""
+    num_untimed: int
 
 
 class SeedRun(NamedTuple):
@@ -99,6 +109,32 @@ def read_run(run: Path, which: runs.Choice) -> RunRecord:
     corpus = runs.read_record(checkpoint).get("corpus")
     untimed = step - timed // config.tokens_per_update
     return RunRecord(checkpoint, config, corpus, step, seconds / 3600, untimed)
+
+
+def read_earlier_runs(files: Sequence[Path], last: RunRecord) -> list[EarlierRun]:
+    """Reads the metrics of the runs that a run went on from; of each, all of it.
+
+    Raises:
+        MissingInputError: if a file has no line of training.
+        InputError: if it is damaged, or if the run says that it went on from none, or from one of
+            which there is no file here.
+    """
+    start = last.config.init_from
+    if bool(start) != bool(files):
+        rule = "give the metrics.jsonl of each run before it, and only of such"
+        raise InputError(
+            f"{last.checkpoint}: init_from = {start!r}, earlier = {len(files)}: {rule}"
+        )
+    runs_read = []
+    for file in files:
+        lines = [line for line in read_metrics_file(file) if line["kind"] == "train"]
+        if not lines:
+            raise MissingInputError(f"{file}: no line of training: the hours are unknown")
+        updates, tokens = lines[-1]["step"], lines[-1]["tokens"]
+        seconds, timed = _add_up_time(lines, tokens)
+        untimed = updates - timed * updates // tokens
+        runs_read.append(EarlierRun(updates, tokens, seconds / 3600, untimed))
+    return runs_read
 
 
 def read_seed_runs(folders: Sequence[Path], packaged: RunRecord) -> list[SeedRun]:

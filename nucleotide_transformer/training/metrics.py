@@ -73,12 +73,16 @@ class MetricWriter:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """All lines of a run's metrics, oldest first; a last line that is cut off is left out.
+    """All lines of a run's metrics; see `read_metrics_file`."""
+    return read_metrics_file(Path(run) / METRICS_FILE)
+
+
+def read_metrics_file(path: Path) -> list[dict[str, Any]]:
+    """All lines of metrics, oldest first; a last line that is cut off is left out.
 
     Raises:
         InputError: for another line that is no JSON.
     """
-    path = Path(run) / METRICS_FILE
     if not path.exists():
         return []
     text = path.read_text()
