@@ -101,7 +101,8 @@ def join_layers(
 
     The last layer's went through the encoder's final norm. All others get a norm without
     parameters here: as they are, each block's are larger than those before, and one learning rate
-    would not do for all.
+    would not do for all. Of several layers each is divided by their number, so that an update of
+    Adam moves what a head gives as far as with one.
     """
 
     def normalise(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
@@ -111,7 +112,7 @@ def join_layers(
 
     last = config.num_layers
     parts = [pooled[layer] if layer == last else normalise(pooled[layer]) for layer in layers]
-    return jnp.concatenate(parts, axis=-1)
+    return jnp.concatenate(parts, axis=-1) / len(layers)
 
 
 def is_trained(path: str, method: Method) -> bool:
