@@ -107,7 +107,7 @@ class Model:
                 positions, ids outside the vocabulary, or a layer that does not exist.
         """
         chosen = {"layers": _sort_layers(layers), "attention": _sort_layers(attention)}
-        check_layers(self.config, **chosen)
+        check_layers(self.config, chosen["layers"], chosen["attention"])
         ids = check_tokens(tokens, self.config)
         with exact_products(self.compute):
             return self._apply(self.arrange(), ids, **chosen, logits=logits)

@@ -32,6 +32,7 @@ def make_adapter(model, method, *, base="elsewhere", seed=0):
         kind="classification",
         classes=("no", "yes"),
         pooling="mean",
+        layers=(),
         strand="both",
         max_tokens=64,
         base=str(base),

@@ -17,7 +17,7 @@ from nucleotide_transformer.finetuning.predict import predict_array
 from nucleotide_transformer.finetuning.run import finetune
 from nucleotide_transformer.model import make_forward
 from nucleotide_transformer.model.stacking import arrange_params
-from nucleotide_transformer.model.task_network import TaskNetwork
+from nucleotide_transformer.model.task_network import TaskNetwork, join_layers
 from nucleotide_transformer.pretrained import load_pretrained
 
 TRAIN, VALIDATION = make_task(36), make_task(12, seed=1)
@@ -78,6 +78,18 @@ def test_outputs_are_those_of_pooled_embeddings_side_by_side(layers, pooling, st
         joined = np.concatenate(parts) / len(parts)
         rows.append(joined @ params[HEAD]["w"] + params[HEAD]["b"])
     np.testing.assert_allclose(found, rows, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [(2,), (1, 2), (0, 1, 2)])
+def test_an_update_moves_an_output_as_far_however_many_layers_there_are(layers, model):
+    """Adam's first step is one of equal size for each weight, in the direction of its input."""
+    rng = np.random.default_rng(0)
+    pooled = {layer: jnp.asarray(rng.normal(3, 10 + layer, (4, 16))) for layer in range(2)}
+    pooled[2] = jnp.asarray(rng.choice([-1.0, 1.0], (4, 16)))  # as after a norm
+    joined = np.asarray(join_layers(pooled, layers, MODEL))
+    moved = np.abs(joined).sum(axis=1) / 16
+    assert joined.shape == (4, 16 * len(layers))
+    assert ((moved > 0.6) & (moved < 1.1)).all()  # a normal number is 0.8 from its mean
 
 
 @pytest.mark.parametrize("layers", [(0, 1), (2,)])
@@ -141,11 +153,16 @@ def test_an_adapter_of_version_1_reads_the_last_layer(model, tmp_path):
     [
         ([2, 9], r"adapter.json: layers = 9: the model's are numbered 0 to 2"),
         ([2, True], r"adapter.json: layers = \[2, True\]: is damaged"),
+        ([2, 2], r"adapter.json: layers = \[2, 2\]: is damaged"),
         ([2], r"adapter.safetensors: 1 tensor wrong"),
+        ({"kind": "segmentation"}, r"adapter.json: layers = \[2, 0\]: the head of a segmentation"),
+        ({"format_version": 1}, r"adapter.json: damaged: must have base, "),
+        ({"format_version": 2.0}, r"adapter.json: format_version = 2.0: this package reads 1 to 2"),
     ],
 )
 def test_a_record_with_other_layers_is_one_line(layers, message, model, tuned, tmp_path):
-    changed = rewrite(tuned[1].adapter, tmp_path, lambda record: record.update(layers=layers))
+    fields = layers if isinstance(layers, dict) else {"layers": layers}
+    changed = rewrite(tuned[1].adapter, tmp_path, lambda record: record.update(fields))
     with pytest.raises(InputError, match=message):
         load_pretrained(changed, base=model)
 
@@ -156,7 +173,7 @@ def test_layers_that_cannot_be_read_are_one_line(model, tmp_path):
     with pytest.raises(InputError, match=r"layers = \(1, 1\): must name each layer once"):
         make_config(tmp_path, layers=(1, 1))
     config = make_config(tmp_path, layers=(1, 3))
-    with pytest.raises(InputError, match="layers: there is no layer 3; the model's are numbered"):
+    with pytest.raises(InputError, match=r"^layers: there is no layer 3; the model's are"):
         finetune(model, TRAIN, VALIDATION, config, show=False)
     assert not config.output.exists()
 

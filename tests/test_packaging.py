@@ -242,15 +242,25 @@ def test_a_run_that_went_on_from_another(made, job, tmp_path):
     assert f"| 1 | 8 | 4,096 | {hours:.3g} |" in card
     assert "| 2 | 5 | 2,560 | " in card
     assert "| all | 13 | 6,656 | " in card
-    assert "not timed" in card
+    assert "saving; 3 updates were not timed." in card  # those of the first line
 
     message = r"init_from = '\S*run', earlier = 0: give the metrics.jsonl of each run before it"
     with pytest.raises(InputError, match=message):
         package_run(dataclasses.replace(job, earlier=()))
     with pytest.raises(InputError, match="init_from = None, earlier = 1: give the metrics"):
         package_run(dataclasses.replace(job, run=first.output))
-    with pytest.raises(MissingInputError, match=r"none\.jsonl: no line of training"):
-        package_run(dataclasses.replace(job, earlier=(tmp_path / "none.jsonl",)))
+    for file in (tmp_path / "none.jsonl", first.output):
+        with pytest.raises(MissingInputError, match=f"{file.name}: no such file"):
+            package_run(dataclasses.replace(job, earlier=(file,)))
+    for text, message in (
+        ("", "no line of training"),
+        ('{"kind": "train", "step": 0, "tokens": 0}\n', "no line of training"),
+        ('{"step": 3}\n', "no metrics of a run"),
+        ("3\n", "no metrics of a run"),
+    ):
+        metrics.write_text(text)
+        with pytest.raises(InputError, match=rf"first\.jsonl: {message}[^\n]*$"):
+            package_run(job)
 
 
 def test_the_evaluation_of_the_run_is_taken_by_itself(made, job, tmp_path):

@@ -203,6 +203,7 @@ def make_segmenter(monkeypatch, num_classes, strand="one"):
         kind="segmentation",
         classes=classes,
         pooling="mean",
+        layers=(),
         strand=strand,
         max_tokens=1_000,
     )

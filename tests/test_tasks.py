@@ -168,12 +168,18 @@ def test_counts_and_probes_learn_what_there_is(tasks: Path, model: Model) -> Non
     assert (config.output / "embeddings" / "random_0" / "settings.json").is_file()
 
 
-@pytest.mark.parametrize("changes", [{"layers": (1, 9)}, {"finetune": FinetuneConfig(layers=(9,))}])
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"layers": (1, 9)}, "layers"),
+        ({"finetune": FinetuneConfig(layers=(9,))}, "finetune.layers"),
+    ],
+)
 def test_a_layer_that_is_not_there_stops_before_anything_runs(
-    changes: dict[str, Any], tasks: Path, ran: list[Trial], model: Model
+    changes: dict[str, Any], field: str, tasks: Path, ran: list[Trial], model: Model
 ) -> None:
     config = make_config(tasks, **changes)
-    with pytest.raises(InputError, match="layers: there is no layer 9; the model's are numbered"):
+    with pytest.raises(InputError, match=f"^{field}: there is no layer 9; the model's are"):
         run(config, model)
     assert not ran
     assert not config.output.exists()

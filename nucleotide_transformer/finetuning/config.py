@@ -90,7 +90,9 @@ class FinetuneConfig:
     """What the head reads: mean or maximum over the tokens of known nucleotides, or <cls>."""
     layers: tuple[int, ...] = ()
     """Layers that the head reads, side by side: 0 (the input of the first block) to the number of
-    blocks. By default the last one; earlier ones often know more of a task (see `nt probe`)."""
+    blocks. By default the last one; earlier ones often know more of a task (see `nt probe`). Pooled
+    embeddings of earlier layers are normalised, and those of several divided by their number. No
+    block above the highest of them is run."""
     head_start: HeadStart = "random"
     """First weights of the head: random; or probe, those of a logistic regression (of numbers, a
     ridge regression) on the embeddings of the training set before any update, which needs fewer

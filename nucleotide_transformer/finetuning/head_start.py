@@ -41,8 +41,9 @@ def fit_head(job: Job, *, advance: Callable[[], object] = lambda: None) -> Param
     )
     rows = []
     for embedding in stream:
+        # Where nothing is known: zero, as in training.
         rows.append({layer: np.nan_to_num(row) for layer, row in embedding.items()})
-        advance()  # where nothing is known: zero, as in training
+        advance()
     pooled = {layer: jnp.asarray([row[layer] for row in rows]) for layer in layers}
     features = np.asarray(join_layers(pooled, layers, job.model.config))
     train = job.train

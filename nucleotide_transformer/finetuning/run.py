@@ -256,10 +256,13 @@ def measure_fill(job: Job, batch: Examples) -> float:
 
 
 def count_run_flops(job: Job) -> int:
-    """Model FLOPs of one update."""
+    """Model FLOPs of one update: of the blocks up to the highest layer that the head reads."""
+    config, model = job.config, job.model.config
     length = round(float(job.round(job.train_tokens).mean()))
-    forward = count_forward_flops(job.model.config, num_tokens=length, num_head_tokens=0)
-    return PASSES[job.config.method] * job.config.sequences_per_update * forward
+    forward = count_forward_flops(model, num_tokens=length, num_head_tokens=0)
+    num_blocks = max(config.layers, default=model.num_layers)
+    needed = forward * num_blocks // model.num_layers  # all blocks cost the same
+    return PASSES[config.method] * config.sequences_per_update * needed
 
 
 def count_trained(task: Task) -> int:

@@ -174,8 +174,8 @@ def run_tasks(
         KeyboardInterrupt: if it was stopped; the same command resumes it.
     """
     if model is not None:
-        for layers in (config.layers, config.finetune.layers):
-            check_layers(model.config, layers)
+        check_layers(model.config, config.layers)
+        check_layers(model.config, config.finetune.layers, field="finetune.layers")
     with open_output(config.output):
         return _run_tasks(config, tables, model, note, show)
 

@@ -287,11 +287,21 @@ def check_length(num_tokens: int, config: ModelConfig, field: str = "tokens") ->
 
 
 def check_layers(
-    config: ModelConfig, layers: Collection[int] = (), attention: Collection[int] = ()
+    config: ModelConfig,
+    layers: Collection[int] = (),
+    attention: Collection[int] = (),
+    field: str = "layers",
 ) -> None:
-    """Raises an `InputError` for a layer that does not exist: 0 is the embedding's, for one."""
-    for field, first, asked in (("layers", 0, layers), ("attention", 1, attention)):
+    """Raises an `InputError` for a layer that does not exist: 0 is the embedding's, for one.
+
+    Args:
+        config: architecture.
+        layers: whose embeddings are asked for.
+        attention: whose attention weights are.
+        field: what the message calls `layers`.
+    """
+    for name, first, asked in ((field, 0, layers), ("attention", 1, attention)):
         for layer in asked:
             if not first <= layer <= config.num_layers:
                 rule = f"the model's are numbered {first} to {config.num_layers}"
-                raise InputError(f"{field}: there is no layer {layer}; {rule}")
+                raise InputError(f"{name}: there is no layer {layer}; {rule}")

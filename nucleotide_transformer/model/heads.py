@@ -1,8 +1,9 @@
 """Heads: what is computed from the encoder's embedding of each token.
 
 A head is a Haiku module `Head(config, compute)`, called with embeddings [B, M, D] that went through
-the encoder's final norm. `make_forward(config, compute, head=Head)` puts it onto an encoder; with
-settings of its own, `head=functools.partial(Head, num_labels=3)`.
+the encoder's final norm; that of a task also with other layers' (see `task_network.py`).
+`make_forward(config, compute, head=Head)` puts it onto an encoder; with settings of its own,
+`head=functools.partial(Head, num_labels=3)`.
 """
 
 from collections.abc import Callable

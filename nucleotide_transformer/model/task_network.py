@@ -97,7 +97,7 @@ class TaskNetwork:
 def join_layers(
     pooled: Mapping[int, Float[Array, "B D"]], layers: Sequence[int], config: ModelConfig
 ) -> Float[Array, "B N"]:
-    """Pooled embeddings of N / D layers side by side.
+    """Pooled embeddings side by side: N is D times the number of layers.
 
     The last layer's went through the encoder's final norm. All others get a norm without
     parameters here: as they are, each block's are larger than those before, and one learning rate

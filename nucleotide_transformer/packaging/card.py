@@ -230,7 +230,7 @@ def _describe_runs(record: RunRecord, hardware: str, earlier: Sequence[EarlierRu
     not_timed = f"; {untimed:,} updates were not timed" if untimed else ""
     where = f", on {hardware}" if hardware else ""
     return (
-        "## Compute\n\nEach run began with the weights at the end of the one before.\n\n"
+        "## Compute\n\nEach run began with the best weights of the one before.\n\n"
         + make_table(("run", "updates", "tokens", "hours"), rows, {1, 2, 3})
         + f"\n\nHours are those without compiling, evaluating and saving{where}{not_timed}.\n"
     )

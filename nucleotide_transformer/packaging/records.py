@@ -115,7 +115,7 @@ def read_earlier_runs(files: Sequence[Path], last: RunRecord) -> list[EarlierRun
     """Reads the metrics of the runs that a run went on from; of each, all of it.
 
     Raises:
-        MissingInputError: if a file has no line of training.
+        MissingInputError: if a file is not there, or has no line of training.
         InputError: if it is damaged, or if the run says that it went on from none, or from one of
             which there is no file here.
     """
@@ -127,10 +127,16 @@ def read_earlier_runs(files: Sequence[Path], last: RunRecord) -> list[EarlierRun
         )
     runs_read = []
     for file in files:
-        lines = [line for line in read_metrics_file(file) if line["kind"] == "train"]
-        if not lines:
+        if not file.is_file():
+            raise MissingInputError(f"{file}: no such file")
+        try:
+            lines = [line for line in read_metrics_file(file) if line["kind"] == "train"]
+            ends = [(int(line["step"]), int(line["tokens"])) for line in lines]
+        except (KeyError, TypeError, UnicodeDecodeError) as error:
+            raise InputError(f"{file}: no metrics of a run: {error!r}") from None
+        if not ends or min(ends[-1]) <= 0:
             raise MissingInputError(f"{file}: no line of training: the hours are unknown")
-        updates, tokens = lines[-1]["step"], lines[-1]["tokens"]
+        updates, tokens = ends[-1]
         seconds, timed = _add_up_time(lines, tokens)
         untimed = updates - timed * updates // tokens
         runs_read.append(EarlierRun(updates, tokens, seconds / 3600, untimed))

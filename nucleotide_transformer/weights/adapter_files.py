@@ -74,7 +74,7 @@ class TrainedHead:
     """Names of the outputs: classes, or targets."""
     pooling: Pooling
     """What the head reads."""
-    layers: tuple[int, ...] = ()
+    layers: tuple[int, ...]
     """Layers that it reads, side by side; the last one if empty."""
     strand: Strand
     """Whether predictions of both strands are averaged."""
@@ -96,7 +96,7 @@ class Adapter:
     kind: str
     classes: tuple[str, ...]
     pooling: Pooling
-    layers: tuple[int, ...] = ()
+    layers: tuple[int, ...]
     """As in `TrainedHead`."""
     strand: Strand
     max_tokens: int
@@ -211,15 +211,20 @@ def load_adapter(folder: Path) -> Adapter:
     record = read_json(file)
     version = record.pop("format_version", None)
     rule = f"this package reads 1 to {FORMAT_VERSION}; install a newer one"
-    require(version in (1, FORMAT_VERSION), f"{file}: format_version", version, rule)
+    known = type(version) is int and 1 <= version <= FORMAT_VERSION
+    require(known, f"{file}: format_version", version, rule)
     record.pop("version", None)
-    if version == 1:
-        record |= _ADDED
     names = {field.name for field in dataclasses.fields(Adapter)} - {"params"}
+    if version == 1:
+        names -= _ADDED.keys()
     if record.keys() != names:
         raise InputError(f"{file}: damaged: must have {', '.join(sorted(names))}")
+    record = _ADDED | record
     for name, is_right in _CHECKS.items():
         require(is_right(record[name]), f"{file}: {name}", record[name], "is damaged")
+    if record["kind"] == "segmentation":
+        rule = "the head of a segmentation reads the last layer alone"
+        require(not record["layers"], f"{file}: layers", record["layers"], rule)
     for name in ("classes", "lora_sites", "layers"):
         record[name] = tuple(record[name])
     return Adapter(params=_read_tensors(folder / TENSORS), **record)
@@ -227,6 +232,10 @@ def load_adapter(folder: Path) -> Adapter:
 
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int for item in value)
 
 
 _CHECKS: dict[str, Callable[[Any], bool]] = {
@@ -237,7 +246,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "kind": lambda value: value in KINDS,
     "classes": lambda value: _is_texts(value) and bool(value),
     "pooling": lambda value: value in get_args(Pooling),
-    "layers": lambda value: isinstance(value, list) and all(type(layer) is int for layer in value),
+    "layers": lambda value: _is_numbers(value) and len(set(value)) == len(value),
     "strand": lambda value: value in get_args(Strand),
     "max_tokens": lambda value: type(value) is int and value > 1,
     "base": lambda value: isinstance(value, str),
