@@ -57,6 +57,8 @@ def main() -> None:
         costs |= measure_costs(base, timed, arguments.runs)
         costs_file.write_text(json.dumps(costs, indent=1) + "\n")
         return
+    if unknown := [name for name in names if twins[name] not in costs]:
+        parser.error(f"{costs_file}: no cost of {', '.join(unknown)}: run with --cost first")
     log = output.with_suffix(".jsonl")
     finished = read_log(log)
     for seed in arguments.seeds:

@@ -63,7 +63,8 @@ def test_it_says_what_the_records_say(facts):
     run = facts.record.config
     rate = run.optimizer.peak_learning_rate
     assert f"| `optimizer.peak_learning_rate` | `0.0001` | `{rate}` |" in card
-    assert "Seed 7." in card
+    assert "Seed 7, in float32." in card
+    assert "`compute." not in card
     tokens = run.tokens_per_update
     assert f"40 of {run.total_steps:,} updates of {tokens:,} tokens, {40 * tokens:,} tokens" in card
     assert "took\n1.23 hours on an abacus, without compiling, evaluating and saving." in card
@@ -144,8 +145,8 @@ def test_results_by_group_unseen_species_and_other_seeds(facts, tmp_path):
     assert "| no group | 34 | 7.6000 " in card
     assert "| all | 1,234 | 7.8000 ± 0.0100 |" in card
     assert "2 runs of this recipe, each of 81,920 tokens." in card
-    assert "|  | seed 0 | seed 4 | apart |" in card
-    assert "| Fungi | 7.5000 | 7.5130 | 0.0130 |" in card
+    assert "|  | tokens | seed 0 | seed 4 | apart |" in card
+    assert "| Fungi | 1,200 | 7.5000 | 7.5130 | 0.0130 |" in card
 
 
 def test_an_evaluation_without_errors_is_shown_without_them(tmp_path):

@@ -295,8 +295,8 @@ def test_the_card_says_how_far_seeds_are_apart(seed_runs, job):
     package_run(dataclasses.replace(job, seed_runs=seed_runs))
     card = (job.folder / "README.md").read_text()
     assert "2 runs of this recipe, each of 1,024 tokens." in card
-    assert "|  | seed 2 | seed 5 | apart |" in card
-    assert "| all | 8.0000 | 11.0000 | 3.0000 |" in card
+    assert "|  | tokens | seed 2 | seed 5 | apart |" in card
+    assert "| all | 1,234 | 8.0000 | 11.0000 | 3.0000 |" in card
 
 
 def test_seed_runs_that_differ_in_more_or_less_than_their_seeds(made, seed_runs, job, tmp_path):

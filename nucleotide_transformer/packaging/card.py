@@ -182,19 +182,20 @@ def describe_recipe(record: RunRecord, recipe: Path | None, num_earlier: int = 0
         (f"`{name}`", f"`{published[name]}`", f"`{value}`")
         for name, value in own.items()
         if value != published[name] and not name.startswith(("checkpoint.", "evaluation."))
-        if name not in (*_OF_A_MACHINE, "init_from")
+        if name not in (*_OF_A_MACHINE, "init_from") and not name.startswith("compute.")
     ]
     runs = f" of the last of {num_earlier + 1} runs" if num_earlier else ""
     text = f"## Recipe\n\nPre-training as published, except for these settings{runs}:\n\n"
     text += make_table(("setting", "published", "here"), rows, set())
-    text += f"\n\nSeed {record.config.seed}. "
+    text += f"\n\nSeed {record.config.seed}, in {record.config.compute.compute_dtype}. "
     if recipe is None:
         return text.rstrip() + "\n"
     place = "/".join(recipe.parts[-3:])
     beside = ", and its folder the files of the runs before" if num_earlier else ""
     return (
         f"{text}`{place}` has all of them{beside}. In a checkout of the repository, with the\n"
-        "genomes beside it, one command repeats corpus, training and this folder:\n\n"
+        "genomes beside it, one command repeats corpus, training and this folder, but for\n"
+        "what other seeds gave:\n\n"
         "```bash\nmake model\n```\n"
     )
 
@@ -286,11 +287,12 @@ def compare_seeds(seeds: Sequence[SeedRun]) -> str:
     for group in seeds[0].comparisons:
         nats = [run.comparisons[group]["predictors"][MODEL]["cross_entropy"] for run in seeds]
         apart = max(nats) - min(nats)
-        rows.append((group, *(f"{value:.4f}" for value in nats), f"{apart:.4f}"))
-    head = ("", *(f"seed {run.seed}" for run in seeds), "apart")
+        num_masked = f"{seeds[0].comparisons[group]['num_masked']:,}"
+        rows.append((group, num_masked, *(f"{value:.4f}" for value in nats), f"{apart:.4f}"))
+    head = ("", "tokens", *(f"seed {run.seed}" for run in seeds), "apart")
     return (
         f"How far seeds are apart: {len(seeds)} runs of this recipe, each of"
-        f" {seeds[0].num_tokens:,} tokens.\nCross-entropy in nats, on the same held-out tokens:\n\n"
+        f" {seeds[0].num_tokens:,} tokens.\nCross-entropy in nats, of each on the same tokens:\n\n"
         + make_table(head, rows, set(range(1, len(head))))
     )
 
