@@ -101,6 +101,23 @@ def test_a_stop_keeps_what_is_finished(tmp_path: Path, model: Model) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_missing_part_is_computed_again_and_no_other_is_replaced(
+    tmp_path: Path, model: Model
+) -> None:
+    texts = ["ACGTTGCAAG", "GGGCATTTTTTA", "TTTACC"]
+    store = EmbeddingStore(tmp_path, model, batching=ONE)
+    for text in texts:  # a part each
+        store.add([text], "one")
+    expected = store.load(texts, "one", 2)
+    (tmp_path / "part-000001.npz").unlink()
+    again = EmbeddingStore(tmp_path, model, batching=ONE)
+    assert again.count_missing(texts, "one") == 1
+    again.add(texts, "one")
+    np.testing.assert_allclose(again.load(texts, "one", 2), expected, rtol=1e-5, atol=1e-5)
+    reopened = EmbeddingStore(tmp_path, model, batching=ONE)
+    assert reopened.count_missing(texts, "one") == 0
+
+
 def test_unknown_sequences_are_zero(tmp_path: Path, model: Model) -> None:
     store = EmbeddingStore(tmp_path, model, layers=(1,), batching=ONE)
     store.add(["NNNNNN"], "both")

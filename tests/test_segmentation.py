@@ -71,6 +71,15 @@ def test_bad_intervals_are_one_line(line, said, tmp_path):
         read_segments(*write(tmp_path, f">one\n{'ACGTACGTAC' * 2}\n", [line]), window=8)
 
 
+def test_sequences_that_are_no_whole_contigs_are_one_line(tmp_path):
+    """Rows of a table may be pieces, or have one name: an interval says nothing about them."""
+    _, bed = write(tmp_path, ">one\nACGTACGT\n", [("one", 0, 3, "gene")])
+    table = tmp_path / "rows.tsv"
+    table.write_text("contig\tstart\tend\tsequence\none\t5\t13\tACGTACGT\n")
+    with pytest.raises(InputError, match=r"sequences = '\S*rows.tsv': must be FASTA: intervals"):
+        read_segments(table, bed, window=8)
+
+
 @pytest.mark.parametrize("text", [SEQUENCE, turn(SEQUENCE)])
 def test_every_nucleotide_has_one_output(text):
     """Six k-mers of three and letters; N is a letter. What is laid out comes back in its order."""

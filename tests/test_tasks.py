@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from real_command import run_in_pipe
 from task_folders import draw, make_model, write_rows, write_task
 
 from nucleotide_transformer import cli
+from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.finetuning import methods
 from nucleotide_transformer.finetuning.config import FinetuneConfig
@@ -243,10 +245,65 @@ def test_a_dataset_with_a_column_of_tasks(tmp_path: Path) -> None:
         table = pyarrow.table(columns | {"label": [int(label) for label in columns["label"]]})
         (tmp_path / "hub").mkdir(exist_ok=True)
         parquet.write_table(table, tmp_path / "hub" / f"{split}-00000-of-00001.parquet")
-    folder = fetch_tasks(str(tmp_path / "hub"), tmp_path / "cache")
-    found = find_tasks("owner/name", folder)  # which is there, and not asked for again
+    folder = fetch_tasks(str(tmp_path / "hub"), tmp_path / "cache", revision="v2")
+    for source, revision, difference in (
+        ("owner/name", "v2", f"source = '{tmp_path / 'hub'}', not 'owner/name'"),
+        ("owner/name", None, "source = "),
+    ):
+        with pytest.raises(InputError, match=f"cache: holds tables with {re.escape(difference)}"):
+            find_tasks(source, folder, revision=revision)
+    settings = json.loads((folder / "settings.json").read_text())
+    (folder / "settings.json").write_text(json.dumps(settings | {"source": "owner/name"}))
+    with pytest.raises(InputError, match="revision = 'v2', not 'v3': choose another output"):
+        find_tasks("owner/name", folder, revision="v3")
+    found = find_tasks("owner/name", folder, revision="v2")  # there, and not asked for again
     assert [task.name for task in found] == ["t0", "t1"]
     assert {task.train.name for task in found} == {"train.parquet"}
+
+
+def test_a_dataset_writes_nowhere_else(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    import pyarrow
+    from pyarrow import parquet
+
+    (tmp_path / "hub").mkdir()
+    for split in ("train", "test"):
+        for name in ("../../outside", str(tmp_path / "outside")):
+            columns = {"task": [name] * 2, "sequence": ["ACGT"] * 2, "label": [0, 1]}
+            file = tmp_path / "hub" / f"{split}-00000-of-00001.parquet"
+            parquet.write_table(pyarrow.table(columns), file)
+    with pytest.raises(InputError, match=r"task = '\S*outside': must be a name without a folder"):
+        fetch_tasks(str(tmp_path / "hub"), tmp_path / "deep" / "cache")
+    assert not (tmp_path / "outside").exists()
+    assert not list((tmp_path / "deep").iterdir())
+
+
+def test_a_cache_of_before_sources_were_noted_is_taken_as_it_is(tasks: Path) -> None:
+    assert [task.name for task in find_tasks("owner/name", tasks)] == ["a", "b"]
+    with pytest.raises(InputError, match="source = 'owner/name', not 'owner/other'"):
+        find_tasks("owner/other", tasks)
+
+
+def test_results_depend_on_windows_and_on_the_precision_that_was_used(
+    tasks: Path, ran: list[Trial], model: Model
+) -> None:
+    config = make_config(tasks)
+    run(config, model)
+    ran.clear()
+    path = config.output / "results" / "a" / "coin-pretrained-0.json"
+    record = json.loads(path.read_text())
+    assert record["fingerprint"]["compute_dtype"] == model.compute.compute_dtype
+    for name in ("window_tokens", "overlap_tokens"):  # records of older versions
+        del record["fingerprint"][name]
+    path.write_text(json.dumps(record))
+    run(config, model)
+    assert not ran
+    other = dataclasses.replace(config, batching=dataclasses.replace(ONE, window_tokens=16))
+    with pytest.raises(InputError, match="was made with window_tokens = None, not 16"):
+        run(other, model)
+    rounded = dataclasses.replace(model.compute, compute_dtype="bfloat16")
+    with pytest.raises(InputError, match="compute_dtype = 'float32', not 'bfloat16'"):
+        run(config, dataclasses.replace(model, compute=rounded))
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -257,6 +314,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "another seed": (
         {"finetune": FinetuneConfig(seed=1)},
         "finetune.seed = 1: is set by nt tasks itself",
+    ),
+    "another precision": (
+        {"finetune": FinetuneConfig(compute=ComputeConfig(compute_dtype="bfloat16"))},
+        "is set by nt tasks itself",
     ),
 }
 

@@ -101,6 +101,7 @@ class Batches:
         self._size, self._layout, self._seed = sequences_per_update, layout, seed
         self._both_strands = both_strands
         self._next = 0
+        self._plan = functools.lru_cache(maxsize=2)(self._make_plan)  # folds have one each
 
     def __iter__(self) -> Iterator[Examples]:
         return self
@@ -160,8 +161,7 @@ class Batches:
         labels[: len(places)] = self._labels[places]
         return labels
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - as long as the run
-    def _plan(self, epoch: int) -> tuple[list[Int[np.ndarray, " B"]], np.ndarray]:
+    def _make_plan(self, epoch: int) -> tuple[list[Int[np.ndarray, " B"]], np.ndarray]:
         """The batches of an epoch, and which sequences are read from the other strand."""
         rng = np.random.default_rng([self._seed, _ORDER, epoch])
         order = rng.permutation(len(self._data))

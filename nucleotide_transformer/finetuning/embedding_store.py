@@ -144,7 +144,9 @@ class EmbeddingStore:
         if not keys:
             return
         arrays = {f"layer_{layer}": np.stack([row[layer] for row in rows]) for layer in self.layers}
-        path = self.folder / f"part-{len(self._parts):06d}.npz"
+        # One may be missing: no part takes the name of another.
+        last = max((int(part.stem.removeprefix("part-")) for part in self._parts), default=-1)
+        path = self.folder / f"part-{last + 1:06d}.npz"
         with write_whole(path) as partial, partial.open("xb") as file:
             np.savez(file, keys=np.array(keys, np.uint64), **arrays)  # type: ignore[arg-type]
         self._parts.append(path)

@@ -37,7 +37,7 @@ NO_WEIGHTS = "none"
 SET_BY_TRIAL = (
     *("output", "model", "random_init", "train", "validation", "test", "kind", "method"),
     *("sequence_column", "label_column", "name_column", "separator", "strand", "seed"),
-    "batching",
+    *("batching", "compute"),
 )
 """Fields of a fine-tuning run that a task, a trial or the command's other fields decide."""
 _FINETUNE = "finetune"
@@ -201,7 +201,7 @@ def _describe_probe(setting: Setting) -> dict[str, Any]:
 
 def _describe_finetuning(setting: Setting) -> dict[str, Any]:
     fields = config_to_dict(setting.finetune)
-    left_out = {*SET_BY_TRIAL, *FREE_FIELDS, "compute"}
+    left_out = {*SET_BY_TRIAL, *FREE_FIELDS}
     own = {f"{_FINETUNE}.{name}": v for name, v in fields.items() if name not in left_out}
     return {"strand": setting.strand} | own
 
@@ -209,7 +209,8 @@ def _describe_finetuning(setting: Setting) -> dict[str, Any]:
 def find_default(setting: str) -> Any:
     """What a setting of a result was in versions that did not have it; None where none is known.
 
-    A new field of `FinetuneConfig` has what was done before for its default.
+    A new field of `FinetuneConfig` has what was done before for its default. Windows were not noted
+    once; None is the default of theirs.
     """
     table, _, field = setting.partition(".")
     return config_to_dict(FinetuneConfig()).get(field) if table == _FINETUNE else None

@@ -24,7 +24,8 @@ class Examples(NamedTuple):
     values, [*lead, C] in float32. Segmentation: 0, 1, or -1 where there is no nucleotide,
     [*lead, T, k, C]."""
     weights: Float[Array | np.ndarray, "*lead"]
-    """Of each sequence in the loss: 1, or that of its class; 0 for a row that fills up a batch."""
+    """Of each sequence in the loss: 1, or that of its class, 1 on average over the training set; 0
+    for a row that fills up a batch."""
 
 
 class Standard(NamedTuple):
@@ -76,6 +77,9 @@ def encode_labels(data: LabelledSequences, standard: Standard) -> np.ndarray:
 def make_loss(network: TaskNetwork, kind: str) -> LossFn:
     """The loss of a task: the sum of `score_examples` times the weights, and the counts.
 
+    It is divided by the number of sequences and not by their weights: of a batch these say how many
+    of a rare class it happens to have, and dividing by them would undo what they are for.
+
     Args:
         network: encoder, adapter and head.
         kind: what the labels are.
@@ -89,10 +93,11 @@ def make_loss(network: TaskNetwork, kind: str) -> LossFn:
         weights = jnp.asarray(micro.weights)
         if kind == "segmentation":
             return _score_nucleotides(outputs, jnp.asarray(micro.labels), weights)
-        counts: Counts = {WEIGHT: weights.sum()}
+        is_there = weights > 0
+        counts: Counts = {WEIGHT: is_there.sum(dtype=jnp.float32)}
         if kind == "classification":
             is_right = jnp.argmax(outputs, axis=-1) == micro.labels
-            counts["accuracy"] = jnp.sum(weights, where=is_right)
+            counts["accuracy"] = (is_there & is_right).sum(dtype=jnp.float32)
         return jnp.sum(weights * score_examples(kind, outputs, jnp.asarray(micro.labels))), counts
 
     return weighted_loss

@@ -7,7 +7,12 @@ from typing import Literal
 import numpy as np
 
 from nucleotide_transformer.data.intervals import Interval, read_bed
-from nucleotide_transformer.data.sequences import cut_tiles, read_sequences
+from nucleotide_transformer.data.sequences import (
+    FASTA_SUFFIXES,
+    cut_tiles,
+    get_suffix,
+    read_sequences,
+)
 from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.tokenizers import KmerTokenizer
@@ -46,10 +51,12 @@ def read_segments(
         classes: those of the training set, for another set; by default all that are there, sorted.
 
     Raises:
-        MissingInputError, InputError: in one line, for an interval without a name, of another
-            class, on a contig that is not there, or beyond its end.
+        MissingInputError, InputError: in one line, for a file that is no FASTA, and for an interval
+            without a name, of another class, on a contig that is not there, or beyond its end.
     """
     require(window > 0, "window", window, "must be above 0")
+    is_fasta = get_suffix(Path(path)) in FASTA_SUFFIXES
+    require(is_fasta, "sequences", str(path), "must be FASTA: intervals are of whole contigs")
     contigs = {record.contig: len(record.sequence) for record in read_sequences(Path(path))}
     intervals = list(read_bed(Path(bed)))
     names = tuple(sorted({each.name for each in intervals})) if classes is None else classes

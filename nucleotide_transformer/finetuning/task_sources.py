@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nucleotide_transformer.errors import InputError, MissingInputError, import_extra, require
-from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.files import keep_settings, write_whole
 from nucleotide_transformer.finetuning.labels import Kind, LabelledSequences, read_labelled
 
 SPLITS = ("train", "test")
@@ -66,13 +66,18 @@ def find_tasks(
 
     Raises:
         MissingInputError: if there is no such folder or dataset, or no task in it.
-        InputError: for a task without a table, or a name that is no task.
+        InputError: for a task without a table, a name that is no task, or a cache of another
+            dataset or revision.
     """
     folder = Path(source).expanduser()
     if not folder.is_dir():
         if not _REPOSITORY.fullmatch(source):
             raise MissingInputError(f"{source}: no such folder, and no owner/name of the hub")
-        folder = cache if cache.is_dir() else fetch_tasks(source, cache, revision=revision)
+        if cache.is_dir():
+            _keep_source(cache, source, revision)
+            folder = cache
+        else:
+            folder = fetch_tasks(source, cache, revision=revision)
     places = {place.name: place for place in sorted(folder.iterdir()) if place.is_dir()}
     every = [name for name, place in places.items() if any(_find_tables(place).values())]
     if not every:
@@ -129,17 +134,22 @@ def fetch_tasks(source: str, folder: Path, *, revision: str | None = None) -> Pa
         revision: of the dataset on the hub.
 
     Raises:
-        InputError: if there is no such dataset, no network, or no test set, or without `datasets`.
+        InputError: if there is no such dataset, no network, or no test set, for a task whose name
+            is no name of a folder, or without `datasets`.
     """
     datasets = import_extra("datasets", "hub", f"{source}: to load it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         names = datasets.get_dataset_config_names(source, revision=revision)
         with write_whole(folder) as partial:
+            partial.mkdir()
+            _keep_source(partial, source, revision)
             for name in names:
                 loaded = datasets.load_dataset(source, name, revision=revision)
                 for task, tables in _split_tasks(source, name, loaded):
-                    (partial / task).mkdir(parents=True)
+                    plain = Path(task).name == task and not task.startswith(".")
+                    require(plain, f"{source}: task", task, "must be a name without a folder")
+                    (partial / task).mkdir()
                     for split, table in tables.items():
                         table.to_parquet(partial / task / f"{split}.parquet")
     except InputError:
@@ -148,6 +158,12 @@ def fetch_tasks(source: str, folder: Path, *, revision: str | None = None) -> Pa
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{source}: can't be loaded: {reason}") from None
     return folder
+
+
+def _keep_source(folder: Path, source: str, revision: str | None) -> None:
+    """Notes of what dataset a folder holds tables, or compares it with what it says."""
+    settings = {"source": source, "revision": revision}
+    keep_settings(folder, settings, "holds tables", "choose another output, or delete this folder")
 
 
 def _split_tasks(source: str, name: str, loaded: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

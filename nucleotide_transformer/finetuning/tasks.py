@@ -185,10 +185,10 @@ def _run_tasks(
 ) -> list[dict[str, Any]]:
     """`run_tasks` in its folder."""
     trials = [trial for name in tables for trial in list_trials(config, name)]
-    parameters = digest_params(model.params) if model is not None else None
+    network = {} if model is None else describe_network(model, config.batching)
     waiting = []
     for trial in trials:
-        prints = make_fingerprint(config, trial, tables[trial.task], parameters)
+        prints = make_fingerprint(config, trial, tables[trial.task], network)
         if not check_record(find_record(config, trial), prints):
             waiting.append((trial, prints))
     note(f"{len(tables)} tasks, {len(trials)} trials, {len(trials) - len(waiting)} done before")
@@ -234,13 +234,22 @@ def make_setting(
     )
 
 
+def describe_network(model: Model, batching: BatchConfig) -> dict[str, Any]:
+    """What of a network the results of its trials depend on, in types that JSON has."""
+    return {
+        "parameters": digest_params(model.params),
+        "compute_dtype": model.compute.compute_dtype,
+        "window_tokens": batching.window_tokens,
+        "overlap_tokens": batching.overlap_tokens,
+    }
+
+
 def make_fingerprint(
-    config: TasksConfig, trial: Trial, tables: Tables, parameters: str | None
+    config: TasksConfig, trial: Trial, tables: Tables, network: dict[str, Any]
 ) -> dict[str, Any]:
-    """What a result depends on, in types that JSON has."""
+    """What a result depends on, in types that JSON has; see `describe_network`."""
     method = METHODS[trial.method]
     setting = make_setting(config, trial.task, None, note=lambda _: None, show=False)
-    network = {"parameters": parameters, "compute_dtype": config.compute.compute_dtype}
     return {
         "version": FORMAT_VERSION,
         "train": digest_labelled(tables.train),
