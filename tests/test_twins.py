@@ -1,6 +1,7 @@
 """One genome in two files: under other headers, in another order, with other line ends or gzipped.
 
-Held-out blocks go by name: all of one copy's would be trained on in the other.
+Held-out blocks go by name: all of one copy's would be trained on in the other. Genomes that share
+some contigs only are in `test_shared_contigs.py`.
 """
 
 import dataclasses
@@ -10,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_genomes import reverse_complement
 from test_corpus_builds import assert_one_line, list_partial, stamp_files
 
-from nucleotide_transformer.data import twins
 from nucleotide_transformer.data.corpus import CorpusConfig, build_corpus, load_manifest
 from nucleotide_transformer.errors import InputError
 
@@ -54,6 +55,8 @@ def make_twin(folder: Path, kind: str) -> Path:
         return write(folder / "bee.fa.gz", *CONTIGS)
     if kind == "order":
         return write(folder / "bee.fa", *CONTIGS[::-1])
+    if kind == "strand":
+        return write(folder / "bee.fa", CONTIGS[1], *map(reverse_complement, CONTIGS[::2]))
     if kind == "lower case":
         return write(folder / "bee.fa", *map(str.lower, CONTIGS))
     lines = (re.sub("(.{60})", "\\1\n", contig) for contig in CONTIGS)
@@ -62,7 +65,10 @@ def make_twin(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize(
     ("kind", "workers"),
-    [("headers", 2), ("headers", 1), ("gzip", 1), ("order", 1), ("lower case", 1), ("lines", 1)],
+    [
+        *(("headers", 2), ("headers", 1), ("gzip", 1), ("order", 1)),
+        *(("lower case", 1), ("lines", 1), ("strand", 1)),
+    ],
 )
 def test_a_genome_that_is_there_twice_is_refused(
     kind: str, workers: int, config: CorpusConfig, tmp_path: Path
@@ -87,7 +93,7 @@ def test_a_twin_that_is_mended_is_built(config: CorpusConfig, tmp_path: Path) ->
     with pytest.raises(InputError, match="holds the same sequences as") as error:
         build_corpus(add(config, twin))
     assert_one_line(error, f"inputs: {twin}", config.inputs[0], "'ant'")
-    write(twin, *CONTIGS[:2], CONTIGS[2].replace("A", "C"))
+    write(twin, *(contig.replace("A", "C") for contig in CONTIGS))
     assert [genome.species for genome in build_corpus(add(config, twin)).genomes] == ["aa", "ant"]
 
 
@@ -104,14 +110,17 @@ def test_what_was_built_before_is_compared_too(config: CorpusConfig, tmp_path: P
         build_corpus(add(config, twin))
 
 
-def test_genomes_that_differ_by_a_letter_are_built(config: CorpusConfig, tmp_path: Path) -> None:
-    last = CONTIGS[-1]
+def test_genomes_whose_contigs_differ_by_a_letter_are_built(
+    config: CorpusConfig, tmp_path: Path
+) -> None:
+    changed = [contig[:-1] + ("A" if contig[-1] != "A" else "C") for contig in CONTIGS]
+    _, middle, last = CONTIGS
     for number, contigs in enumerate(
         (
-            [*CONTIGS[:-1], last[:-1] + ("A" if last[-1] != "A" else "C")],
-            [*CONTIGS[:-2], CONTIGS[-2] + last[0], last[1:]],
-            [CONTIGS[0] + CONTIGS[1], CONTIGS[2]],
-            [*CONTIGS, "N"],
+            changed,
+            [changed[0], middle + last[0], last[1:]],
+            ["".join(CONTIGS)],
+            [*changed, "N"],
         )
     ):
         other = write(tmp_path / f"bee{number}.fa", *contigs)
@@ -119,24 +128,7 @@ def test_genomes_that_differ_by_a_letter_are_built(config: CorpusConfig, tmp_pat
         assert len(manifest.genomes) == 2
 
 
-def test_only_genomes_of_one_size_are_read_again(
-    config: CorpusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And not those of a finished corpus: it is as it is."""
-    read: list[str] = []
-    digest = twins.digest_sequences
-
-    def count(file: Path, report: object) -> str:
-        read.append(file.name)
-        return digest(file, lambda *_: None)
-
-    monkeypatch.setattr(twins, "digest_sequences", count)
-    write(tmp_path / "bee.fa", *(contig.replace("A", "T") for contig in CONTIGS))
-    write(tmp_path / "cat.fa", *CONTIGS[:-1])
-    several = add(config, tmp_path / "bee.fa", tmp_path / "cat.fa")
-    for _ in range(2):
-        build_corpus(several)
-        assert sorted(read) == ["ant.fa", "bee.fa"]
-    write(tmp_path / "dog.fa", *CONTIGS[:-1], "A" * 7_000)
-    build_corpus(add(several, tmp_path / "dog.fa"))
-    assert sorted(read[2:]) == ["ant.fa", "bee.fa", "dog.fa"]
+def test_a_twin_is_refused_where_nothing_is_held_out(config: CorpusConfig, tmp_path: Path) -> None:
+    twin = make_twin(tmp_path, "headers")
+    with pytest.raises(InputError, match="holds the same sequences as"):
+        build_corpus(add(config, twin, validation_fraction=0.0, test_fraction=0.0))

@@ -91,15 +91,8 @@ def build_corpus(config: CorpusConfig, *, progress: bool = False) -> Manifest:
         listed = _load_listed(config, sources, problems)
         finished, lost = _find_finished(sources, config, listed, problems, progress=progress)
         genomes = _build_missing(sources, config, finished, lost, problems, progress=progress)
-        check_sequences(
-            config.output,
-            [source for source in sources if source.name in genomes],
-            genomes,
-            listed,
-            problems,
-            workers=config.workers,
-            progress=progress,
-        )
+        built = [source for source in sources if source.name in genomes]
+        check_sequences(config, built, genomes, listed, problems, progress=progress)
         problems.raise_all()
         labelled = tuple(_label(genomes[source.name], source) for source in sources)
         recipe = config.make_recipe()

@@ -100,6 +100,9 @@ class ContigEntry:
     segments: tuple[Segment, ...]
     left_out: tuple[tuple[int, ...], ...]
     """For each segment the chunks left out, counted from 0 within the segment."""
+    sample: str | None = None
+    """Of its nucleotides, on either strand: contigs with another one differ. None in corpora of
+    earlier versions."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -249,6 +252,7 @@ def load_contigs(folder: Path, name: str) -> tuple[ContigEntry, ...]:
                 length=contig["length"],
                 segments=tuple(Segment(*segment) for segment in contig["segments"]),
                 left_out=tuple(tuple(chunks) for chunks in contig["left_out"]),
+                sample=contig.get("sample"),
             )
             for contig in values["contigs"]
         )

@@ -33,6 +33,7 @@ from nucleotide_transformer.data.named_contigs import make_contig_names
 from nucleotide_transformer.data.parallel import Report
 from nucleotide_transformer.data.quality import ChunkRules, find_n50
 from nucleotide_transformer.data.sources import Source, check_stated
+from nucleotide_transformer.data.strands import sample_strands
 from nucleotide_transformer.errors import OutputExistsError
 from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.types import Split
@@ -175,6 +176,7 @@ class _GenomeWriter:
             length=len(contig.sequence),
             segments=tuple(segments),
             left_out=tuple(left_out),
+            sample=sample_strands(contig.sequence),
         )
 
 
