@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from nucleotide_transformer.pretraining.evaluate import evaluate_model as evaluate_model
     from nucleotide_transformer.pretraining.run import pretrain as pretrain
     from nucleotide_transformer.tokenizers import KmerTokenizer as KmerTokenizer
+    from nucleotide_transformer.training.devices import join_processes as join_processes
     from nucleotide_transformer.variants.config import ScoreVariantsConfig as ScoreVariantsConfig
     from nucleotide_transformer.variants.reference import open_reference as open_reference
     from nucleotide_transformer.variants.run import score_variants as score_variants
@@ -77,6 +78,7 @@ _HOME = {
     "get_pretrained_model": "compat",
     "hidden_states": "inference.embedding",
     "init_params": "model",
+    "join_processes": "training.devices",
     "load_config": "configfile",
     "load_manifest": "data.manifest",
     "load_pretrained": "pretrained",
@@ -119,6 +121,7 @@ __all__ = [
     "get_pretrained_model",
     "hidden_states",
     "init_params",
+    "join_processes",
     "load_config",
     "load_manifest",
     "load_pretrained",

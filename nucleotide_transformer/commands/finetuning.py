@@ -21,7 +21,7 @@ from nucleotide_transformer.finetuning.prediction_files import (
 from nucleotide_transformer.finetuning.run import finetune as run_finetuning
 from nucleotide_transformer.finetuning.segments import read_segments
 from nucleotide_transformer.pretrained import Model, load_pretrained
-from nucleotide_transformer.training.devices import find_devices
+from nucleotide_transformer.training.devices import find_devices, join_processes
 
 RESULTS = "results.json"
 """Of a run: what the best model gets right, and what was trained."""
@@ -31,15 +31,16 @@ def finetune(config: FinetuneConfig) -> int:
     """`nt finetune`."""
     if config.train is None:
         raise InputError("nt finetune: --train: must be given")
+    join_processes(distributed=config.distributed)  # first: JAX must not have begun
     train = read_table(config, config.train)
     validation, test = (
         None if path is None else read_table(config, path, like=train)
         for path in (config.validation, config.test)
     )
+    find_devices(config.num_devices)
     for data in (validation, test):
         if data is not None:
             tell_leaks(train, data)
-    find_devices(config.num_devices)
     model = load_pretrained(config.model, compute=config.compute)
     if config.folds is not None:
         return finetune_folds(model, train, test, config)
@@ -49,13 +50,14 @@ def finetune(config: FinetuneConfig) -> int:
         return INTERRUPTED
     scores = {"validation": result.metrics}
     if test is not None:
+        # In every process: at its end one waits minutes for the others, no longer.
         scores["test"] = score_model(result.model, test, batching=config.batching)
     counts = {"step": result.step, "best_step": result.best_step, "num_trained": result.num_trained}
     write_results(config, {**counts, **scores})
     for name, metrics in scores.items():
         words = ", ".join(f"{metric} {value:.3f}" for metric, value in metrics.items())
-        say(f"{name:10} {words}")
-    say(f"best after update {result.best_step:,} of {result.step:,}; wrote {result.adapter}")
+        say_once(f"{name:10} {words}")
+    say_once(f"best after update {result.best_step:,} of {result.step:,}; wrote {result.adapter}")
     return 0
 
 
@@ -71,8 +73,8 @@ def finetune_folds(
     write_results(config, {**scores._asdict(), "summary": summary})
     for name, metrics in summary.items():
         words = (f"{m} {v['mean']:.3f} ± {v['two_deviations']:.3f}" for m, v in metrics.items())
-        say(f"{name:10} {', '.join(words)}")
-    say(f"means of {config.folds} folds ± two standard deviations; wrote {config.output}")
+        say_once(f"{name:10} {', '.join(words)}")
+    say_once(f"means of {config.folds} folds ± two standard deviations; wrote {config.output}")
     return 0
 
 
@@ -117,7 +119,15 @@ def tell_leaks(train: LabelledSequences, other: LabelledSequences) -> None:
     found.pop("train")
     if any(found.values()):
         counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in found.items())
-        say(f"note: {other.source}: of {len(other)} sequences {counts} are in {train.source} too")
+        say_once(
+            f"note: {other.source}: of {len(other)} sequences {counts} are in {train.source} too"
+        )
+
+
+def say_once(text: str) -> None:
+    """Prints a line; the first process does so for all."""
+    if jax.process_index() == 0:
+        say(text)
 
 
 def write_results(config: FinetuneConfig, content: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.finetuning.predict import score_model
 from nucleotide_transformer.finetuning.run import train_job
 from nucleotide_transformer.pretrained import Model
-from nucleotide_transformer.training.devices import find_devices, join_processes
+from nucleotide_transformer.training.devices import agree_on_any, find_devices, join_processes
 from nucleotide_transformer.training.loop import catch_signals
 from nucleotide_transformer.types import Int
 
@@ -148,7 +148,7 @@ def run_fold(
     """
     train, validation, test = sets
     with lanes.take() as devices:
-        if lanes.stop.is_set():
+        if agree_on_any(lanes.stop.is_set()):
             return None
         job = make_job(model, train, validation, config, devices)
         result = train_job(job, lanes.stop, show=show)

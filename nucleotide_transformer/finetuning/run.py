@@ -37,8 +37,8 @@ from nucleotide_transformer.model.flops import count_forward_flops
 from nucleotide_transformer.model.stacking import AnyParams, arrange_params
 from nucleotide_transformer.model.task_network import is_trained
 from nucleotide_transformer.pretrained import Model, describe_adapted
-from nucleotide_transformer.training.devices import join_processes
-from nucleotide_transformer.training.loop import Run, RunPlan, Task, catch_signals
+from nucleotide_transformer.training.devices import join_processes, wait_for_processes
+from nucleotide_transformer.training.loop import Run, RunPlan, Task, agree_on, catch_signals
 from nucleotide_transformer.training.optimizer import make_optimizer, make_schedule
 from nucleotide_transformer.training.peaks import find_total_peak_flops
 from nucleotide_transformer.training.state import TrainState, init_state
@@ -46,6 +46,7 @@ from nucleotide_transformer.training.step import make_gather_step, make_train_st
 from nucleotide_transformer.types import Array, Float, Int, Params
 from nucleotide_transformer.weights.adapter_files import FOLDER, save_adapter
 from nucleotide_transformer.weights.assembly import digest_params
+from nucleotide_transformer.weights.runs import FOLDER as CHECKPOINTS
 from nucleotide_transformer.weights.runs import find_checkpoint, read_held_out, read_params
 
 FREE_FIELDS = (
@@ -90,6 +91,9 @@ def finetune(
     show: bool = True,
 ) -> FinetuneResult:
     """Adapts a model to labelled sequences, or resumes the run in `config.output`.
+
+    Where several processes train together (`config.distributed`), each joins the others before it
+    loads the model (`join_processes`), and returns the same.
 
     Args:
         model: to start from; what `config.model` says is not looked at.
@@ -226,14 +230,18 @@ def make_evaluator(job: Job) -> Evaluator:
 
 
 def finish(job: Job, step: int, num_trained: int) -> FinetuneResult:
-    """Writes the adapter of the best checkpoint, and puts it onto the base."""
+    """Writes the adapter of the best checkpoint, and puts it onto the base.
+
+    The first process writes, and no other goes on before the adapter is there.
+    """
     config = job.config
-    best = find_checkpoint(config.output)
+    best = find_best(config.output)
     metrics = {name: v for name, v in read_held_out(best).items() if name != "score"}
     adapter = make_adapter(job, read_params(best / "state"), metrics)
     folder = config.output / FOLDER
     if jax.process_index() == 0:
         save_adapter(folder, adapter)
+    wait_for_processes(f"{FOLDER} written")
     model = dataclasses.replace(
         job.model,
         params=adapter.merge(job.model.params),
@@ -242,6 +250,12 @@ def finish(job: Job, step: int, num_trained: int) -> FinetuneResult:
         head=adapter.head,
     )
     return FinetuneResult(model, folder, step, int(best.name), metrics, num_trained)
+
+
+def find_best(output: Path) -> Path:
+    """The best checkpoint, which the first process names for all once it has written its last."""
+    step = int(find_checkpoint(output).name) if jax.process_index() == 0 else -1
+    return output.absolute() / CHECKPOINTS / str(agree_on(step))
 
 
 def count_update_tokens(job: Job) -> int:

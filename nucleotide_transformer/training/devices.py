@@ -2,8 +2,11 @@
 
 import math
 import os
+import signal
+import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -23,19 +26,39 @@ def join_processes(*, distributed: bool) -> None:
 
     The address of the first process and their number come from the cluster's environment (Slurm,
     Open MPI, TPU pods, Kubernetes) or from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID. JAX takes over SIGTERM here: install handlers afterwards.
+    JAX_PROCESS_ID. A process joins before JAX finds its devices, so before it loads a model; once
+    it has joined, another call changes nothing.
 
     Raises:
-        InputError: if the environment says too little, or what can't be.
+        InputError: if the environment says too little, or what can't be, or JAX has found this
+            process's devices already.
     """
     if not distributed or jax.distributed.is_initialized():
         return
     arguments = read_cluster()
     try:
-        jax.distributed.initialize(**arguments)
+        with _keep_sigterm():
+            jax.distributed.initialize(**arguments)
     except ValueError as error:  # what JAX raises before it tries to connect
         rule = "set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or use a cluster"
         raise InputError(f"distributed = True: {error} ({rule})") from None
+    except jax.errors.JaxRuntimeError:  # it could not connect
+        raise
+    except RuntimeError:
+        call = "nucleotide_transformer.join_processes(distributed=True) before a model is loaded"
+        rule = f"JAX is in use in this process already: call {call}"
+        raise InputError(f"distributed = True: {rule}") from None
+
+
+@contextmanager
+def _keep_sigterm() -> Iterator[None]:
+    """Leaves SIGTERM as it was to the process: JAX would take it over, and do nothing with it."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def read_cluster() -> dict[str, Any]:
@@ -130,6 +153,26 @@ def check_same_settings(settings: Mapping[str, Any]) -> None:
     ]
     if differing:
         raise InputError(f"{'; '.join(differing)}: must be the same in all processes of a run")
+
+
+def agree_on_any(value: bool) -> bool:
+    """Whether `value` is true in some process: the same answer in all, which wait for each other.
+
+    Several threads may ask where there is one process, and one thread where there are several.
+    """
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.process_allgather(np.bool_(value)).any())
+
+
+def wait_for_processes(place: str) -> None:
+    """Waits until all processes are here; nothing happens where there is one.
+
+    Args:
+        place: what they have done, the same words in all.
+    """
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(place)
 
 
 class Layout(NamedTuple):

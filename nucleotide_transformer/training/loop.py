@@ -367,7 +367,7 @@ def catch_signals(*, show: bool) -> Iterator[threading.Event]:
 
     And SIGHUP, of a terminal that closes, unless `nohup` has it ignored. It may come twice.
 
-    Call it after `join_processes`, where JAX takes over SIGTERM.
+    Call it after `join_processes`, which puts the handler of SIGTERM back that was there.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
