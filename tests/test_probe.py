@@ -135,6 +135,14 @@ def test_all_probes_of_all_layers_and_splits():
         assert trained["ahead_of_counts"]["mean"] == pytest.approx(1 - counts, abs=1e-5)
 
 
+@pytest.mark.parametrize("num_groups", [3, 4])
+def test_a_genome_of_few_chromosomes(num_groups):
+    """As many as `find_windows` asks for; two are left for the inner folds, or three."""
+    labels, groups = np.arange(48) % 4, np.arange(48) // 4 % num_groups
+    answers = probe.run_probe(np.eye(4)[labels], labels, groups, scale=True)
+    assert answers.correct.all()
+
+
 def test_layers_are_spread_evenly():
     assert probe.list_layers(2, 5) == [0, 1, 2]
     assert probe.list_layers(12, 5) == [0, 3, 6, 9, 12]

@@ -97,7 +97,7 @@ def test_bed_gives_its_intervals_in_its_order(fasta: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "parquet"])
 def test_tables_give_their_rows(tmp_path: Path, kind: str) -> None:
     long = "ACGT" * 50_000  # beyond the csv module's own limit of 131,072 characters
-    columns = {"id": ["a", "b"], "contig": ["x", "y"], "start": [5, 0], "end": [9, 7]}
+    columns = {"id": ["a", "b"], "contig": ["x", "y"], "start": [5, 0], "end": [9, 200_000]}
     columns |= {"dna": ["ACgu", long]}
     path = tmp_path / f"table.{kind}"
     if kind == "parquet":
@@ -109,9 +109,16 @@ def test_tables_give_their_rows(tmp_path: Path, kind: str) -> None:
         data = text.getvalue().encode()
         path.write_bytes(gzip.compress(data) if kind.endswith("gz") else data)
     found = list(read_sequences(path, sequence_column="dna", name_column="id"))
-    assert found == [("a", "ACgu", "x", 5, 9), ("b", long, "y", 0, 7)]
+    assert found == [("a", "ACgu", "x", 5, 9), ("b", long, "y", 0, len(long))]
     found = list(read_sequences(path, sequence_column="dna"))
     assert [record.name for record in found] == ["0", "1"]
+
+
+def test_a_row_of_parquet_without_a_name_has_its_number(tmp_path: Path) -> None:
+    table = pyarrow.table({"name": ["a", None], "sequence": ["ACGT", "GG"]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    found = [(record.name, record.contig) for record in read_sequences(tmp_path / "a.parquet")]
+    assert found == [("a", "a"), ("1", "1")]
 
 
 def test_table_without_coordinates_is_its_own_contig(tmp_path: Path) -> None:
@@ -126,11 +133,16 @@ def test_table_without_coordinates_is_its_own_contig(tmp_path: Path) -> None:
     ("a.csv", "", "a.csv: empty file"),
     ("a.csv", "name,sequence\n", "a.csv: no row: must hold at least one sequence"),
     ("a.csv", "name,dna\na,ACGT\n", "a.csv: no column 'sequence' .*; has name, dna"),
-    ("a.csv", "name,sequence\na,ACGT\nb\n", "a.csv: row 2: column 'sequence' is empty"),
+    ("a.csv", "name,sequence\na,ACGT\nb,\n", "a.csv: row 2: column 'sequence' is empty"),
     ("a.csv", "name,sequence\na,ACGT\nb,AC GT\n",
      "a.csv: row 2: sequence 'b': position 3: ' ': must be a nucleotide"),
     ("a.csv", "sequence,contig,start,end\nACGT,x,1,y\n",
-     r"a.csv: row 1: start, end = \('1', 'y'\): must be integers"),
+     r"a.csv: row 1: start, end = '1', 'y': must be integers"),
+    ("a.csv", "sequence,contig,start,end\nACGT,x,1,4\n",
+     r"row 1: start, end = '1', '4': are counted from 0, and end is start \+ 4, as long as"),
+    ("a.csv", "sequence,contig,start,end\nACGT,x,-4,0\n", "row 1: start, end = '-4', '0': are"),
+    ("a.csv", "sequence,name\nACGT,a\nACGT,gene,x\n", "a.csv: row 2: must have 2 values, as the"),
+    ("a.tsv", "sequence\tname\nACGT\n", "a.tsv: row 1: must have 2 values, as the header has"),
     ("a.csv", 'sequence\n"ACGT\n', "a.csv: line 2: unexpected end of data"),
     ("a.parquet", "no parquet", "a.parquet: not a Parquet file: "),
     ("a.csv.gz", "not gzip at all\n", "a.csv.gz: no column 'sequence' with the sequences"),
@@ -350,6 +362,17 @@ def test_annotation_is_read_in_half_open_coordinates(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             read_annotation(write(tmp_path / name, text))
+
+
+@pytest.mark.parametrize("percent", [7, 14, 28, 55, 56, 57, 60])
+def test_a_share_that_is_just_met_is_met(percent: int) -> None:
+    """0.55 * 100 is above 55 in floating point."""
+    for covered in (percent, percent - 1):
+        annotation = [Interval("x", 0, covered, "gene", "+", 1)]
+        found = label_windows(
+            ["x"], [0], [100], annotation, features=["gene"], min_share=percent / 100
+        )
+        assert found == ["gene" if covered == percent else "other"]
 
 
 def test_label_is_the_first_feature_that_covers_enough() -> None:

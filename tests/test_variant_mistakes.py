@@ -23,6 +23,8 @@ from variant_files import (
     write_vcf,
 )
 
+from nucleotide_transformer.data.fasta import FastaReader
+from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.options import parse
 from nucleotide_transformer.variants.config import STDIN, ScoreVariantsConfig
 from nucleotide_transformer.variants.reference import open_reference
@@ -152,6 +154,54 @@ def test_genomes_of_every_kind(tmp_path, fasta, kind):
     again = open_reference(path)
     assert bool(again.notes) == (kind == "gzip")
     assert not list(tmp_path.glob("*partial*"))
+
+
+@pytest.mark.parametrize("change", ["another header", "shorter", "longer lines", "damaged"])
+def test_an_index_of_another_file_is_made_again(change, tmp_path, fasta):
+    """It is newer than the file, which a copy gave its old time."""
+    open_reference(fasta)
+    text = fasta.read_text()
+    first, second = text.split(">two")
+    sequences = ["".join(part.splitlines()[1:]) for part in (first, second)]
+    index = tmp_path / "genome.fa.fai"
+    if change == "another header":
+        fasta.write_text(text.replace(">chr1", ">chr1 of another assembly").replace("A", "C"))
+    if change == "shorter":
+        fasta.write_text(first)
+    if change == "longer lines":
+        fasta.write_text(f">chr1\n{sequences[0]}\n>two\n{sequences[1]}\n")
+    if change == "damaged":
+        index.write_text("chr1\tmany\n")
+    os.utime(fasta, (1, 1))
+    reference = open_reference(fasta)
+    assert "made its index" in reference.notes[0]
+    expected = {contig.name: bytes(contig.sequence) for contig in FastaReader(fasta)}
+    assert reference.lengths == {name: len(sequence) for name, sequence in expected.items()}
+    for name, sequence in expected.items():
+        assert reference.fetch(name, 0, len(sequence)) == sequence
+    assert not open_reference(fasta).notes
+
+
+@pytest.mark.parametrize("is_bgzip", [False, True])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (">a\nACGT\n>b\nAC\n>a\nGGTT\n", "second contig named 'a'"),
+        (">a\nACGT\n>b\n>c\nGGTT\n", "contig 'b'.*: empty: a contig must have"),
+    ],
+)
+def test_contigs_that_an_index_would_leave_out(text, message, is_bgzip, tmp_path):
+    path = tmp_path / "g.fa"
+    path.write_text(text)
+    if is_bgzip:
+        path = tmp_path / "g.fa.gz"
+        with pysam.BGZFile(str(path), "wb") as file:
+            file.write(text.encode())
+    with pytest.raises(InputError, match=message):
+        list(FastaReader(path))
+    with pytest.raises(InputError, match=message):
+        open_reference(path)
+    assert not list(tmp_path.glob("*.fai"))
 
 
 def test_a_genome_beside_which_nothing_can_be_written(tmp_path, fasta, monkeypatch):

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import quick_compiler
-from small_genomes import put, random_letters, write_gff
+from small_genomes import put, random_letters, save_genome, write_gff
 from small_models import V2, save_model
 
 from nucleotide_transformer.analysis.config import KnowledgeConfig
+from nucleotide_transformer.analysis.study import find_subjects
 from nucleotide_transformer.data.corpus import CorpusConfig, build_corpus
 from nucleotide_transformer.errors import InputError
 
@@ -168,6 +169,19 @@ def test_bad_input_is_one_line(study, tmp_path):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert f"{tmp_path / 'x'}: no file .gff, .gff3, .gtf" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("genomes", [("x.fa",), ("x.fa", "x.fna")])
+def test_results_have_one_place_for_each_genome(genomes, tmp_path):
+    for contig, name in zip("ab", genomes, strict=False):
+        save_genome(tmp_path / name, {contig: "ACGT"})
+    for contig, name in (("a", "one.gff"), ("ab"[len(genomes) - 1], "two.gff")):
+        write_gff(tmp_path / name, [(contig, "gene", 0, 2, "+", ".", "ID=x")])
+    given = dict.fromkeys(("annotation", "genomes", "output"), tmp_path)
+    with pytest.raises(
+        InputError, match=r"two\.gff: a second annotation of one genome: 'x' has that of one\.gff"
+    ):
+        find_subjects(KnowledgeConfig(model="m", **given))
 
 
 def test_a_context_too_short_for_the_sites_is_refused(tmp_path):

@@ -46,7 +46,7 @@ class Genome:
     @property
     def name(self) -> str:
         """The file's name without its suffixes."""
-        return self.path.name.removesuffix(".gz").rpartition(".")[0]
+        return name_genome(self.path)
 
     def find_place(self, site: Site) -> int:
         """The place of a site of an annotation.
@@ -82,6 +82,11 @@ class Genome:
             return None
         codes = self.codes[start:end]
         return codes if strand == "+" else _COMPLEMENT[codes[::-1]]
+
+
+def name_genome(path: Path) -> str:
+    """A file's name without its suffixes."""
+    return path.name.removesuffix(".gz").rpartition(".")[0]
 
 
 def orient(values: np.ndarray, strand: str) -> np.ndarray:

@@ -155,7 +155,8 @@ def run_probe(
     # The products are small: several threads would wait for each other most of the time.
     with threads.threadpool_limits(1):
         for train, test in folds.split(x, labels, groups):
-            search = selection.GridSearchCV(model, grid, cv=selection.GroupKFold(INNER_FOLDS))
+            inner = selection.GroupKFold(min(INNER_FOLDS, len(np.unique(groups[train]))))
+            search = selection.GridSearchCV(model, grid, cv=inner)
             search.fit(x[train], labels[train], groups=groups[train])
             predicted[test] = search.predict(x[test])
     return Answers(predicted == labels, predicted)

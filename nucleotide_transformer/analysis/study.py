@@ -21,13 +21,14 @@ from nucleotide_transformer.analysis.genome import (
     find_held_out,
     list_contigs,
     load_genome,
+    name_genome,
     spell,
 )
 from nucleotide_transformer.analysis.judging import judge_nucleotides, judge_tokens
 from nucleotide_transformer.analysis.sampling import Sample
 from nucleotide_transformer.bars import Steps, show_steps
 from nucleotide_transformer.data.sequences import get_suffix
-from nucleotide_transformer.errors import MissingInputError
+from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.files import digest_file, write_whole
 from nucleotide_transformer.inference.embedding import embed
 from nucleotide_transformer.model import init_params
@@ -89,7 +90,14 @@ def find_subjects(config: KnowledgeConfig) -> list[tuple[Path, Annotation]]:
         raise MissingInputError(f"{folder}: no file .{', .'.join(_SUFFIXES)}")
     annotations = [load_annotation(path) for path in paths]
     genomes = list_contigs(Path(config.genomes))
-    return [(find_genome(genomes, annotation), annotation) for annotation in annotations]
+    subjects = [(find_genome(genomes, annotation), annotation) for annotation in annotations]
+    first: dict[str, Path] = {}
+    for (genome, _), path in zip(subjects, paths, strict=True):
+        other = first.setdefault(name_genome(genome), path)
+        if other is not path:
+            rule = f"{name_genome(genome)!r} has that of {other.name}: take one of them away"
+            raise InputError(f"{path}: a second annotation of one genome: {rule}")
+    return subjects
 
 
 def _load_subject(path: Path, annotation: Annotation, config: KnowledgeConfig) -> Subject:

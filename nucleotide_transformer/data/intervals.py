@@ -185,11 +185,11 @@ def label_windows(
     ends_of_groups = np.cumsum(np.bincount(inverse, minlength=len(names_of_contigs)))
     groups = np.split(order, ends_of_groups[:-1]) if len(contigs) else []
     for contig, windows in zip(names_of_contigs, groups, strict=True):
-        needed = min_share * (last - first)[windows]
+        sizes = np.maximum((last - first)[windows], 1)
         for feature in reversed(features):
             count = functools.partial(_count_covered, spans.get((contig, feature), []))
             covered = count(last[windows]) - count(first[windows])
-            for window in windows[covered >= needed]:
+            for window in windows[covered / sizes >= min_share]:
                 labels[window] = feature
     return labels
 

@@ -260,16 +260,21 @@ class _Columns(NamedTuple):
             raise InputError(f"{where}: column {self.sequence!r} holds {kind}: must be text")
         if not sequence:
             raise InputError(f"{where}: column {self.sequence!r} is empty")
-        name = str(row.get(self.name, index))
+        name = row.get(self.name)
+        name = str(index if name is None else name)
         if "contig" not in row:
             return SequenceRecord(name, str(sequence), name, 0, len(sequence))
+        shown = f"{where}: start, end = {row['start']!r}, {row['end']!r}"
         try:
-            return SequenceRecord(
-                name, str(sequence), str(row["contig"]), int(row["start"]), int(row["end"])
-            )
+            start, end = int(row["start"]), int(row["end"])
         except (TypeError, ValueError):
-            shown = (row["start"], row["end"])
-            raise InputError(f"{where}: start, end = {shown!r}: must be integers") from None
+            raise InputError(f"{shown}: must be integers") from None
+        if start < 0 or end - start != len(sequence):
+            rule = (
+                f"are counted from 0, and end is start + {len(sequence)}, as long as the sequence"
+            )
+            raise InputError(f"{shown}: {rule}")
+        return SequenceRecord(name, str(sequence), str(row["contig"]), start, end)
 
 
 def _read_table(path: Path, columns: _Columns) -> Iterator[TableRow]:
@@ -288,6 +293,9 @@ def _read_text(path: Path, suffix: str, columns: _Columns) -> Iterator[TableRow]
     try:
         there = columns.select(path, list(reader.fieldnames or []))
         for index, row in enumerate(_read_rows(reader)):
+            if None in row or None in row.values():  # what DictReader makes of other lengths
+                rule = f"must have {len(row) - (None in row)} values, as the header has"
+                raise InputError(f"{path}: row {index + 1}: {rule}")
             yield columns.make_row(path, index, {name: row[name] for name in there})
     except csv.Error as error:
         raise InputError(f"{path}: line {reader.reader.line_num}: {error}") from None

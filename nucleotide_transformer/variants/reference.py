@@ -1,11 +1,13 @@
 """The genome that variants refer to: stretches of its contigs by coordinates, read with pysam.
 
 A FASTA file with an index (.fai, for bgzip .gzi too) is read by region. Without one, or with one
-that is older than the file, an index is made beside it. Where that can't be (gzip that is no bgzip,
-a folder that can't be written to) the file is read whole.
+that is older than the file or of another file, an index is made beside it. Where that can't be
+(gzip that is no bgzip, a folder that can't be written to) the file is read whole.
 """
 
 import contextlib
+import gzip
+import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -104,7 +106,7 @@ def _open_indexed(path: Path, is_bgzip: bool) -> Reference:
     suffixes = (".fai", ".gzi") if is_bgzip else (".fai",)
     indexes = [path.with_name(path.name + suffix) for suffix in suffixes]
     notes: tuple[str, ...] = ()
-    if not all(_is_newer(index, path) for index in indexes):
+    if not all(_is_newer(index, path) for index in indexes) or not _fits(indexes, path):
         if not os.access(path.parent, os.W_OK):
             return _read_whole(path, "has no index, and none can be written beside it")
         _make_index(pysam, path, indexes)
@@ -132,6 +134,28 @@ def _is_newer(index: Path, path: Path) -> bool:
     return index.exists() and index.stat().st_mtime >= path.stat().st_mtime
 
 
+def _fits(indexes: list[Path], path: Path) -> bool:
+    """Whether an index has the contigs of a plain file where they are; of bgzip nobody looks.
+
+    A copy may keep the time of its original: then the index of another file is newer.
+    """
+    if len(indexes) > 1 or path.stat().st_size == 0:
+        return True
+    end = 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        for line in indexes[0].read_text(encoding="utf-8").splitlines():
+            name, *numbers = line.split("\t")
+            if len(numbers) < 4 or not all(number.isdecimal() for number in numbers[:4]):
+                return False
+            length, offset, in_line, width = map(int, numbers[:4])
+            header = text[text.rfind(b"\n", 0, max(offset - 1, 0)) + 1 : offset]
+            if not (header.endswith(b"\n") and header[1:].split()[:1] == [name.encode()]):
+                return False
+            whole, rest = divmod(length, max(in_line, 1))
+            end = offset + whole * width + rest
+        return end <= len(text) and not text[end:].strip()
+
+
 def _make_index(pysam: Any, path: Path, indexes: list[Path]) -> None:
     """Writes the indexes of a file."""
     flags = ("--fai-idx", "--gzi-idx")
@@ -147,6 +171,17 @@ def _make_index(pysam: Any, path: Path, indexes: list[Path]) -> None:
             raise InputError(f"{path}: no index can be made: lines must be equally long") from None
         finally:
             pysam.set_verbosity(verbosity)
+        if _count_headers(path) != len(places[0].read_text(encoding="utf-8").splitlines()):
+            for _ in FastaReader(path):  # which says which contig is there twice, or empty
+                pass
+
+
+def _count_headers(path: Path) -> int:
+    """Lines that begin with ">"."""
+    with path.open("rb") as file:
+        is_gzip = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+    with gzip.open(path) if is_gzip else path.open("rb") as lines:
+        return sum(line.startswith(b">") for line in lines)
 
 
 def _read_whole(path: Path, reason: str) -> Reference:
