@@ -199,6 +199,6 @@ def load_reference(file: Path, model: Model) -> Reference:
 
 
 def _find_coarsest(compute: ComputeConfig) -> str:
-    """The type of the parameters or of the activations, whichever rounds more."""
-    kinds = (compute.param_dtype, compute.compute_dtype)
+    """The type of the parameters, the activations or the logits, whichever rounds most."""
+    kinds = (compute.param_dtype, compute.compute_dtype, compute.output_dtype)
     return max(kinds, key=lambda kind: TOLERANCES[kind])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -20,11 +21,12 @@ from nucleotide_transformer.finetuning.predict import predict_array, score_model
 from nucleotide_transformer.finetuning.run import finetune
 from nucleotide_transformer.model import make_forward
 from nucleotide_transformer.model.adapters import merge_adapter
-from nucleotide_transformer.model.task_network import is_trained
+from nucleotide_transformer.model.stacking import arrange_for_inference, name_params
+from nucleotide_transformer.model.task_network import TaskNetwork, is_trained
 from nucleotide_transformer.pretrained import load_pretrained, randomise
 from nucleotide_transformer.training.metrics import read_metrics
 from nucleotide_transformer.training.step import fetch_state, place_state
-from nucleotide_transformer.weights.adapter_files import load_adapter, save_adapter
+from nucleotide_transformer.weights.adapter_files import TrainedHead, load_adapter, save_adapter
 from nucleotide_transformer.weights.runs import find_checkpoint, read_params
 
 TRAIN, VALIDATION, TEST = (make_task(number, seed=seed) for seed, number in enumerate((36, 12, 16)))
@@ -239,6 +241,55 @@ def test_a_damaged_record_is_one_line(field, value, tuned, tmp_path):
     (tmp_path / "adapter.json").write_text(json.dumps({"format_version": 2}))
     with pytest.raises(InputError, match=r"adapter.json: damaged: must have base, base_digest, "):
         load_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(("mean", "deviation"), [(3e6, 2e6), (2e-5, 1e-6), (0.0, 1.0)])
+def test_a_head_stays_exact_where_the_encoder_computes_in_16_bits(mean, deviation, dtype, model):
+    """So it was trained and validated; its numbers are as large as the targets are."""
+    compute = dataclasses.replace(COMPUTE, compute_dtype=dtype)
+    network = TaskNetwork(config=MODEL, compute=compute, num_outputs=1)
+    head = {
+        name: {key: leaf * deviation for key, leaf in leaves.items()}
+        for name, leaves in network.init(jax.random.key(1)).items()
+    }
+    (name,) = head
+    head[name]["b"] += mean
+    trained = TrainedHead(
+        params=head,
+        kind="regression",
+        classes=("y",),
+        pooling="mean",
+        layers=(),
+        strand="one",
+        max_tokens=64,
+    )
+    rounded = dataclasses.replace(model, compute=compute, head=trained)
+    found = predict_array(rounded, TEST.sequences)
+    tokens = jnp.asarray(model.tokenizer.encode_batch(TEST.sequences))
+    expected = network.apply(network.take_base(model.params) | head, tokens)
+    # The same products, in batches that are padded otherwise.
+    np.testing.assert_allclose((found - mean) / deviation, (expected - mean) / deviation, atol=2e-2)
+    assert np.isfinite(found).all()
+    arranged = name_params(arrange_for_inference(model.params | head, compute))
+    np.testing.assert_array_equal(arranged[name]["w"], head[name]["w"])
+
+
+def test_a_checkpoint_of_fine_tuning_is_no_model(tuned):
+    config, _ = tuned
+    checkpoint = find_checkpoint(config.output)
+    with pytest.raises(InputError, match=r"/\d+: a checkpoint of fine-tuning: the adapter of its"):
+        load_pretrained(checkpoint)
+
+
+def test_a_run_without_an_adapter_yet_is_one_line(tuned, tmp_path):
+    config, _ = tuned
+    shutil.copytree(config.output, tmp_path / "run")
+    (tmp_path / "run" / "adapter" / "adapter.json").unlink()
+    with pytest.raises(
+        InputError, match=r"a checkpoint of fine-tuning: .* the command that began it"
+    ):
+        load_pretrained(tmp_path / "run")
 
 
 @pytest.mark.parametrize("kind", ["multilabel", "regression"])

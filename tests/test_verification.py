@@ -89,6 +89,13 @@ def test_rounding_has_a_tolerance_of_its_own(folder):
     assert result.largest > result.scale * TOLERANCES["float32"]  # which tells them apart
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_logits_of_16_bits_have_the_tolerance_of_these(dtype, folder):
+    result = verify_model(VerifyConfig(compute=ComputeConfig(output_dtype=dtype)))
+    assert result.is_ok
+    assert result.tolerance == result.scale * TOLERANCES[dtype]
+
+
 def test_the_sequences_are_always_the_same_and_hold_every_kind_of_token():
     model = make_model(ModelConfig(num_layers=1, embed_dim=16, num_heads=2, ffn_dim=8))
     tokens = make_tokens(model)

@@ -27,6 +27,10 @@ BLOCK = "block"
 """Name of any one block, in place of the released one: `esm_transformer/attention_layer_0`."""
 
 
+_ROUNDED = (f"{ENCODER}/attention_layer_", f"{ENCODER}/~/esm_roberta_lm_head/")
+"""Beginnings of the names of modules whose products have factors of the activations' type."""
+
+
 class StackedParams(NamedTuple):
     """Parameters with the blocks stacked."""
 
@@ -98,8 +102,9 @@ def arrange_params(params: Params, stack: Stack) -> AnyParams:
 def arrange_for_inference(params: Params, compute: ComputeConfig) -> AnyParams:
     """The form in which parameters that nothing trains are used most cheaply.
 
-    Where products have 16-bit factors, the matrices (`w`) are rounded here, once, and not at every
-    call, to the same bits. With `compute.stack` = "loop" nothing is stacked.
+    Where products have 16-bit factors, the matrices (`w`) of the blocks and of the masked-LM head
+    are rounded here, once, and not at every call, to the same bits. Other heads may compute in
+    float32, as those of tasks do. With `compute.stack` = "loop" nothing is stacked.
 
     Args:
         params: by their released names.
@@ -108,7 +113,8 @@ def arrange_for_inference(params: Params, compute: ComputeConfig) -> AnyParams:
     dtype = jnp.dtype(compute.compute_dtype)
 
     def round_matrix(path: Any, leaf: Array) -> Array:
-        is_matrix = path[-1] == jax.tree_util.DictKey("w")
+        module, name = path[0].key, path[-1].key
+        is_matrix = name == "w" and module.startswith(_ROUNDED)
         return leaf.astype(dtype) if is_matrix and dtype.itemsize < leaf.dtype.itemsize else leaf
 
     def arrange(params: Params) -> AnyParams:

@@ -211,11 +211,15 @@ def load_run(folder: Path) -> tuple[Params, ModelConfig]:
         The parameters by their released names, as NumPy arrays, and the model's config.
 
     Raises:
-        InputError: if there is no finished checkpoint, or it is damaged or of a newer version.
+        InputError: if there is no finished checkpoint, or it is damaged, of a newer version, or of
+            a fine-tuning run, of which only the adapter can be loaded.
     """
     checkpoint = find_checkpoint(folder)
     config = read_json(checkpoint, "config")
     read_record(checkpoint)
+    if isinstance(config.get("model"), str):  # which model it began with
+        rule = "the adapter of its run can be loaded; the command that began it makes or resumes it"
+        raise InputError(f"{checkpoint}: a checkpoint of fine-tuning: {rule}")
     model = config_from_dict(ModelConfig, config["model"], f"{checkpoint}/config: model")
     check_params(checkpoint / "state", model)
     return read_params(checkpoint / "state"), model
