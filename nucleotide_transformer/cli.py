@@ -143,6 +143,10 @@ def _describe_commands(names: list[str]) -> str:
 
 def run_and_exit() -> Any:
     """Entry point of the console script."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed before we began, as by `nt ... >&-`
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - to the end
+            setattr(sys, name, nowhere)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a species' name, in ASCII
     sys.exit(main())

@@ -36,6 +36,17 @@ def read_config(kind: type[Config], path: Path) -> Config:
     return config_from_dict(kind, read_fields(path, kind), str(path))
 
 
+def load_values(kind: type, path: Path) -> dict[str, Any]:
+    """What a config file says of single fields, by their paths, in the types that `kind` has.
+
+    Rules are left to who builds a config of them, perhaps with other values above them.
+
+    Raises:
+        MissingInputError, InputError: as `load_config`, for a field that `kind` lacks or a type.
+    """
+    return check_fields(kind, read_fields(path, kind), str(path))
+
+
 def read_fields(
     path: Path, kind: type = PretrainConfig, *, above: tuple[Path, ...] = ()
 ) -> dict[str, Any]:
@@ -49,7 +60,8 @@ def read_fields(
     if not path.is_file():
         raise MissingInputError(f"{path}: no such config file")
     try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
+        fields = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not TOML: {error}") from None
     base = fields.pop(BASE, None)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
-from nucleotide_transformer.configfile import read_config
+from nucleotide_transformer.configfile import load_values
 from nucleotide_transformer.errors import InputError, RuleError, require
 from nucleotide_transformer.fields import Field, build, list_fields, read_word, strip_marker
 from nucleotide_transformer.files import require_local
@@ -52,34 +52,61 @@ def parse(
         args: the words after the command.
         prog: what to call the command in its help and in messages.
         default: the config that the options change; that of `kind` by default.
-        takes_file: whether `--config FILE` reads that config.
+        takes_file: whether `--config FILE` gives values, which the other options override.
 
     Raises:
         InputError: one line, for an unknown option, a wrong type, or a broken rule; or as the file
-            is read.
+            is read. Rules are for what file and options say together.
         SystemExit: after `--help`.
     """
-    file = None
+    file, below = None, {}
+    plain = strip_marker(kind)
     if takes_file:
         file, args = take_file(args, prog)
-        default = default if file is None else read_config(cast(type[Config], kind), file)
+    if file is not None:
+        below, default = load_values(cast(type[Config], plain), file), None
     if not {"-h", "--help"}.isdisjoint(args):
-        print_help(kind, prog, default, takes_file=takes_file)
+        shown = default if file is None else _build_alone(plain, below)
+        print_help(kind, prog, shown, takes_file=takes_file)
     fields = list(list_fields(kind))
-    kind = strip_marker(kind)
-    words: dict[str, Given] = {}
     try:
         words = read_words(fields, args)
-        required = [field for field in fields if field.is_required and default is None]
-        missing = [name_option(field) for field in required if field.path not in words]
-        if missing:
-            raise InputError(f"{', '.join(missing)}: must be given")
-        return build(kind, {path: given.value for path, given in words.items()}, default)
-    except RuleError as error:
-        typed = words[error.field].typed if error.field in words else error.field
-        raise InputError(f"{prog}: {RuleError(typed, error.value, error.rule)}") from None
     except InputError as error:
         raise InputError(f"{prog}: {error}") from None
+    values = below | {path: given.value for path, given in words.items()}
+    required = [field for field in fields if field.is_required and default is None]
+    missing = [name_option(field) for field in required if field.path not in values]
+    if missing:
+        place = "" if file is None else f", here or in {file}"
+        raise InputError(f"{prog}: {', '.join(missing)}: must be given{place}")
+    try:
+        return build(plain, values, default)
+    except InputError as error:
+        if isinstance(error, RuleError) and error.field in words:
+            typed = words[error.field].typed
+            raise InputError(f"{prog}: {RuleError(typed, error.value, error.rule)}") from None
+        alone = {field.path: values[field.path] for field in required} | below
+        is_of_file = file is not None and _breaks_rule(plain, alone, str(error))
+        raise InputError(f"{file if is_of_file else prog}: {error}") from None
+
+
+def _build_alone(kind: Callable[..., Config], values: dict[str, Any]) -> Config | None:
+    """The config of a file without options; None where it needs some."""
+    if any(field.is_required and field.path not in values for field in list_fields(kind)):
+        return None
+    try:
+        return build(kind, values)
+    except InputError:
+        return None
+
+
+def _breaks_rule(kind: Callable[..., Any], values: dict[str, Any], message: str) -> bool:
+    """Whether these values are refused with the same words."""
+    try:
+        build(kind, values)
+    except InputError as error:
+        return str(error) == message
+    return False
 
 
 def take_file(args: Sequence[str], prog: str) -> tuple[Path | None, list[str]]:

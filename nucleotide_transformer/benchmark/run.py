@@ -36,7 +36,7 @@ from nucleotide_transformer.benchmark.timing import (
     time_in_turns,
 )
 from nucleotide_transformer.benchmark.torch_peer import TorchPeer, explain_absence
-from nucleotide_transformer.benchmark.workloads import make_workload
+from nucleotide_transformer.benchmark.workloads import check_case, make_workload
 from nucleotide_transformer.errors import NotAFolderError, require
 from nucleotide_transformer.model import count_parameters
 from nucleotide_transformer.model.platform import resolve_compute
@@ -64,6 +64,8 @@ def run_benchmark(config: BenchmarkConfig, *, progress: bool = False) -> Report:
     config = resolve_config(config, devices[0])
     platform = devices[0].platform
     cases = list_cases(config, num_local_devices=len(devices), platform=platform)
+    for case in cases:
+        check_case(case, config)
     json_file, picture = name_files(config.output)
     machine = describe_machine(devices)
     results: list[CaseResult | FailedCase] = []

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from rich.box import HEAVY_HEAD, SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -21,13 +22,16 @@ MFU_FORMULA = (
     " training; recomputation is left out."
 )
 
+LEFT_OUT_IF_NARROW = ("of product", "temporary")
+"""Columns that a narrow terminal has no room for, as for the quartiles."""
+
 
 def print_report(report: Report, console: Console) -> None:
     """Prints the machine, a table of all cases, and the profiles."""
     for line in describe_setting(report):
         console.print(line, soft_wrap=True)
-    console.print(make_table(report))
-    for line in describe_notes(report):
+    narrow = print_cases(report, console)
+    for line in describe_notes(report, narrow=narrow):
         console.print(line, soft_wrap=True)
     for result in report.measured:
         if result.profile:
@@ -60,21 +64,52 @@ def describe_setting(report: Report) -> Iterator[str]:
         )
 
 
-def make_table(report: Report) -> Table:
-    """A row for each case, and the columns that any of them fills."""
-    table = Table(title="medians [quartiles]", title_justify="left")
+def print_cases(report: Report, console: Console) -> bool:
+    """Prints the figures of each case in a table, or in lines where no table has room for them.
+
+    Returns:
+        Whether the table is the narrow one, without some figures.
+    """
+    for narrow in (False, True):
+        table = make_table(report, narrow=narrow)
+        unbounded = console.options.update(width=10_000)
+        if console.measure(table, options=unbounded).maximum <= console.width:
+            console.print(table)
+            return narrow
+    for result in report.results:
+        console.print(result.case.label, soft_wrap=True)
+        for name, text in describe_any(result).items():
+            if text:
+                console.print(f"  {name:11} {text}", soft_wrap=True)
+    return False
+
+
+def make_table(report: Report, *, narrow: bool) -> Table:
+    """A row for each case, and the columns that any of them fills.
+
+    Args:
+        report: what was measured.
+        narrow: leave out the quartiles and `LEFT_OUT_IF_NARROW`.
+    """
+    title = "medians; a wider terminal has more" if narrow else "medians [quartiles]"
+    table = Table(title=title, title_justify="left", box=SIMPLE if narrow else HEAVY_HEAD)
     table.add_column("case", no_wrap=True)
-    rows = [
-        {"tokens/s": result.error} if isinstance(result, FailedCase) else describe_result(result)
-        for result in report.results
-    ]
+    rows = [describe_any(result) for result in report.results]
     filled = max(rows, key=lambda row: sum(map(bool, row.values())))
     names = [name for name in filled if any(row.get(name) for row in rows)]
+    if narrow:
+        names = [name for name in names if name not in LEFT_OUT_IF_NARROW]
+        rows = [{name: text.partition(" [")[0] for name, text in row.items()} for row in rows]
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for result, row in zip(report.results, rows, strict=True):
         table.add_row(result.case.label, *(row.get(name, "") for name in names))
     return table
+
+
+def describe_any(result: CaseResult | FailedCase) -> dict[str, str]:
+    """As `describe_result`; of a case that failed, why."""
+    return {"tokens/s": result.error} if isinstance(result, FailedCase) else describe_result(result)
 
 
 def describe_result(result: CaseResult) -> dict[str, str]:
@@ -90,7 +125,7 @@ def describe_result(result: CaseResult) -> dict[str, str]:
         "temporary": "" if result.memory is None else f"{result.memory.temporaries / GIB:.3g}",
         "compile s": f"{times.lower + times.compile:.1f}{again}",
         "peer": f"{peer.tokens_per_second:,.0f}" if peer else "",
-        "ratio": show_spread(peer.ratio, 1, ".2f") if peer else "",
+        "ratio": show_spread(peer.ratio, 1.0, ".2f") if peer else "",
     }
 
 
@@ -103,11 +138,14 @@ def show_spread(spread: Spread, factor: float, form: str) -> str:
     return f"{middle} [{low}-{high}]"
 
 
-def describe_notes(report: Report) -> Iterator[str]:
+def describe_notes(report: Report, *, narrow: bool) -> Iterator[str]:
     """What the table needs to be understood: formulas, the peer, scaling."""
     yield MFU_FORMULA
-    yield "of product: the same, of the matrix product measured here; GiB: of one device;"
-    yield "temporary: the GiB of these that are there during a step alone"
+    if narrow:
+        yield "GiB: of one device"
+    else:
+        yield "of product: the same, of the matrix product measured here; GiB: of one device;"
+        yield "temporary: the GiB of these that are there during a step alone"
     if report.config.cache:
         yield "compile s: in brackets, the second start with a persistent compilation cache"
     peers = [result.peer for result in report.measured if result.peer]

@@ -10,7 +10,14 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, find_model
-from nucleotide_transformer.config import ComputeConfig, DataConfig, ModelConfig, PretrainConfig
+from nucleotide_transformer.config import (
+    ComputeConfig,
+    DataConfig,
+    ModelConfig,
+    PretrainConfig,
+    check_trainable,
+)
+from nucleotide_transformer.errors import RuleError
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.objective import Examples
 from nucleotide_transformer.finetuning.objective import make_loss as make_task_loss
@@ -73,6 +80,23 @@ def make_pretrain_config(case: Case, config: BenchmarkConfig) -> PretrainConfig:
         compute=config.compute,
         data=DataConfig(sequence_tokens=case.sequence_tokens),
     )
+
+
+def check_case(case: Case, config: BenchmarkConfig) -> None:
+    """Raises an `InputError`, in the options of `nt benchmark`, for updates that can't be.
+
+    `config.compute` is resolved: see `run.resolve_config`.
+    """
+    if case.task in ("train", "finetune"):
+        check_trainable(config.compute)
+    if case.task != "train":
+        return
+    try:
+        make_pretrain_config(case, config)
+    except RuleError as error:
+        field = error.field.removeprefix("data.")
+        rule = f"train is an update of nt pretrain, with its default masks: {error.rule}"
+        raise RuleError(field, error.value, rule) from None
 
 
 class UpdateWorkload:

@@ -6,6 +6,7 @@ from nucleotide_transformer.benchmark.run import run_benchmark
 from nucleotide_transformer.benchmark.tables import print_report
 from nucleotide_transformer.commands.console import FAILED, PlainConsole
 from nucleotide_transformer.environment import EnvironmentConfig
+from nucleotide_transformer.training.devices import find_devices
 from nucleotide_transformer.verification import VerifyConfig, verify_model
 
 
@@ -27,6 +28,7 @@ def describe_environment(config: EnvironmentConfig) -> int:
 
 def verify(config: VerifyConfig) -> int:
     """`nt verify`."""
+    find_devices(None)
     result = verify_model(config)
     compute, console = result.model.compute, PlainConsole()
     console.print(f"model       {config.model}")

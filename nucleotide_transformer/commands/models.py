@@ -12,6 +12,7 @@ from nucleotide_transformer.training.devices import find_devices
 def export(config: ExportConfig) -> int:
     """`nt export`."""
     check_place(config.folder)
+    find_devices(None)
     fields = {name: value for name, value in vars(config).items() if name != "source"}
     export_model(config.source, **fields)
     say(f"wrote {config.folder} in the {config.layout} layout")

@@ -2,9 +2,9 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,28 +15,29 @@ from nucleotide_transformer.training.step import StepMetrics
 class LosableOutput:
     """Standard output, which may go away: with the reader of a pipe, or with the terminal.
 
-    No update may be lost with it. What is written afterwards is dropped.
+    No update may be lost with it. What is written afterwards is dropped, and so is everything where
+    there was none from the start: sys.stdout is None then.
     """
 
     def __init__(self) -> None:
-        self._file = sys.stdout  # rich puts one of its own in its place
+        self._file: TextIO | None = sys.stdout  # rich puts one of its own in its place
         self.is_lost = False
         """Whether it went away."""
 
     def write(self, text: str) -> int:
         """Writes a text, if there is still somewhere to write it to."""
-        self._try(lambda: self._file.write(text))
+        self._try(lambda file: file.write(text))
         return len(text)
 
     def flush(self) -> None:
         """Writes what is held back."""
-        self._try(self._file.flush)
+        self._try(lambda file: file.flush())
 
-    def _try(self, write: Any) -> None:
-        if self.is_lost:
+    def _try(self, write: Callable[[TextIO], object]) -> None:
+        if self.is_lost or self._file is None:
             return
         try:
-            write()
+            write(self._file)
         except BrokenPipeError:  # the command line tells by it that the reader is gone
             self.is_lost = True
         except OSError:
