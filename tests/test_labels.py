@@ -48,6 +48,31 @@ def test_parquet_says_the_same_whatever_its_type(tmp_path: Path, values: list[An
     assert (data.classes, data.labels.tolist()) == (("0", "1"), [1, 0, 1])
 
 
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["1_1", "11", "1_2"], ("11", "1_1", "1_2")),
+        (["1E2", "100", "2D1"], ("100", "1E2", "2D1")),
+        (["inf", "1.0", "+2"], ("1", "2", "inf")),
+    ],
+)
+def test_names_that_only_look_like_numbers_are_names(
+    tmp_path: Path, labels: list[str], classes: tuple[str, ...]
+) -> None:
+    rows = "".join(f"AC,{label}\n" for label in labels)
+    data = read_labelled(write(tmp_path, f"sequence,label\n{rows}"))
+    assert sorted(data.classes) == sorted(classes)
+    assert len(set(data.labels.tolist())) == 3
+
+
+def test_a_mark_at_the_start_of_a_file_is_no_letter(tmp_path: Path) -> None:
+    path = write(tmp_path, "\ufeffname,sequence,label\nfirst,AC,0\nsecond,GG,1\n")
+    assert read_labelled(path).names == ["first", "second"]
+    zipped = tmp_path / "y.csv.gz"
+    zipped.write_bytes(gzip.compress(path.read_bytes()))
+    assert read_labelled(zipped).names == ["first", "second"]
+
+
 def test_several_classes_a_row_in_one_column_or_in_several(tmp_path: Path) -> None:
     one = write(tmp_path, "sequence,label\nAC,x;y\nGG,\nTT,y\n", "one.csv")
     more = write(tmp_path, "sequence,x,y\nAC,1,1\nGG,0,0\nTT,0,1\n", "more.csv")
@@ -78,8 +103,18 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "no column": ("sequence,kind\nAC,1\n", {}, "no column 'label'; has sequence, kind"),
     "no sequences": ("dna,label\nAC,1\n", {}, "no column 'sequence' with the sequences"),
     "no label": ("sequence,label\nAC,1\nGG,\n", {}, "row 2: label: no label"),
-    "a short row": ("sequence,label\nAC,1\nGG\n", {}, "row 2: label: no label"),
+    "a short row": ("sequence,label\nAC,1\nGG\n", {}, "row 2: must have 2 values, as the header"),
     "pandas' nan": ("sequence,label\nAC,nan\n", {}, "row 1: label: no label"),
+    "nan among sets": (
+        "sequence,label\nAC,x;y\nGG,nan\n",
+        {"kind": "multilabel"},
+        "row 2: label: no label",
+    ),
+    "digits in groups": (
+        "sequence,label\nAC,1_000\n",
+        {"kind": "regression"},
+        "row 1: label = '1_000': must be a number",
+    ),
     "a fraction": ("sequence,label\nAC,0.5\n", {}, "row 1: label = '0.5': must be a class"),
     "one class": ("sequence,label\nAC,1\nGG,1\n", {}, "classes = '1': there must be two"),
     "a new label": (

@@ -58,6 +58,13 @@ def test_what_is_less_than_half_is_no_leak() -> None:
     assert describe(find_leaks(train, test)) == [[], [], [], []]
 
 
+def test_copies_that_are_padded_with_n_are_found() -> None:
+    train, test = draw(4, 200), draw(4, 200, seed=1)
+    test[2] = mutate(train[1], every=150)
+    padded = [[text + "N" * 300 for text in texts] for texts in (train, test)]
+    assert describe(find_leaks(*padded)) == describe(find_leaks(train, test)) == [[], [], [2], [1]]
+
+
 def test_random_sequences_have_none() -> None:
     assert describe(find_leaks(draw(2_000, 300), draw(400, 300, seed=1))) == [[], [], [], []]
 

@@ -47,6 +47,15 @@ def test_several_classes_a_row() -> None:
     close(found, mcc=(1 + second) / 2, f1=(1 + 4 / 5) / 2, accuracy=7 / 8, auroc=1.0)
 
 
+@pytest.mark.parametrize("num_columns", [1, 2])
+def test_one_class_a_row_is_scored_as_several_are(num_columns: int) -> None:
+    """Not the mean over the values 0 and 1; a class that is never predicted has an F1 of 0."""
+    labels = np.array([[1, 0, 0, 0, 1, 0]] * num_columns).T
+    predictions = np.array([[0.9, 0.1, 0.2, 0.7, 0.2, 0.1]] * num_columns).T
+    assert score_predictions("multilabel", labels, predictions)["f1"] == pytest.approx(0.5)
+    assert score_predictions("multilabel", labels, 0 * predictions)["f1"] == 0
+
+
 def test_numbers() -> None:
     labels = np.array([[1.0], [2.0], [3.0], [4.0]], np.float32)
     predictions = np.array([[1.0], [3.0], [2.0], [10.0]])

@@ -212,6 +212,25 @@ def test_fine_tuning_is_a_method_like_others(tasks: Path, model: Model) -> None:
         run(dataclasses.replace(config, finetune=other), model)
 
 
+def test_a_metric_that_is_not_defined_ends_no_table(tasks: Path) -> None:
+    """The rows held out to validate have one class: their AUROC is no number."""
+    rows = draw(29, 0)
+    write_rows(tasks / "a" / "train.csv", [(*row[:2], int(i == 0)) for i, row in enumerate(rows)])
+    place = ("--tasks", tasks, "--only", "a", "--output", tasks.parent / "out")
+    options = ("--total-steps", 2, "--warmup-steps", 1, "--num-devices", 1)
+    steps = [
+        word.replace("--", "--finetune.") if isinstance(word, str) else word for word in options
+    ]
+    for _ in range(2):  # with what is there already, too
+        done = run_in_pipe("tasks", "run", *place, "--methods", "head", *steps)
+        assert (done.code, done.err) == (0, "")
+        assert (tasks.parent / "out" / "table.md").is_file()
+    path = tasks.parent / "out" / "results" / "a" / "head-pretrained-0.json"
+    assert json.loads(path.read_text())["details"]["validation"]["auroc"] is None
+    path.write_text(path.read_text().replace("null", "NaN"))  # as an older version wrote it
+    assert run_in_pipe("tasks", "run", *place, "--methods", "head", *steps).code == 0
+
+
 def test_tasks_are_found_by_their_tables(tasks: Path, tmp_path: Path) -> None:
     (tasks / "notes").mkdir()
     (tasks / "readme.txt").write_text("x")

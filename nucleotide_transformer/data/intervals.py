@@ -39,6 +39,8 @@ class Interval(NamedTuple):
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yields the lines of a text file, plain or gzip, with their numbers from 1.
 
+    A byte-order mark, with which some programs begin a file, is left out.
+
     Raises:
         MissingInputError: if there is no such file.
         InputError: if it is a folder, empty, truncated, damaged or not text.
@@ -53,9 +55,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         with (
-            gzip.open(path, "rt", encoding="utf-8")
+            gzip.open(path, "rt", encoding="utf-8-sig")
             if is_gzip
-            else path.open(encoding="utf-8") as text
+            else path.open(encoding="utf-8-sig") as text
         ):
             for number, line in enumerate(text, start=1):
                 yield number, line.rstrip("\r\n")

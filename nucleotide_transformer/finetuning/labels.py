@@ -18,6 +18,7 @@ Labels = Int[np.ndarray, "S"] | Int[np.ndarray, "S C"] | Float[np.ndarray, "S C"
 
 PLAIN = str.maketrans("URYSWKMBDHV", "TNNNNNNNNNN")
 _INTEGER = re.compile(r"[+-]?\d+")
+_DECIMAL = re.compile(r"[+-]?\d+\.\d*")
 _MISSING = ("", "nan", "NaN")
 """What a text file has where there is no label; pandas writes the last two."""
 
@@ -127,6 +128,8 @@ def _choose_reader(
         text = values[0]
         if not isinstance(text, str):
             raise InputError(f"{place}: {columns[0]} = {text!r}: must be classes, as text")
+        if text.strip():  # without any it has none of the classes
+            _read_text(f"{place}: {columns[0]}", text)
         return frozenset(part.strip() for part in text.split(separator) if part.strip())
 
     def read_flags(place: str, values: tuple[Any, ...]) -> frozenset[str]:
@@ -145,15 +148,15 @@ def _choose_reader(
 
 
 def _read_class(place: str, value: Any) -> str:
-    """The name of a class; integers that a table keeps as 1.0 are 1."""
+    """The name of a class; integers that a table keeps as 1.0 are 1. "1_1" and "1E2" are text."""
     text = _read_text(place, value)
     if _INTEGER.fullmatch(text):
         return str(int(text))
-    number = _to_float(text)
-    if number is None:
+    if not isinstance(value, float) and not _DECIMAL.fullmatch(text):
         return text
-    whole = number.is_integer()
-    require(whole, place, text, "must be a class: text or an integer; fractions are a regression")
+    number = float(text)
+    rule = "must be a class: text or an integer; fractions are a regression"
+    require(number.is_integer(), place, text, rule)
     return str(int(number))
 
 
@@ -183,7 +186,7 @@ def _read_text(place: str, value: Any) -> str:
 
 def _to_float(text: str) -> float | None:
     try:
-        return float(text)
+        return None if "_" in text else float(text)  # which Python takes for a digit group
     except ValueError:
         return None
 

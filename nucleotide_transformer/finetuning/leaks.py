@@ -88,7 +88,7 @@ def _find_near(
     common = np.intersect1d(of_train.words, of_test.words)
     right = _make_table(of_train, common, len(train)).T.tocsr()
     left = _make_table(of_test, common, len(test))
-    sizes = [np.array([len(text) for text in texts], np.int64) for texts in (train, test)]
+    sizes = [np.array([_count_known(text) for text in texts], np.int64) for texts in (train, test)]
     near_test, near_train = np.zeros(len(test), bool), np.zeros(len(train), bool)
     for start in range(0, len(test), _ROWS_AT_ONCE):
         shared = (left[start : start + _ROWS_AT_ONCE] @ right).tocoo()
@@ -98,6 +98,11 @@ def _find_near(
         near_test[rows[is_near]] = True
         near_train[columns[is_near]] = True
     return near_test, near_train
+
+
+def _count_known(sequence: str) -> int:
+    """Letters but N, of which no word has any: tables pad sequences with it."""
+    return len(sequence) - sequence.count("N")
 
 
 class _Words(NamedTuple):

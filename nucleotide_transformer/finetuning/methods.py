@@ -168,7 +168,10 @@ def run_finetuning(
     details = {
         "steps": result.step,
         "best_step": result.best_step,
-        "validation": {name: float(value) for name, value in result.metrics.items()},
+        "validation": {
+            name: float(value) if np.isfinite(value) else None
+            for name, value in result.metrics.items()
+        },
         "num_trained": result.num_trained,
     }
     return Outcome(predictions, details)

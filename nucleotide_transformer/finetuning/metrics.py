@@ -73,10 +73,11 @@ def _score_sets(
 ) -> dict[str, float]:
     metrics = _import_metrics()
     chosen = (predictions >= 0.5).astype(np.int64)
-    each = [metrics.matthews_corrcoef(*pair) for pair in zip(labels.T, chosen.T, strict=True)]
+    # Class by class: of a single column scikit-learn would take the values 0 and 1 for classes.
+    pairs = list(zip(labels.T, chosen.T, strict=True))
     return {
-        "mcc": np.mean(each),
-        "f1": metrics.f1_score(labels, chosen, average="macro", zero_division=0.0),
+        "mcc": np.mean([metrics.matthews_corrcoef(*pair) for pair in pairs]),
+        "f1": np.mean([metrics.f1_score(*pair, zero_division=0.0) for pair in pairs]),
         "accuracy": np.mean(labels == chosen),
         "auroc": _average_auroc(labels == 1, predictions),
     }

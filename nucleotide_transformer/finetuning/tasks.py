@@ -344,7 +344,8 @@ def save_record(path: Path, record: dict[str, Any]) -> None:
     """Writes the result of a trial, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_whole(path) as partial:
-        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(record, indent=1, allow_nan=False)
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -354,6 +355,8 @@ def read_record(path: Path) -> dict[str, Any]:
         InputError: if the file is damaged.
     """
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        # Metrics that were not defined were once written as NaN, which JSON has not.
+        text = path.read_text(encoding="utf-8")
+        return dict(json.loads(text, parse_constant=lambda _: None))
     except (TypeError, ValueError):
         raise InputError(f"{path}: damaged: delete it, and the trial runs again") from None

@@ -64,7 +64,8 @@ class MetricWriter:
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+            if math.isfinite(value):  # of others the library warns, once for each
+                self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
         """Closes the files."""
