@@ -8,8 +8,9 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich import filesize
@@ -90,21 +91,56 @@ def check_new(output: Path) -> None:
     check_place(output)
 
 
-def open_parts(output: Path) -> Path:
-    """Makes the folder `<output>.parts`, for what is finished of a file that takes long.
+def name_parts(output: Path) -> Path:
+    """The folder `<output>.parts`, for what is finished of a file that takes long."""
+    return output.with_name(f"{output.name}.parts")
+
+
+@contextmanager
+def hold_parts(output: Path) -> Iterator[Path]:
+    """Makes the folder `<output>.parts`, and keeps other processes out of it.
+
+    At the end it is removed if it is empty: see `empty_parts`.
 
     Raises:
+        InputError: if another process writes there.
+        OutputExistsError: if one has just written the output.
         UnwritableOutputError: if the system refuses.
     """
-    folder = output.with_name(f"{output.name}.parts")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UnwritableOutputError(f"{folder}: can't be written: {error.strerror}") from None
-    return folder
+    folder = name_parts(output)
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.callback(_remove_empty, folder)  # once the lock's file is gone
+            rule = "another process writes there: wait for it, or end it"
+            stack.enter_context(hold_folder(folder, rule))
+        except OSError as error:
+            raise UnwritableOutputError(f"{folder}: can't be written: {error.strerror}") from None
+        check_new(output)
+        yield folder
 
 
-def keep_settings(folder: Path, settings: Mapping[str, Any], what: str, rule: str) -> None:
+def empty_parts(folder: Path) -> None:
+    """Removes what is in a folder of parts that this process holds, but for the lock."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK_FILE:
+            path.unlink()
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def keep_settings(
+    folder: Path,
+    settings: Mapping[str, Any],
+    what: str,
+    rule: str,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Writes what a folder's content depends on, or compares it with what it says already.
 
     Args:
@@ -112,6 +148,7 @@ def keep_settings(folder: Path, settings: Mapping[str, Any], what: str, rule: st
         settings: name -> value, in types that JSON has.
         what: the folder holds, for the message.
         rule: what to do if it is of other settings.
+        defaults: what a folder had that does not say so.
 
     Raises:
         InputError: if a setting differs, or they are damaged.
@@ -126,7 +163,7 @@ def keep_settings(folder: Path, settings: Mapping[str, Any], what: str, rule: st
             raise UnwritableOutputError(f"{folder}: can't be written: {error.strerror}") from None
         return
     try:
-        found = dict(json.loads(path.read_text(encoding="utf-8")))
+        found = {**defaults, **dict(json.loads(path.read_text(encoding="utf-8")))}
     except (TypeError, ValueError):
         raise InputError(f"{path}: damaged: delete the folder {folder}") from None
     for name, value in settings.items():
@@ -164,6 +201,7 @@ def hold_folder(folder: Path, rule: str, name: str = LOCK_FILE) -> Iterator[None
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
             raise
+        path.unlink(missing_ok=True)
         yield
         return
     try:

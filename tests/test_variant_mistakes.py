@@ -1,6 +1,7 @@
 """Files of variants and genomes with every mistake that a user may make."""
 
 import contextlib
+import csv
 import gzip
 import io
 import os
@@ -8,6 +9,8 @@ import re
 import sys
 import types
 
+import pyarrow
+import pyarrow.parquet
 import pysam
 import pysam.bcftools
 import pytest
@@ -77,6 +80,65 @@ BAD_TABLES = {
 def test_a_table_that_is_none(tmp_path, fasta, text):
     (tmp_path / "in.tsv").write_text(text)
     fails(make_config(tmp_path, fasta, tmp_path / "in.tsv"), rf"in\.tsv: {BAD_TABLES[text]}")
+
+
+BAD_TEXTS = {
+    "id": ("1", "A", "rs\t1"),
+    "line": ("1", "A", "rs\n1"),
+    "bell": ("1", "A", "rs\a1"),
+    "contig": ("1\tx", "A", "rs1"),
+    "alt": ("1", "A\x00C", "rs1"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("case", BAD_TEXTS)
+def test_texts_that_would_break_a_line(tmp_path, fasta, case, suffix):
+    """Whatever is written: it is told when it is read."""
+    source = write_rows(tmp_path / f"in{suffix}", [("1", "A", "good"), BAD_TEXTS[case]])
+    place = {".csv": "line [34]", ".parquet": "row 2"}[suffix]
+    field = {"contig": "contig", "alt": "alt"}.get(case, "name")
+    value = re.escape(repr(next(x for x in BAD_TEXTS[case] if not x.isprintable())))
+    rule = "must have no tab, line break or other control character"
+    for name in ("x.tsv", "x.vcf.gz", "x.parquet"):
+        config = make_config(tmp_path, fasta, source, name, on_mismatch="skip")
+        fails(config, rf"in\{suffix}: {place}: {field} {value}: {rule}")
+
+
+@pytest.mark.parametrize(
+    ("row", "value"),
+    [
+        (("chr 1", "A", "x"), "contig 'chr 1'"),
+        (("1,2", "A", "x"), "contig '1,2'"),
+        (("1", "A,C", "x"), "alt 'A,C'"),
+        (("1", "A;C", "x"), "alt 'A;C'"),
+        (("1", "A C", "x"), "alt 'A C'"),
+    ],
+)
+def test_rows_that_are_no_record_of_a_vcf(model, tmp_path, fasta, row, value):
+    source = write_rows(tmp_path / "in.csv", [("1", "A", "good"), row])
+    for name in ("x.vcf", "x.vcf.gz"):
+        config = make_config(tmp_path, fasta, source, name, on_mismatch="skip")
+        fails(config, rf"in\.csv: line 3: {value}: {name} can't have it: a VCF has no space")
+    table = make_config(tmp_path, fasta, source, "x.tsv", on_mismatch="skip")
+    check_variants(table)
+
+
+def write_rows(path, rows):
+    """A table of changes of the nucleotide that is the fifth: contig, alt and name."""
+    columns = {
+        "contig": [contig for contig, _, _ in rows],
+        "position": [5] * len(rows),
+        "ref": [TEXT[4]] * len(rows),
+        "alt": [alt for _, alt, _ in rows],
+        "name": [name for _, _, name in rows],
+    }
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.table(columns), path)
+        return path
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *zip(*columns.values(), strict=True)])
+    return path
 
 
 def test_files_that_are_none(tmp_path, fasta):

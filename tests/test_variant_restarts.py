@@ -1,6 +1,7 @@
 """Commands on regions and sequences that were stopped, and the memory that they take."""
 
 import dataclasses
+import json
 import tracemalloc
 import types
 
@@ -9,6 +10,7 @@ import pytest
 from small_models import V2, random_params
 from small_variants import OPTIONS, make_model, make_text
 
+from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.data.sequences import SequenceRecord
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.inference.batching import BatchConfig
@@ -121,6 +123,30 @@ def test_a_stopped_command_resumes_at_its_last_block(model, tmp_path, fasta, mon
     assert not list(again.glob("*.parts"))
 
 
+@pytest.mark.parametrize(
+    "run", [run_likelihood, run_predict, run_saturate, run_calibrate, run_score]
+)
+def test_logits_that_are_rounded_otherwise_are_of_another_run(
+    model, tmp_path, fasta, monkeypatch, run
+):
+    """Blocks that do not say how they were rounded have float32, as earlier versions had."""
+    make_blocks_small(monkeypatch)
+    stop_at(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, fasta, tmp_path)
+    rounded = dataclasses.replace(model, compute=ComputeConfig(output_dtype="bfloat16"))
+    message = r"\.parts: an unfinished run with output_dtype = 'float32', not 'bfloat16'"
+    with pytest.raises(InputError, match=message):
+        run(rounded, fasta, tmp_path)
+    (path,) = tmp_path.glob("*.parts/settings.json")
+    settings = json.loads(path.read_text())
+    del settings["output_dtype"]
+    path.write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=message):
+        run(rounded, fasta, tmp_path)
+    assert run(model, fasta, tmp_path)
+
+
 @pytest.mark.parametrize("run", [run_saturate, run_calibrate, run_score])
 def test_a_genome_of_other_letters_is_refused(model, tmp_path, fasta, monkeypatch, run):
     """Even if its name, and the names and lengths of its contigs, are the same."""
@@ -158,18 +184,23 @@ def test_calibrate_leaves_nothing_of_bad_input(model, tmp_path, fasta, text, opt
 
 def test_a_folder_without_a_block_is_of_no_run(tmp_path):
     """A killed command leaves one."""
-    Blocks(tmp_path / "x").keep_settings({"seed": 0})
-    Blocks(tmp_path / "x").keep_settings({"seed": 1})
+    folder = tmp_path / "x.parts"
+    folder.mkdir()
+    (folder / "settings.json").write_text('{"seed": 0}')
+    with Blocks(tmp_path / "x") as blocks:
+        blocks.keep_settings({"seed": 1})
+    assert not folder.exists()
 
 
 def test_a_damaged_block_is_named(tmp_path):
-    blocks = Blocks(tmp_path / "x")
-    blocks.add(values=np.arange(3))
-    data = blocks.paths[0].read_bytes()
-    for damaged in (data[:-30], b"", b"text"):
-        blocks.paths[0].write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"block-00000000\.npz: damaged: delete the folder"):
-            blocks.load(0)
+    with Blocks(tmp_path / "x") as blocks:
+        blocks.add(values=np.arange(3))
+        data = blocks.paths[0].read_bytes()
+        for damaged in (data[:-30], b"", b"text"):
+            blocks.paths[0].write_bytes(damaged)
+            message = r"block-00000000\.npz: damaged: delete the folder"
+            with pytest.raises(ValueError, match=message):
+                blocks.load(0)
 
 
 @pytest.mark.parametrize("masked", [True, False])

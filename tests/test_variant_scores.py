@@ -298,6 +298,20 @@ def test_a_contig_shorter_than_a_window(model):
     assert found.reasons == [""] * 6 + ["unknown"] * 3
 
 
+@pytest.mark.parametrize(("ref", "alt"), [("AC", "A"), ("A", "AT"), ("AC", "TA"), ("A", "C")])
+def test_what_lacks_a_score_of_all_kinds_is_unknown(model, ref, alt):
+    """Not `not_snv`: that says that the change is of the wrong kind, and nothing is wrong."""
+    allele = [Allele("", "c", 30, ref, alt, ".")]
+    alone = make_scorer(model, ("llr", "pll", "cosine"), c="N" * 30 + "AC" + "N" * 30)
+    found = alone.score(allele)
+    assert np.isnan(found.values[0, 1:]).any()
+    assert found.reasons == ["unknown"]
+    text = TEXT[:30] + "AC" + TEXT[32:]
+    for scores in (("llr",), ("llr", "pll")):
+        among = make_scorer(model, scores, c=text).score(allele)
+        assert among.reasons == ["" if len(ref) == len(alt) == 1 else "not_snv"]
+
+
 def test_a_score_is_added_in_one_place(model, monkeypatch):
     def surprise(evidence):
         """Minus the log-probability of what is there."""

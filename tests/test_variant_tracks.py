@@ -282,6 +282,24 @@ def test_what_a_track_may_be_called(tmp_path, fasta):
         check_sequences(PredictConfig(**options))
 
 
+def test_a_contig_that_comes_back_is_no_bigwig(tmp_path):
+    """It is told before anything is computed; a bedGraph may have it."""
+    pytest.importorskip("pyBigWig")
+    rows = [("A", 0), ("B", 0), ("A", 50)]
+    lines = [f"{i},{contig},{at},{at + 20},{TEXT[:20]}" for i, (contig, at) in enumerate(rows)]
+    source = tmp_path / "in.csv"
+    source.write_text("\n".join(["name,contig,start,end,sequence", *lines, ""]))
+    message = r"x\.bw: BigWig needs contigs in one piece: A comes back after B"
+    for config in (
+        PredictConfig(input=source, output=tmp_path / "x.bw"),
+        LikelihoodConfig(input=source, output=tmp_path / "x.tsv", track=tmp_path / "x.bw"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_sequences(config)
+    config = PredictConfig(input=source, output=tmp_path / "x.bedgraph")
+    assert check_sequences(config).ends == {"A": 70, "B": 20}
+
+
 @pytest.mark.parametrize(
     ("options", "rule"),
     [

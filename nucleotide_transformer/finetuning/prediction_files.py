@@ -5,12 +5,12 @@ import csv
 import dataclasses
 import functools
 import itertools
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.progress import Progress
 
 from nucleotide_transformer import __version__
 from nucleotide_transformer.config import ComputeConfig
@@ -27,10 +27,7 @@ from nucleotide_transformer.errors import InputError, import_extra, require
 from nucleotide_transformer.files import check_new, write_whole
 from nucleotide_transformer.finetuning.predict import find_head, predict
 from nucleotide_transformer.inference.batching import BatchConfig
-from nucleotide_transformer.inference.embedding_files import (
-    Parts,
-    show_bar,
-)
+from nucleotide_transformer.inference.embedding_files import Parts, show_bar
 from nucleotide_transformer.inference.embedding_tables import read_part
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float
@@ -131,21 +128,27 @@ def predict_file(
     shown = choose_tracks(find_head(model).classes, config) if is_track else []
     check_lengths(model, config)
     totals = check_files(config) if totals is None else totals
-    parts = Parts(config.output, _make_settings(model, config, totals))
-    with show_bar(progress, totals, config.output) as bar, parts:
-        records = _read(config)
-        finished = itertools.islice(records, parts.num_finished)
-        bar.reset(bar.task_ids[0], completed=sum(len(record.sequence) for record in finished))
-        advance = functools.partial(bar.advance, bar.task_ids[0])
-        for record, values in _predict_records(model, config, records, advance):
-            parts.add(record, {0: values})
-    with write_whole(config.output) as partial:
-        if is_track:
-            _write_tracks(config, partial, shown, parts.paths)
-        else:
-            _write(partial, get_suffix(config.output), model, parts.paths)
-    shutil.rmtree(parts.folder)
+    with Parts(config.output, _make_settings(model, config, totals)) as parts:
+        with show_bar(progress, totals, config.output) as bar:
+            _add_predictions(model, config, parts, bar)
+        parts.finish(totals.num_sequences)
+        with write_whole(config.output) as partial:
+            if is_track:
+                _write_tracks(config, partial, shown, parts.paths)
+            else:
+                _write(partial, get_suffix(config.output), model, parts.paths)
+        parts.remove()
     return config.output
+
+
+def _add_predictions(model: Model, config: PredictConfig, parts: Parts, bar: Progress) -> None:
+    """Predicts the sequences that are in no part yet."""
+    records = _read(config)
+    finished = itertools.islice(records, parts.num_finished)
+    bar.reset(bar.task_ids[0], completed=sum(len(record.sequence) for record in finished))
+    advance = functools.partial(bar.advance, bar.task_ids[0])
+    for record, values in _predict_records(model, config, records, advance):
+        parts.add(record, {0: values})
 
 
 def choose_tracks(classes: Sequence[str], config: PredictConfig) -> list[tuple[int, str]]:
@@ -220,6 +223,7 @@ def _make_settings(model: Model, config: PredictConfig, totals: SequenceTotals) 
         "model": config.model,
         "parameters": digest_params(model.params | head.params),
         "compute_dtype": model.compute.compute_dtype,
+        "output_dtype": model.compute.output_dtype,
         "input": Path(config.input).name,
         "window": config.window,
         "num_sequences": totals.num_sequences,
@@ -266,7 +270,8 @@ def _write_tracks(
         sizes[record.contig] = max(sizes.get(record.contig, 0), record.end)
     tiles = _list_tiles(parts, list(sizes))
     if get_suffix(config.output) in BIGWIG:
-        with open_bigwig(config.output, partial, sizes) as track:
+        num_entries = sum(tile.size for tile in tiles)
+        with open_bigwig(config.output, partial, sizes, num_entries) as track:
             for contig, starts, ends, values in _read_track(parts, tiles, shown[0][0]):
                 track.addEntries([contig] * len(starts), starts, ends=ends, values=values)
         return
@@ -288,6 +293,8 @@ class _Tile(NamedTuple):
     """Number of the part."""
     row: int
     """Number of the tile in the part."""
+    size: int
+    """Nucleotides."""
 
 
 def _list_tiles(parts: Sequence[Path], contigs: Sequence[str]) -> list[_Tile]:
@@ -296,9 +303,10 @@ def _list_tiles(parts: Sequence[Path], contigs: Sequence[str]) -> list[_Tile]:
     tiles = []
     for number, part in enumerate(parts):
         with np.load(part, allow_pickle=False) as arrays:
-            places = zip(arrays["contig"].tolist(), arrays["start"].tolist(), strict=True)
-        for row, (contig, start) in enumerate(places):
-            tiles.append(_Tile(order[contig], start, number, row))
+            columns = (arrays[name].tolist() for name in ("contig", "start", "end"))
+            places = zip(*columns, strict=True)
+        for row, (contig, start, end) in enumerate(places):
+            tiles.append(_Tile(order[contig], start, number, row, end - start))
     return sorted(tiles)
 
 

@@ -1,10 +1,10 @@
 """Embeds the sequences of a file into a file; a run that was stopped resumes."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import itertools
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,12 +23,14 @@ from nucleotide_transformer.data.sequences import (
     measure_sequences,
     read_sequences,
 )
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.files import (
     UNFINISHED,
     check_new,
+    empty_parts,
+    hold_parts,
     keep_settings,
-    open_parts,
+    name_parts,
     write_whole,
 )
 from nucleotide_transformer.inference.batching import BatchConfig, resolve_windows
@@ -140,7 +142,7 @@ def embed_file(
         OutputExistsError: if the output is there already.
         MissingInputError, NotAFolderError, InputError: in one line, for what is wrong with the
             input, the arguments or the output's folder, or if the folder of parts is that of a
-            run with other arguments.
+            run with other arguments, or another process writes there.
     """
     output = Path(config.output)
     write_output = get_writer(output)
@@ -149,18 +151,24 @@ def embed_file(
     totals = check_files(config) if totals is None else totals
     _check_memory(model, config, totals)
     settings = _make_settings(model, config, totals)
-    parts = Parts(output, settings)
-    with show_bar(progress, totals, output) as bar, parts:
-        records = _read(config)
-        finished = itertools.islice(records, parts.num_finished)
-        bar.reset(bar.task_ids[0], completed=sum(len(record.sequence) for record in finished))
-        advance = functools.partial(bar.advance, bar.task_ids[0])
-        for record, embedding in _embed_records(model, config, records, advance):
-            parts.add(record, embedding)
-    with write_whole(output) as partial:
-        write_output(partial, parts.paths, settings)
-    shutil.rmtree(parts.folder)
+    with Parts(output, settings) as parts:
+        with show_bar(progress, totals, output) as bar:
+            _add_embeddings(model, config, parts, bar)
+        parts.finish(totals.num_sequences)
+        with write_whole(output) as partial:
+            write_output(partial, parts.paths, settings)
+        parts.remove()
     return output
+
+
+def _add_embeddings(model: Model, config: EmbedConfig, parts: "Parts", bar: Progress) -> None:
+    """Embeds the sequences that are in no part yet."""
+    records = _read(config)
+    finished = itertools.islice(records, parts.num_finished)
+    bar.reset(bar.task_ids[0], completed=sum(len(record.sequence) for record in finished))
+    advance = functools.partial(bar.advance, bar.task_ids[0])
+    for record, embedding in _embed_records(model, config, records, advance):
+        parts.add(record, embedding)
 
 
 def _check_memory(model: Model, config: EmbedConfig, totals: SequenceTotals) -> None:
@@ -232,18 +240,24 @@ def _make_settings(model: Model, config: EmbedConfig, totals: SequenceTotals) ->
 
 
 class Parts:
-    """The folder of finished parts of a run. As a context it keeps what is finished at a stop."""
+    """The folder of finished parts of a run.
+
+    As a context it keeps other processes out of the folder, and what is finished at a stop.
+
+    Attributes:
+        folder: where they are.
+        paths: the parts, in their order.
+        num_finished: sequences in those that were there at the start.
+    """
 
     def __init__(self, output: Path, settings: Settings) -> None:
-        self.folder = open_parts(output)
+        self._output, self._settings = output, settings
+        self._held = contextlib.ExitStack()
         self._rows: list[tuple[SequenceRecord, Embedding]] = []
         self._num_bytes, self._time = 0, time.monotonic()
-        keep_settings(self.folder, settings, *UNFINISHED)
-        self.paths = sorted(self.folder.glob("part-*.npz"))
+        self.folder = name_parts(output)
+        self.paths: list[Path] = []
         self.num_finished = 0
-        for path in self.paths:
-            with np.load(path, allow_pickle=False) as arrays:
-                self.num_finished += len(arrays["start"])
 
     def add(self, record: SequenceRecord, embedding: Embedding) -> None:
         """Takes the embedding of the next sequence."""
@@ -262,11 +276,43 @@ class Parts:
         self.paths.append(path)
         self._rows, self._num_bytes, self._time = [], 0, time.monotonic()
 
+    def finish(self, num_sequences: int) -> None:
+        """Writes the last part; an `InputError` unless there are as many sequences in all."""
+        self._write()
+        count = sum(map(_count_rows, self.paths))
+        if count != num_sequences:
+            rule = "another process wrote there, or the input has changed: delete the folder"
+            raise InputError(f"{self.folder}: {count:,} sequences, not {num_sequences:,}: {rule}")
+
+    def remove(self) -> None:
+        """Deletes the parts, and at the end of the context the folder: the output is written."""
+        empty_parts(self.folder)
+
     def __enter__(self) -> "Parts":
+        """Makes the folder.
+
+        Raises:
+            InputError: if another process writes there, the parts are those of a run with other
+                settings, or these are damaged.
+            UnwritableOutputError: if the system refuses.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(hold_parts(self._output))
+            keep_settings(self.folder, self._settings, *UNFINISHED)
+            self.paths = sorted(self.folder.glob("part-*.npz"))
+            self.num_finished = sum(map(_count_rows, self.paths))
+            self._held = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._write()
+        with self._held:
+            self._write()
+
+
+def _count_rows(part: Path) -> int:
+    """The sequences of a part."""
+    with np.load(part, allow_pickle=False) as arrays:
+        return len(arrays["start"])
 
 
 def _make_table(rows: list[tuple[SequenceRecord, Embedding]]) -> EmbeddingTable:

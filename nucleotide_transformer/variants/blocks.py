@@ -1,7 +1,7 @@
 """Finished blocks of a long computation, kept in a folder until the output is written."""
 
+import contextlib
 import itertools
-import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,12 +10,21 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nucleotide_transformer.errors import InputError
-from nucleotide_transformer.files import UNFINISHED, keep_settings, open_parts, write_whole
+from nucleotide_transformer.files import (
+    UNFINISHED,
+    empty_parts,
+    hold_parts,
+    keep_settings,
+    name_parts,
+    write_whole,
+)
 from nucleotide_transformer.variants.changes import REASONS
 from nucleotide_transformer.variants.reading import Allele
 from nucleotide_transformer.variants.scoring import Scored
 
 _NAMES = ("", *REASONS)
+_DEFAULTS = {"output_dtype": "float32"}
+"""Settings that blocks of earlier versions do not name."""
 
 Arrays = dict[str, np.ndarray]
 Job = TypeVar("Job")
@@ -25,7 +34,8 @@ AnyBlocks = TypeVar("AnyBlocks", bound="Blocks")
 class Blocks:
     """The folder `<output>.parts` of a run, and the blocks of arrays in it that are done.
 
-    As a context, it removes the folder at the end, or after an error that came before a block.
+    As a context, it keeps other processes out of the folder, and removes it at the end, or after an
+    error that came before a block.
 
     Attributes:
         folder: where they are.
@@ -33,20 +43,31 @@ class Blocks:
     """
 
     def __init__(self, output: Path) -> None:
-        """Makes the folder.
-
-        Raises:
-            UnwritableOutputError: if the system refuses.
-        """
-        self.folder = open_parts(output)
-        self.paths = sorted(self.folder.glob("block-*.npz"))
+        self._output = output
+        self._held: contextlib.ExitStack | None = None
+        self.folder = name_parts(output)
+        self.paths: list[Path] = []
 
     def __enter__(self: AnyBlocks) -> AnyBlocks:
+        """Makes the folder; it may be held already.
+
+        Raises:
+            InputError: if another process writes there.
+            UnwritableOutputError: if the system refuses.
+        """
+        if self._held is None:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(hold_parts(self._output))
+                self.paths = sorted(self.folder.glob("block-*.npz"))
+                self._held = stack.pop_all()
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None or not self.paths:
-            self.remove()
+        held, self._held = self._held, None
+        assert held, "entered"
+        with held:
+            if kind is None or not self.paths:
+                empty_parts(self.folder)
 
     def keep_settings(self, settings: Mapping[str, Any]) -> None:
         """Writes what the blocks depend on, or, if there are blocks, compares it with theirs.
@@ -57,7 +78,7 @@ class Blocks:
         """
         if not self.paths:
             (self.folder / "settings.json").unlink(missing_ok=True)
-        keep_settings(self.folder, settings, *UNFINISHED)
+        keep_settings(self.folder, settings, *UNFINISHED, _DEFAULTS)
 
     def add(self, **arrays: Any) -> None:
         """Keeps the arrays of the next block, whole or not at all."""
@@ -74,10 +95,6 @@ class Blocks:
         except (OSError, EOFError, ValueError, zipfile.BadZipFile):
             rule = f"damaged: delete the folder {self.folder}"
             raise InputError(f"{self.paths[index]}: {rule}") from None
-
-    def remove(self) -> None:
-        """Deletes the folder: the output is written."""
-        shutil.rmtree(self.folder)
 
 
 def run_jobs(

@@ -84,6 +84,7 @@ def make_run_settings(model: Model, config: Any, reference: Reference) -> dict[s
         "model": config.model,
         **make_settings(model, config),
         "compute_dtype": model.compute.compute_dtype,
+        "output_dtype": model.compute.output_dtype,
         "flank": settings.flank,
         "layer": settings.layer,
         "fasta": Path(config.fasta).name,

@@ -96,15 +96,18 @@ def check_sequences(config: SequencesConfig) -> Sequences:
         check_new(path)
     if big:
         import_bigwig(big)
-    num_reported, ends = 0, dict[str, int]()
+    num_reported, ends, last = 0, dict[str, int](), ""
 
     def take_records() -> Iterator[SequenceRecord]:
-        nonlocal num_reported
+        nonlocal num_reported, last
         for record, start, end in read_pieces(config):
             if big and record.start < ends.get(record.contig, 0):
                 rule = f"BigWig needs sequences in order: {record.contig} goes back"
                 raise InputError(f"{big}: {rule}")
-            ends[record.contig] = record.end
+            if big and record.contig in ends and record.contig != last:
+                rule = f"BigWig needs contigs in one piece: {record.contig} comes back after {last}"
+                raise InputError(f"{big}: {rule}")
+            ends[record.contig], last = record.end, record.contig
             num_reported += end - start
             yield record
 

@@ -6,6 +6,7 @@ that are added; BCF is read by pysam, and comes out as VCF.
 
 import contextlib
 import csv
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,6 +29,8 @@ COLUMNS = {
 """Names that the columns of a table may have, in any case; the last one may be left out."""
 _VCF_COLUMNS = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"
 _ROWS_AT_ONCE = 1_024
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""Tabs and line breaks among them: what is written has a variant on a line, between tabs."""
 _SUFFIXES: dict[str, Kind] = {
     ".vcf": "vcf",
     ".vcf.gz": "vcf",
@@ -156,6 +159,11 @@ def _make_allele(place: str, row: Mapping[str, Any]) -> Allele:
             raise InputError(f"{place}: {field} {row[field]!r}: must be text, and not empty")
     ref, alt = row["ref"].strip().upper(), row["alt"].strip()
     name = str(row.get("name") or MISSING)
+    texts = {"contig": contig, "ref": ref, "alt": alt, "name": name}
+    if _CONTROL.search("".join(texts.values())):
+        field, value = next(item for item in texts.items() if _CONTROL.search(item[1]))
+        rule = "must have no tab, line break or other control character"
+        raise InputError(f"{place}: {field} {value!r}: {rule}")
     return Allele(
         place, contig, int(position) - 1, ref, alt.upper() if alt.isalpha() else alt, name
     )

@@ -1,6 +1,7 @@
 """Scores the variants of a file into a file; a run that was stopped resumes at its last block."""
 
 import collections
+import contextlib
 import hashlib
 import itertools
 import shutil
@@ -21,7 +22,12 @@ from nucleotide_transformer.variants.config import STDIN, ScoreVariantsConfig
 from nucleotide_transformer.variants.reading import Allele, find_kind_of_bytes, read_variants
 from nucleotide_transformer.variants.reference import Reference, open_reference
 from nucleotide_transformer.variants.scoring import Scorer
-from nucleotide_transformer.variants.writing import Table, check_output, write_scores
+from nucleotide_transformer.variants.writing import (
+    Table,
+    check_output,
+    find_row_check,
+    write_scores,
+)
 
 BLOCK_ON_CPU, BLOCK_ELSEWHERE = 256, 2_048
 """Variants of a block: those that share passes, and what a stop can cost."""
@@ -44,6 +50,8 @@ class Variants(NamedTuple):
     digest: str
     """Hexadecimal, of all alleles."""
     notes: tuple[str, ...]
+    blocks: ScoredBlocks | None = None
+    """Of the copy of standard input: their folder, held until they are scored."""
 
 
 class Summary(NamedTuple):
@@ -73,21 +81,19 @@ def check_variants(config: ScoreVariantsConfig) -> Variants:
             can't be.
         MissingInputError, InputError: in one line, for what is wrong with the input; with
             `on_mismatch` = "error" also for an allele that does not fit the reference, and always
-            if no contig of the variants is in the FASTA.
+            if no contig of the variants is in the FASTA; of standard input, if another process
+            writes the same output.
     """
     check_output(config.output)
     check_new(config.output)
     reference = open_reference(config.fasta)
-    must_fit = config.on_mismatch == "error"
     if config.vcf != STDIN:
-        return _check_alleles(config.vcf, reference, must_fit)
-    blocks = ScoredBlocks(config.output)
-    try:
-        return _check_alleles(_copy_stdin(blocks.folder), reference, must_fit)
-    except BaseException:
-        if not blocks.paths:
-            blocks.remove()
-        raise
+        return _check_alleles(config.vcf, reference, config)
+    with contextlib.ExitStack() as stack:
+        blocks = stack.enter_context(ScoredBlocks(config.output))
+        variants = _check_alleles(_copy_stdin(blocks.folder), reference, config)
+        stack.pop_all()
+    return variants._replace(blocks=blocks)
 
 
 def score_variants(
@@ -112,7 +118,7 @@ def score_variants(
     Raises:
         InputError: as `check_variants`, for a window, layer or table that does not fit the model,
             or if the folder of parts is that of a run with other arguments, or another genome
-            around the variants that are done.
+            around the variants that are done, or another process writes there.
     """
     variants = check_variants(config) if variants is None else variants
     settings = make_run_settings(model, config, variants.reference)
@@ -125,7 +131,7 @@ def score_variants(
         model, variants.reference, config.scores, around=config, calibration=calibration
     )
     table = Table(variants.source, config.scores, variants.contigs, variants.is_sorted, settings)
-    with ScoredBlocks(config.output) as blocks:
+    with variants.blocks or ScoredBlocks(config.output) as blocks:
         blocks.keep_settings(settings)
         _run_blocks(scorer, blocks, variants, config.output, progress)
         paths = write_scores(config.output, table, blocks.read())
@@ -137,7 +143,11 @@ def score_variants(
 def _run_blocks(
     scorer: Scorer, blocks: ScoredBlocks, variants: Variants, output: Path, progress: bool
 ) -> None:
-    """Computes the blocks that are not there yet, and checks the letters around the others."""
+    """Computes the blocks that are not there yet, and checks the letters around the others.
+
+    Raises:
+        InputError: for other letters, or if there are more or fewer variants than were counted.
+    """
 
     def digest(block: list[Allele]) -> str:
         return scorer.digest_letters(scorer.find_changes(block))
@@ -151,6 +161,10 @@ def _run_blocks(
         while block := list(itertools.islice(alleles, size)):
             blocks.add_scored(scorer.score(block), digest(block))
             bar.advance(task, len(block))
+            done += len(block)
+    if done != variants.num_alleles:
+        what = f"{done:,} variants, not {variants.num_alleles:,} as when they were counted"
+        raise InputError(f"{variants.source}: {what}: it has changed")
 
 
 def _copy_stdin(folder: Path) -> Path:
@@ -164,14 +178,17 @@ def _copy_stdin(folder: Path) -> Path:
     return path
 
 
-def _check_alleles(source: Path, reference: Reference, must_fit: bool) -> Variants:
-    """Reads all alleles; see `check_variants`."""
+def _check_alleles(source: Path, reference: Reference, config: ScoreVariantsConfig) -> Variants:
+    """Reads all alleles of a file, that of the config or a copy; see `check_variants`."""
+    must_fit = config.on_mismatch == "error"
+    check_row = find_row_check(config.output, source)
     digest = hashlib.blake2b(digest_size=16)
     contigs: dict[str, int] = {}
     count, is_sorted, last = 0, True, ("", 0)
     wrong: str | None = None
     for allele in read_variants(source):
         count += 1
+        check_row(allele)
         digest.update(repr(allele[1:]).encode())
         contig, reason = check_allele(allele, reference)
         if wrong is None and reason and reason not in ALWAYS_SKIPPED:

@@ -161,7 +161,7 @@ def saturate_region(
     Raises:
         InputError: as `check_region`, for a window, layer or table that does not fit the model, or
             if the folder of parts is that of a run with other arguments, or other letters in
-            reach of the region.
+            reach of the region, or another process writes there.
     """
     reference, region = check_region(config) if found is None else found
     calibration = find_calibration(config, model)

@@ -74,10 +74,12 @@ class Scorer:
         if changes:
             rows = [i for i, reason in enumerate(reasons) if not reason]
             values[rows] = self.score_changes(changes)
-        for row in np.flatnonzero(np.isnan(values).any(axis=1)):
+        lacks = np.isnan(values)
+        lacks_known = (lacks & [SCORES[name].is_for_all for name in self.scores]).any(axis=1)
+        for row in np.flatnonzero(lacks.any(axis=1)):
             change = found[row]
             if isinstance(change, Change):
-                reasons[row] = "unknown" if change.is_snv else "not_snv"
+                reasons[row] = "unknown" if change.is_snv or lacks_known[row] else "not_snv"
         return Scored(values, reasons)
 
     def find_changes(self, alleles: Sequence[Allele]) -> list[Change | str]:

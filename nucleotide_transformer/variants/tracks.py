@@ -99,7 +99,7 @@ def write_likelihoods(
 
     Raises:
         InputError: as `check_sequences`, for windows that the model can't take, or if the folder
-            of parts is that of a run with other arguments.
+            of parts is that of a run with other arguments, or another process writes there.
     """
     sequences = check_sequences(config) if sequences is None else sequences
     find = functools.lru_cache(maxsize=1)(functools.partial(_find_tokens, model))
@@ -216,6 +216,7 @@ def _run_blocks(
         "model": config.model,
         "parameters": digest_params(model.params),
         "compute_dtype": model.compute.compute_dtype,
+        "output_dtype": model.compute.output_dtype,
         "masked": config.masked,
         "frames": getattr(config, "frames", None),
         **resolve_windows(model.config, config.batching)._asdict(),
@@ -294,5 +295,7 @@ def _open_track(
         return lambda c, a, b, value: file.write(f"{c}\t{a}\t{b}\t{value:.6g}\n")
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
     partial = stack.enter_context(write_whole(path))
-    track: Any = stack.enter_context(open_bigwig(path, partial, sequences.ends))
+    track: Any = stack.enter_context(
+        open_bigwig(path, partial, sequences.ends, sequences.num_reported)
+    )
     return lambda c, a, b, value: track.addEntries([c], [a], ends=[b], values=[value])

@@ -17,12 +17,13 @@ import functools
 import heapq
 import itertools
 import json
+import re
 import tempfile
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nucleotide_transformer.errors import import_extra, require
+from nucleotide_transformer.errors import InputError, import_extra, require
 from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.variants.reading import (
     MISSING,
@@ -42,8 +43,15 @@ SKIP = "skip"
 """Column, and INFO field, of reasons."""
 TABIX_LIMIT = 2**29
 """Longer contigs need a .csi index."""
+_NOT_IN_VCF = {
+    "contig": re.compile(r"[\s,<>]"),
+    "ref": re.compile(r"[\s,;]"),
+    "alt": re.compile(r"[\s,;]"),
+}
+"""What ends a field of a VCF; names are mended."""
 _LINES_AT_ONCE = 200_000
 _ROWS_AT_ONCE = 65_536
+_CHANGED = "has changed since its variants were counted"
 _VCF_HEADER = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"
 
 Result = tuple[list[float | None], str]
@@ -80,6 +88,26 @@ def check_output(path: Path) -> str:
     if found[0] == ".parquet":
         import_extra("pyarrow", EXTRA, f"{path}: to write Parquet")
     return found[0]
+
+
+def find_row_check(path: Path, source: Path) -> Callable[[Allele], None]:
+    """A function that raises an `InputError` for a variant that an output can't have.
+
+    Those of a VCF can be in one, as they were.
+    """
+    is_copied = find_kind(source) in ("vcf", "bcf")
+    if is_copied or not check_output(path).startswith(".vcf"):
+        return lambda _: None
+    return functools.partial(_check_row, path)
+
+
+def _check_row(path: Path, allele: Allele) -> None:
+    """Raises an `InputError` for a row of a table that is no record of a VCF."""
+    for field, pattern in _NOT_IN_VCF.items():
+        value = getattr(allele, field)
+        if pattern.search(value):
+            rule = f"{path.name} can't have it: a VCF has no space, comma or semicolon there"
+            raise InputError(f"{allele.place}: {field} {value!r}: {rule}")
 
 
 def write_scores(path: Path, table: Table, results: Iterable[Result]) -> list[Path]:
@@ -176,10 +204,14 @@ def _annotate(vcf: Any, table: Table, results: Iterator[Result]) -> Iterator[_Li
     for number, line in vcf.records:
         alleles = split_record(table.source, number, line)
         of_alleles = list(itertools.islice(results, len(alleles)))
+        if len(of_alleles) != len(alleles):
+            raise InputError(f"{table.source}: line {number}: {_CHANGED}")
         columns = line.split("\t")
         has_none = columns[4] == MISSING
         columns[7] = _join_info(columns[7], [] if has_none else _make_info(table, of_alleles))
         yield _Line(columns[0], alleles[0].start, "\t".join(columns))
+    if next(results, None):
+        raise InputError(f"{table.source}: {_CHANGED}")
 
 
 def _make_records(table: Table, results: Iterator[Result]) -> Iterator[_Line]:
