@@ -191,7 +191,7 @@ def test_a_step_saved_before_it_was_evaluated_can_become_the_best(config, stop_a
 def test_a_run_can_be_loaded_while_it_trains(config):
     """A reader beside a run that saves after every update: neither disturbs the other."""
     saving = CheckpointConfig(every_steps=1, keep=1)
-    config = dataclasses.replace(config, checkpoint=saving, total_tokens=512 * 60)
+    config = dataclasses.replace(config, checkpoint=saving, total_tokens=512 * 30)
     program = (
         "import json, sys\n"
         "from nucleotide_transformer.config import PretrainConfig\n"
@@ -213,7 +213,7 @@ def test_a_run_can_be_loaded_while_it_trains(config):
             loaded.add(time.monotonic())
         assert trainer.returncode == 0, trainer.stderr.read()[-3000:]
     assert len(loaded) > 3
-    assert list_steps(config.output)[-1] == 60
+    assert list_steps(config.output)[-1] == 30
 
 
 def test_parameters_of_a_run_give_its_model(config):
