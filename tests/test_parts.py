@@ -11,7 +11,8 @@ import types
 import pytest
 from small_models import V2, random_params
 from small_variants import make_model
-from test_variant_restarts import (
+from variant_files import make_config, make_rows, write_fasta, write_vcf
+from variant_runs import (
     TEXT,
     make_blocks_small,
     run_calibrate,
@@ -19,8 +20,8 @@ from test_variant_restarts import (
     run_predict,
     run_saturate,
     run_score,
+    write_contigs,
 )
-from variant_files import make_config, make_rows, write_fasta, write_vcf
 
 from nucleotide_transformer import __version__
 from nucleotide_transformer.errors import InputError, OutputExistsError
@@ -44,9 +45,7 @@ def model():
 
 @pytest.fixture
 def fasta(tmp_path):
-    path = tmp_path / "genome.fa"
-    path.write_text(f">chr1\n{TEXT}\n>two\n{TEXT[:20]}\n")
-    return path
+    return write_contigs(tmp_path)
 
 
 @pytest.fixture

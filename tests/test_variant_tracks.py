@@ -18,13 +18,13 @@ from small_variants import (
     make_scorer,
     make_text,
 )
+from variant_runs import ONE, TEXT, write_contigs
 
 from nucleotide_transformer.inference import (
     nucleotide_probabilities,
     score_sequences,
     token_log_likelihoods,
 )
-from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.variants import saturation
 from nucleotide_transformer.variants.background import (
     CalibrateConfig,
@@ -49,8 +49,6 @@ from nucleotide_transformer.variants.tracks import (
     write_probabilities,
 )
 
-TEXT = make_text(90, seed=5)
-ONE = BatchConfig(num_devices=1, batch_tokens=64)
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
@@ -61,9 +59,7 @@ def model():
 
 @pytest.fixture
 def fasta(tmp_path):
-    path = tmp_path / "genome.fa"
-    path.write_text(f">chr1\n{TEXT}\n>two:1-9\n{TEXT[:20]}\n")
-    return path
+    return write_contigs(tmp_path, second="two:1-9")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt64
 
 from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.data.fasta import FastaReader
@@ -23,6 +22,7 @@ from nucleotide_transformer.data.problems import Problems
 from nucleotide_transformer.data.sources import TWIN_RULE, Source
 from nucleotide_transformer.data.strands import digest_strands
 from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.types import UInt
 
 _LEAST_SHARE = 1 / 20
 _LEAST_BLOCKS = 20
@@ -101,8 +101,8 @@ def _load_samples(output: Path, sources: Sequence[Source]) -> dict[str, _Table]:
 
     Where an earlier version took no sample, the length stands for it in all genomes.
     """
-    lengths: dict[str, UInt64[np.ndarray, " contigs"]] = {}
-    samples: dict[str, UInt64[np.ndarray, " contigs"]] = {}
+    lengths: dict[str, UInt[np.ndarray, " contigs"]] = {}
+    samples: dict[str, UInt[np.ndarray, " contigs"]] = {}
     for source in sources:
         contigs = load_contigs(output, source.name)
         lengths[source.name] = np.array([contig.length for contig in contigs], np.uint64)

@@ -3,7 +3,6 @@
 import collections
 import csv
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from nucleotide_transformer.errors import InputError, import_extra, require
 from nucleotide_transformer.files import check_new, write_whole
 from nucleotide_transformer.finetuning.predict import find_head, predict
 from nucleotide_transformer.inference.batching import BatchConfig
-from nucleotide_transformer.inference.embedding_files import Parts, show_bar
+from nucleotide_transformer.inference.embedding_files import Parts, show_bar, skip_finished
 from nucleotide_transformer.inference.embedding_tables import read_part
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float
@@ -144,9 +143,7 @@ def predict_file(
 def _add_predictions(model: Model, config: PredictConfig, parts: Parts, bar: Progress) -> None:
     """Predicts the sequences that are in no part yet."""
     records = _read(config)
-    finished = itertools.islice(records, parts.num_finished)
-    bar.reset(bar.task_ids[0], completed=sum(len(record.sequence) for record in finished))
-    advance = functools.partial(bar.advance, bar.task_ids[0])
+    advance = skip_finished(records, parts, bar)
     for record, values in _predict_records(model, config, records, advance):
         parts.add(record, {0: values})
 

@@ -37,8 +37,8 @@ from nucleotide_transformer.model.flops import count_forward_flops
 from nucleotide_transformer.model.stacking import AnyParams, arrange_params
 from nucleotide_transformer.model.task_network import is_trained
 from nucleotide_transformer.pretrained import Model, describe_adapted
-from nucleotide_transformer.training.devices import join_processes, wait_for_processes
-from nucleotide_transformer.training.loop import Run, RunPlan, Task, agree_on, catch_signals
+from nucleotide_transformer.training.devices import agree_on, join_processes, wait_for_processes
+from nucleotide_transformer.training.loop import Run, RunPlan, Task, catch_signals
 from nucleotide_transformer.training.optimizer import make_optimizer, make_schedule
 from nucleotide_transformer.training.peaks import find_total_peak_flops
 from nucleotide_transformer.training.state import TrainState, init_state

@@ -164,9 +164,7 @@ def embed_file(
 def _add_embeddings(model: Model, config: EmbedConfig, parts: "Parts", bar: Progress) -> None:
     """Embeds the sequences that are in no part yet."""
     records = _read(config)
-    finished = itertools.islice(records, parts.num_finished)
-    bar.reset(bar.task_ids[0], completed=sum(len(record.sequence) for record in finished))
-    advance = functools.partial(bar.advance, bar.task_ids[0])
+    advance = skip_finished(records, parts, bar)
     for record, embedding in _embed_records(model, config, records, advance):
         parts.add(record, embedding)
 
@@ -307,6 +305,15 @@ class Parts:
     def __exit__(self, *error: object) -> None:
         with self._held:
             self._write()
+
+
+def skip_finished(
+    records: Iterator[SequenceRecord], parts: Parts, bar: Progress
+) -> Callable[[float], object]:
+    """Takes the sequences that are in parts off the front; returns what moves the bar further."""
+    finished = itertools.islice(records, parts.num_finished)
+    bar.reset(bar.task_ids[0], completed=sum(len(record.sequence) for record in finished))
+    return functools.partial(bar.advance, bar.task_ids[0])
 
 
 def _count_rows(part: Path) -> int:

@@ -105,10 +105,9 @@ def read_run(run: Path, which: runs.Choice) -> RunRecord:
     lines = [line for line in read_metrics(run) if line["kind"] == "train"]
     if not lines:
         raise MissingInputError(f"{run / METRICS_FILE}: no line of training: the hours are unknown")
-    seconds, timed = _add_up_time(lines, step * config.tokens_per_update)
+    effort = _measure(lines, step, step * config.tokens_per_update)
     corpus = runs.read_record(checkpoint).get("corpus")
-    untimed = step - timed // config.tokens_per_update
-    return RunRecord(checkpoint, config, corpus, step, seconds / 3600, untimed)
+    return RunRecord(checkpoint, config, corpus, step, effort.hours, effort.num_untimed)
 
 
 def read_earlier_runs(files: Sequence[Path], last: RunRecord) -> list[EarlierRun]:
@@ -136,10 +135,7 @@ def read_earlier_runs(files: Sequence[Path], last: RunRecord) -> list[EarlierRun
             raise InputError(f"{file}: no metrics of a run: {error!r}") from None
         if not ends or min(ends[-1]) <= 0:
             raise MissingInputError(f"{file}: no line of training: the hours are unknown")
-        updates, tokens = ends[-1]
-        seconds, timed = _add_up_time(lines, tokens)
-        untimed = updates - timed * updates // tokens
-        runs_read.append(EarlierRun(updates, tokens, seconds / 3600, untimed))
+        runs_read.append(_measure(lines, *ends[-1]))
     return runs_read
 
 
@@ -175,6 +171,13 @@ def read_seed_runs(folders: Sequence[Path], packaged: RunRecord) -> list[SeedRun
         for folder, record in zip(folders, runs_read, strict=True)
     ]
     return sorted(found, key=lambda run: run.seed)
+
+
+def _measure(lines: list[dict[str, Any]], num_updates: int, num_tokens: int) -> EarlierRun:
+    """What some updates, from the first on, took."""
+    seconds, timed = _add_up_time(lines, num_tokens)
+    untimed = num_updates - timed * num_updates // max(num_tokens, 1)
+    return EarlierRun(num_updates, num_tokens, seconds / 3600, untimed)
 
 
 def _add_up_time(lines: list[dict[str, Any]], end: int) -> tuple[float, int]:

@@ -155,6 +155,13 @@ def check_same_settings(settings: Mapping[str, Any]) -> None:
         raise InputError(f"{'; '.join(differing)}: must be the same in all processes of a run")
 
 
+def agree_on(value: int) -> int:
+    """The first process's value, in every process."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
 def agree_on_any(value: bool) -> bool:
     """Whether `value` is true in some process: the same answer in all, which wait for each other.
 

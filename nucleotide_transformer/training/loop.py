@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 
 from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.errors import NotAFolderError, OutputExistsError, RunFailedError
@@ -23,6 +22,7 @@ from nucleotide_transformer.files import hold_folder
 from nucleotide_transformer.training.checkpoints import Checkpointer, restore
 from nucleotide_transformer.training.devices import (
     Layout,
+    agree_on,
     check_agreement,
     check_same_settings,
     lay_out,
@@ -335,13 +335,6 @@ class Run:
                 self._plan.record,
                 held_out,
             )
-
-
-def agree_on(value: int) -> int:
-    """The first process's value, in every process."""
-    if jax.process_count() == 1:
-        return value
-    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def list_settings(plan: RunPlan) -> dict[str, Any]:
