@@ -98,48 +98,8 @@ _HOME = {
     "verify_model": "verification",
 }
 
-__all__ = [
-    "ComputeConfig",
-    "CorpusConfig",
-    "EvaluateConfig",
-    "FinetuneConfig",
-    "InputError",
-    "KmerTokenizer",
-    "ModelConfig",
-    "PretrainConfig",
-    "ScoreVariantsConfig",
-    "Scorer",
-    "VerifyConfig",
-    "__version__",
-    "attention_maps",
-    "build_corpus",
-    "embed",
-    "embed_array",
-    "evaluate_model",
-    "fill_mask",
-    "finetune",
-    "get_pretrained_model",
-    "hidden_states",
-    "init_params",
-    "join_processes",
-    "load_config",
-    "load_manifest",
-    "load_pretrained",
-    "log_likelihoods",
-    "make_dataset",
-    "make_forward",
-    "nucleotide_probabilities",
-    "open_reference",
-    "predict",
-    "predict_array",
-    "pretrain",
-    "pseudo_log_likelihoods",
-    "read_embeddings",
-    "read_labelled",
-    "score_sequences",
-    "score_variants",
-    "verify_model",
-]
+if not TYPE_CHECKING:  # type checkers read the imports above
+    __all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> object:
