@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from rich import filesize
@@ -134,13 +133,7 @@ def _remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def keep_settings(
-    folder: Path,
-    settings: Mapping[str, Any],
-    what: str,
-    rule: str,
-    defaults: Mapping[str, Any] = MappingProxyType({}),
-) -> None:
+def keep_settings(folder: Path, settings: Mapping[str, Any], what: str, rule: str) -> None:
     """Writes what a folder's content depends on, or compares it with what it says already.
 
     Args:
@@ -148,7 +141,6 @@ def keep_settings(
         settings: name -> value, in types that JSON has.
         what: the folder holds, for the message.
         rule: what to do if it is of other settings.
-        defaults: what a folder had that does not say so.
 
     Raises:
         InputError: if a setting differs, or they are damaged.
@@ -163,7 +155,7 @@ def keep_settings(
             raise UnwritableOutputError(f"{folder}: can't be written: {error.strerror}") from None
         return
     try:
-        found = {**defaults, **dict(json.loads(path.read_text(encoding="utf-8")))}
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError):
         raise InputError(f"{path}: damaged: delete the folder {folder}") from None
     for name, value in settings.items():

@@ -23,8 +23,6 @@ from nucleotide_transformer.variants.reading import Allele
 from nucleotide_transformer.variants.scoring import Scored
 
 _NAMES = ("", *REASONS)
-_DEFAULTS = {"output_dtype": "float32"}
-"""Settings that blocks of earlier versions do not name."""
 
 Arrays = dict[str, np.ndarray]
 Job = TypeVar("Job")
@@ -78,7 +76,7 @@ class Blocks:
         """
         if not self.paths:
             (self.folder / "settings.json").unlink(missing_ok=True)
-        keep_settings(self.folder, settings, *UNFINISHED, _DEFAULTS)
+        keep_settings(self.folder, settings, *UNFINISHED)
 
     def add(self, **arrays: Any) -> None:
         """Keeps the arrays of the next block, whole or not at all."""
