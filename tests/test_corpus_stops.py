@@ -64,18 +64,18 @@ def test_error_in_another_process_leaves_no_other_genome(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("name", ["genome.json", "contigs.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["genome.json", "contigs.json", "samples.bin", "manifest.json"])
 def test_a_full_disk_is_named(
     name: str, config: CorpusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = Path.write_text
+    write = Path.write_bytes
 
-    def fill(path: Path, text: str, **options: str) -> int:
+    def fill(path: Path, data: bytes) -> int:
         if path.name.endswith(name):
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write(path, text, **options)
+        return write(path, data)
 
-    monkeypatch.setattr(Path, "write_text", fill)
+    monkeypatch.setattr(Path, "write_bytes", fill)
     with pytest.raises(OSError, match=re.escape(name)) as error:
         build_corpus(config)
     assert error.value.errno == errno.ENOSPC

@@ -140,6 +140,26 @@ def test_a_small_plasmid_may_be_in_many_genomes(config: CorpusConfig, tmp_path: 
     assert_one_line(error, f"{small}: contig 'p1' has the sequence of 'NC_2'", "'GCF_1'")
 
 
+@pytest.mark.parametrize(("copies", "is_built"), [((200, 1), True), ((200, 200), False)])
+def test_copies_are_shared_as_often_as_both_have_them(
+    copies: tuple[int, int], is_built: bool, config: CorpusConfig, tmp_path: Path
+) -> None:
+    """60 letters 200 times are a quarter of a genome; of one that has them once, nearly nothing."""
+    repeat = make(11, 60)
+    inputs = tuple(
+        write(
+            tmp_path / f"v{v}.fa", **{f"r{v}.{n}": repeat for n in range(times)}, c=make(v, 40_000)
+        )
+        for v, times in enumerate(copies)
+    )
+    named = tuple(f"r0.{n}" for n in range(copies[0]))
+    config = dataclasses.replace(config, inputs=inputs, validation_contigs=named)
+    if is_built:
+        assert len(build_corpus(config).genomes) == 2
+    else:
+        refuse(config)
+
+
 def test_one_contig_twice_in_a_genome_is_built(config: CorpusConfig) -> None:
     """As in drafts with repeats: no other genome is to be left out."""
     write(config.inputs[0], NC_1=CHROMOSOME, NC_2=CHROMOSOME, NC_3=reverse_complement(PLASMID))
@@ -192,6 +212,7 @@ def forget_samples(folder: Path) -> None:
         for contig in values["contigs"]:
             del contig["sample"]
         path.write_text(json.dumps(values))
+        (path.parent / "samples.bin").unlink()
 
 
 @pytest.mark.parametrize("is_old", [False, True], ids=["now", "before"])
@@ -244,6 +265,30 @@ def test_what_is_not_shared_is_not_read_again(
     last = write(tmp_path / "dog.fa", chr1=make(7, 29_000), chr2=make(8, len(CHROMOSOME)))
     build_corpus(add(config, other, third, last))
     assert sorted(read) == ["GCF_1.fa", "bee.fa", "dog.fa"]
+
+
+def test_contigs_that_were_compared_before_are_not_listed_again(
+    config: CorpusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the file of their samples is cut off: then `contigs.json` has them still."""
+    config = add(config, write(tmp_path / "bee.fa", chr1=make(5, 29_000), plasmid=PLASMID))
+    build_corpus(config)
+    listed: list[str] = []
+    load = twins.load_contigs
+
+    def count(folder: Path, name: str) -> object:
+        listed.append(name.partition("-")[0])
+        return load(folder, name)
+
+    for module in ("manifest", "twins"):
+        monkeypatch.setattr(f"nucleotide_transformer.data.{module}.load_contigs", count)
+    config = add(config, write(tmp_path / "cat.fa", chr1=make(6, 29_000)))
+    build_corpus(config)
+    assert listed == []
+    (samples,) = config.output.glob("genomes/bee-*/samples.bin")
+    samples.write_bytes(samples.read_bytes()[:-1])
+    refuse(add(config, write(tmp_path / "dog.fa", chr1=make(5, 29_000))))
+    assert set(listed) == {"bee", "dog"}
 
 
 @pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 100, 257, 4_001])

@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nucleotide_transformer.data.chunking import SPLITS
-from nucleotide_transformer.data.manifest import CONTIGS_FILE, GENOME_FILE, MANIFEST_FILE
+from nucleotide_transformer.data.manifest import (
+    CONTIGS_FILE,
+    GENOME_FILE,
+    MANIFEST_FILE,
+    SAMPLES_FILE,
+)
 from nucleotide_transformer.errors import NotAFolderError, OutputExistsError
 from nucleotide_transformer.files import LOCK_FILE, PARTIAL_PREFIX, hold_folder
 
@@ -15,7 +20,10 @@ MARKER_FILE = ".corpus"
 """Says that `nt corpus build` made the folder. Corpora of earlier versions have none: their own
 files tell."""
 _MARKER_TEXT = "`nt corpus build` made this folder, and removes from it what it did not finish.\n"
-_FILES_OF_A_GENOME = {GENOME_FILE, CONTIGS_FILE, *(f"{split}.array_record" for split in SPLITS)}
+_FILES_OF_A_GENOME = {
+    *(GENOME_FILE, CONTIGS_FILE, SAMPLES_FILE),
+    *(f"{split}.array_record" for split in SPLITS),
+}
 _PARTIAL_GENOME = re.compile(re.escape(PARTIAL_PREFIX) + r"[0-9a-f]+-.*-[0-9a-f]{8}")
 _PARTIAL_MANIFEST = re.compile(re.escape(PARTIAL_PREFIX) + r"[0-9a-f]+-" + re.escape(MANIFEST_FILE))
 

@@ -3,6 +3,7 @@
     manifest.json                                       all genomes; written last
     genomes/<name>/genome.json                          one genome's part of it
     genomes/<name>/contigs.json                         its contigs, and where they are cut
+    genomes/<name>/samples.bin                          their lengths and samples, to read at once
     genomes/<name>/{train,validation,test}.array_record its records
 
 They hold no time, no path of the machine and no number of processes: the same genomes cut in the
@@ -16,19 +17,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nucleotide_transformer.data.chunking import SPLITS, Segment
 from nucleotide_transformer.data.corpus_config import FIELDS_OF_NOW, require_utf8
 from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.files import require_local, write_whole
-from nucleotide_transformer.types import Split
+from nucleotide_transformer.types import Split, UInt
 
 FORMAT_VERSION = 1
 """Version of the files of a corpus; another one can't be read."""
 MANIFEST_FILE = "manifest.json"
 GENOME_FILE = "genome.json"
 CONTIGS_FILE = "contigs.json"
+SAMPLES_FILE = "samples.bin"
+"""Corpora of earlier versions have none: `contigs.json` has the same, for those who can wait."""
 BUILD_AGAIN = "`nt corpus build`, with the inputs and options of before, makes it again"
 """What to do about a genome that is lost or damaged."""
+_SAMPLES = np.dtype("<u8")
 _REBUILD = "delete it and build the corpus again, which keeps all that is whole"
 
 
@@ -191,6 +197,7 @@ def save_genome(
     text = ",\n".join(lines)
     text = f'{{"format_version": {FORMAT_VERSION}, "contigs": [\n{text}\n]}}\n'
     _write(folder / CONTIGS_FILE, text)
+    _write(folder / SAMPLES_FILE, _list_samples(contigs).tobytes())
 
 
 def load_manifest(folder: Path | str) -> Manifest:
@@ -260,6 +267,20 @@ def load_contigs(folder: Path, name: str) -> tuple[ContigEntry, ...]:
         raise InputError(f"{path}: damaged ({error!r}): {_REBUILD}") from None
 
 
+def load_samples(folder: Path, genome: Genome) -> UInt[np.ndarray, "contigs 2"]:
+    """Length and sample of each contig of a genome; 0 where an earlier version took no sample."""
+    path = folder / "genomes" / genome.name / SAMPLES_FILE
+    samples = np.fromfile(path, _SAMPLES) if path.is_file() else np.empty(0, _SAMPLES)
+    if samples.size != 2 * genome.num_contigs:
+        return _list_samples(load_contigs(folder, genome.name))
+    return samples.reshape(-1, 2)
+
+
+def _list_samples(contigs: Sequence[ContigEntry]) -> UInt[np.ndarray, "contigs 2"]:
+    rows = [(contig.length, int(contig.sample or "0", 16)) for contig in contigs]
+    return np.array(rows, _SAMPLES).reshape(-1, 2)
+
+
 def check_shards(folder: Path, genome: Genome) -> None:
     """Checks that the shards of a genome are there and have the size that was written.
 
@@ -313,10 +334,10 @@ def _make_genome(values: Mapping[str, Any]) -> Genome:
     return genome
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: str | bytes) -> None:
     """Writes a file; an error of the disk names it, which that of `write` does not."""
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
 

@@ -1,9 +1,9 @@
 """Genomes that share sequences, all or some, in files that differ: headers, order, strand, case.
 
 What is held out of a contig in one genome would be trained on in the other. Contigs are compared in
-two steps. `contigs.json` has a sample of each, which is made in no time when its genome is built.
-Only files of genomes whose samples are alike are read again, for digests of all nucleotides: made
-in every build they would take a tenth of its time.
+two steps. The corpus has a sample of each, which is made in no time when its genome is built. Only
+files of genomes whose samples are alike are read again, for digests of all nucleotides: made in
+every build they would take a tenth of its time.
 """
 
 import functools
@@ -16,19 +16,24 @@ import numpy as np
 from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.data.fasta import FastaReader
 from nucleotide_transformer.data.folder import remove_genome
-from nucleotide_transformer.data.manifest import ContigEntry, Genome, load_contigs
+from nucleotide_transformer.data.manifest import (
+    ContigEntry,
+    Genome,
+    load_contigs,
+    load_samples,
+)
 from nucleotide_transformer.data.parallel import Report, count_workers, show_progress
 from nucleotide_transformer.data.problems import Problems
 from nucleotide_transformer.data.sources import TWIN_RULE, Source
 from nucleotide_transformer.data.strands import digest_strands
 from nucleotide_transformer.errors import InputError
-from nucleotide_transformer.types import UInt
 
 _LEAST_SHARE = 1 / 20
 _LEAST_BLOCKS = 20
 """Two genomes may share less than this of the smaller one and fewer blocks: mitochondria, plasmids
 and contaminations are in many assemblies. Contigs count together, as drafts have only short ones,
-and an assembly of chromosomes shares one with its next release."""
+and an assembly of chromosomes shares one with its next release. Copies within a genome are shared
+as far as the other one has as many."""
 
 
 class _Copies(NamedTuple):
@@ -86,7 +91,7 @@ def check_sequences(
     find_pairs = functools.partial(
         _find_pairs, order, genomes=genomes, listed=listed, block_length=config.block_length
     )
-    samples = _load_samples(config.output, order)
+    samples = _load_samples(config.output, genomes, order, listed)
     alike = {name for pair in find_pairs(samples) for name in (pair.source.name, pair.twin.name)}
     suspects = [source for source in order if source.name in alike]
     digests = _digest_all(config, suspects, samples, problems, progress=progress)
@@ -96,29 +101,30 @@ def check_sequences(
             problems.add(pair.source.name, _make_error(pair, digests))
 
 
-def _load_samples(output: Path, sources: Sequence[Source]) -> dict[str, _Table]:
-    """Name of a genome -> its contigs that others may have, too, by sample.
+def _load_samples(
+    output: Path,
+    genomes: Mapping[str, Genome],
+    sources: Sequence[Source],
+    listed: Container[str],
+) -> dict[str, _Table]:
+    """Name of a genome -> its contigs that one to be compared with it may have, too, by sample.
 
     Where an earlier version took no sample, the length stands for it in all genomes.
     """
-    lengths: dict[str, UInt[np.ndarray, " contigs"]] = {}
-    samples: dict[str, UInt[np.ndarray, " contigs"]] = {}
-    for source in sources:
-        contigs = load_contigs(output, source.name)
-        lengths[source.name] = np.array([contig.length for contig in contigs], np.uint64)
-        numbers = [int(contig.sample or "0", 16) for contig in contigs]
-        samples[source.name] = np.array(numbers, np.uint64)
-    unsampled = np.concatenate([lengths[name][samples[name] == 0] for name in lengths])
+    rows = {source.name: load_samples(output, genomes[source.name]) for source in sources}
+    unsampled = np.concatenate([each[each[:, 1] == 0, 0] for each in rows.values()])
     keys = {
-        name: np.where(np.isin(lengths[name], unsampled), lengths[name], samples[name])
-        for name in lengths
+        name: np.where(np.isin(each[:, 0], unsampled), each[:, 0], each[:, 1])
+        for name, each in rows.items()
     }
     found, counts = np.unique(
         np.concatenate([np.unique(each) for each in keys.values()]), return_counts=True
     )
+    added = np.concatenate([each for name, each in keys.items() if name not in listed])
+    shared = found[(counts > 1) & np.isin(found, added)]
     tables: dict[str, _Table] = {}
     for name, each in keys.items():
-        is_met = np.isin(each, found[counts > 1])
+        is_met = np.isin(each, shared)
         contigs = load_contigs(output, name) if is_met.any() else ()
         met = [str(key) if flag else None for key, flag in zip(each, is_met, strict=True)]
         tables[name] = _group(contigs, met) if contigs else {}
@@ -151,8 +157,9 @@ def _find_pairs(
         leaks = [key for key in keys if len(both[0][key].splits | both[1][key].splits) > 1]
         totals = [genomes[each.name].num_nucleotides for each in (source, twin)]
         sums = [sum(table[key].num_nucleotides for key in keys) for table in both]
+        shared = sum(min(table[key].num_nucleotides for table in both) for key in keys)
         least = min(_LEAST_SHARE * min(totals), _LEAST_BLOCKS * block_length)
-        if sums == totals or (leaks and max(sums) >= least):
+        if sums == totals or (leaks and shared >= least):
             leaks.sort(key=lambda key: -both[0][key].num_nucleotides)
             yield _Pair(source, twin, len(keys), sums == totals, leaks)
 
