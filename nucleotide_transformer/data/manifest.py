@@ -31,7 +31,7 @@ MANIFEST_FILE = "manifest.json"
 GENOME_FILE = "genome.json"
 CONTIGS_FILE = "contigs.json"
 SAMPLES_FILE = "samples.bin"
-"""Corpora of earlier versions have none: `contigs.json` has the same, for those who can wait."""
+"""Corpora of earlier versions have none: `contigs.json` has the same, and takes longer to read."""
 BUILD_AGAIN = "`nt corpus build`, with the inputs and options of before, makes it again"
 """What to do about a genome that is lost or damaged."""
 _SAMPLES = np.dtype("<u8")

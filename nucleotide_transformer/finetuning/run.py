@@ -131,6 +131,8 @@ def train_job(job: Job, stop: threading.Event, *, show: bool) -> FinetuneResult:
 def make_plan(job: Job) -> RunPlan:
     """When the run does what, and what makes it the same run."""
     config, metric = job.config, find_metric(job.train)
+    # Weighted losses were divided by the sum of the weights once: such a run can't go on.
+    loss = {"none": "", "balanced": ", mean of sequences"}[config.class_weights]
     return RunPlan(
         folder=config.output,
         total_steps=config.total_steps,
@@ -143,7 +145,7 @@ def make_plan(job: Job) -> RunPlan:
         free_fields=FREE_FIELDS,
         record={
             "base": digest_params(job.model.params),
-            "train": digest_labelled(job.train),
+            "train": digest_labelled(job.train) + loss,
             "validation": digest_labelled(job.validation),
         },
         make_schedule=lambda config: make_schedule(config.optimizer, config.total_steps),
