@@ -33,8 +33,16 @@ def test_classes_are_sorted_by_value_and_sequences_are_plain(tmp_path: Path) -> 
     assert len(part) == 2
 
 
-def test_classes_may_be_words_and_columns_may_be_called_anything(tmp_path: Path) -> None:
-    path = write(tmp_path, "dna\tkind\nAC\tpromoter\nGG\tenhancer\n", "x.tsv")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dna\tkind\nAC\tpromoter\nGG\tenhancer\n",
+        "contig\tstart\tend\tdna\tkind\tnote\n1\t1\t2\tAC\tpromoter\n1\t\t\tGG\tenhancer\tx\n",
+    ],
+)
+def test_classes_may_be_words_and_columns_may_be_called_anything(tmp_path: Path, text: str) -> None:
+    """Of columns that are not read nothing is asked: not even that rows reach the last ones."""
+    path = write(tmp_path, text, "x.tsv")
     data = read_labelled(path, sequence_column="dna", label_column="kind")
     assert (data.names, data.classes) == (["0", "1"], ("enhancer", "promoter"))
     assert data.labels.tolist() == [1, 0]
@@ -103,7 +111,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "no column": ("sequence,kind\nAC,1\n", {}, "no column 'label'; has sequence, kind"),
     "no sequences": ("dna,label\nAC,1\n", {}, "no column 'sequence' with the sequences"),
     "no label": ("sequence,label\nAC,1\nGG,\n", {}, "row 2: label: no label"),
-    "a short row": ("sequence,label\nAC,1\nGG\n", {}, "row 2: must have 2 values, as the header"),
+    "a short row": ("sequence,label\nAC,1\nGG\n", {}, "line 3: 1 values: must have 2"),
     "pandas' nan": ("sequence,label\nAC,nan\n", {}, "row 1: label: no label"),
     "nan among sets": (
         "sequence,label\nAC,x;y\nGG,nan\n",

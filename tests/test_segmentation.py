@@ -16,7 +16,11 @@ from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.finetuning import prediction_files
 from nucleotide_transformer.finetuning.batches import turn
 from nucleotide_transformer.finetuning.predict import predict, score_model
-from nucleotide_transformer.finetuning.prediction_files import PredictConfig, predict_file
+from nucleotide_transformer.finetuning.prediction_files import (
+    PredictConfig,
+    check_files,
+    predict_file,
+)
 from nucleotide_transformer.finetuning.run import finetune
 from nucleotide_transformer.finetuning.segments import (
     UNKNOWN,
@@ -240,6 +244,16 @@ def test_a_table_with_other_columns_has_tracks(tmp_path, monkeypatch):
     _, *lines = predict_file(model, config).read_text().splitlines()
     expected = ["b\t0\t50\t0.0000", "b\t50\t60\t0.0100", "a\t0\t9\t0.0000"]
     assert lines == expected
+
+
+def test_coordinates_are_read_where_they_reach_the_output(tmp_path):
+    table = tmp_path / "x.csv"
+    table.write_text("contig,start,end,sequence\none,1,4,ACGT\n")
+    config = PredictConfig(model="here", input=table, output=tmp_path / "y.csv")
+    assert check_files(config).num_nucleotides == 4
+    for changes in ({"output": tmp_path / "y.bedgraph"}, {"window": 3}):
+        with pytest.raises(InputError, match=r"x\.csv: row 1: start, end = '1', '4': are counted"):
+            check_files(dataclasses.replace(config, **changes))
 
 
 def test_tracks_need_the_memory_of_one_part(tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from nucleotide_transformer.inference import (
 )
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer
+from nucleotide_transformer.variants.reading import read_variants
 
 ONE = BatchConfig(num_devices=1, batch_tokens=64)
 
@@ -126,12 +127,13 @@ def test_contigs_may_be_called_track(tmp_path):
     assert contigs == ["track1", "browserX", "track"]
 
 
-def test_long_fields_are_read_and_the_limit_of_the_process_stays(tmp_path):
+@pytest.mark.parametrize(("read", "column"), [(read_sequences, "sequence"), (read_variants, "ref")])
+def test_long_fields_are_read_and_the_limit_of_the_process_stays(tmp_path, read, column):
     with gzip.open(tmp_path / "a.csv.gz", "wt") as file:
-        file.write("name,sequence\na," + "ACGT" * 50_000 + "\n")
+        file.write(f"contig,position,alt,{column}\n1,5,A," + "ACGT" * 50_000 + "\n")
     limit = csv.field_size_limit()
-    records = read_sequences(tmp_path / "a.csv.gz")
-    assert len(next(records).sequence) == 200_000
+    records = read(tmp_path / "a.csv.gz")
+    assert len(getattr(next(records), column)) == 200_000
     assert csv.field_size_limit() == limit
 
 

@@ -71,7 +71,9 @@ def test_a_vcf_that_is_none(tmp_path, fasta, text):
 BAD_TABLES = {
     "chrom\tpos\tref\n": "no column alt or alternative; has chrom, pos, ref",
     "chrom\tpos\tref\talt\n": "no row: must hold at least one variant",
-    "chrom\tpos\tref\talt\n1\t2\tA\n": "line 2: 3 columns: the header has 4",
+    "chrom\tpos\tref\talt\n1\t2\tA\n": "line 2: 3 values: must have 4, as the header has",
+    "chrom\tpos\tref\talt\n1\t2\tA\tC\tx\n": "line 2: 5 values: must have 4",
+    "chrom\tpos\tref\talt\tinfo\n1\t2\tA\tC\n1\tx\tA\tC\n": "line 3: position 'x'",
     "chrom\tpos\tref\talt\n\n1\t2.5\tA\tC\n": r"line 3: position '2\.5'",
 }
 

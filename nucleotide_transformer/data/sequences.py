@@ -3,25 +3,24 @@
 Every reader checks what it reads and says in one line what is wrong and where.
 """
 
-import csv
+import functools
 import hashlib
 import re
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from nucleotide_transformer.data.fasta import FastaReader, reverse_complement
-from nucleotide_transformer.data.intervals import Interval, read_bed, read_lines
-from nucleotide_transformer.errors import InputError, MissingInputError, import_extra, require
+from nucleotide_transformer.data.intervals import Interval, read_bed
+from nucleotide_transformer.data.tables import Row, read_rows
+from nucleotide_transformer.errors import InputError, require
 
 FASTA_SUFFIXES = ("fa", "fasta", "fna", "ffn", "fas")
 TABLE_SUFFIXES = ("csv", "tsv", "parquet")
 
 _LETTERS = "ACGTUNRYSWKMBDHV"
 _VALID = re.compile(f"[{_LETTERS}{_LETTERS.lower()}]*")
-_ROWS_AT_ONCE = 1_024
 
 
 class SequenceRecord(NamedTuple):
@@ -41,7 +40,7 @@ class TableRow(NamedTuple):
 
     record: SequenceRecord
     values: tuple[Any, ...]
-    """Of the further columns that were asked for: text, or in Parquet any type; None if absent."""
+    """Of the further columns that were asked for, as `read_rows` gives them."""
 
 
 class SequenceTotals(NamedTuple):
@@ -62,6 +61,7 @@ def read_sequences(
     stranded: bool = False,
     sequence_column: str = "sequence",
     name_column: str = "name",
+    with_places: bool = True,
 ) -> Iterator[SequenceRecord]:
     """Yields the sequences of a file, in its order.
 
@@ -74,7 +74,7 @@ def read_sequences(
       bounded by the longest one.
     - Tables: a row each, named by `name_column` if there is one, else by the row's number from 0.
       Columns `contig`, `start` and `end` (from 0, end excluded) are taken over where all three
-      are there; else the sequence is its own contig.
+      are there and `with_places` says so; else the sequence is its own contig.
 
     Args:
         path: the file.
@@ -82,6 +82,7 @@ def read_sequences(
         stranded: reverse-complement the intervals with "-" in column 6.
         sequence_column: column of a table with the sequences.
         name_column: column of a table with the names.
+        with_places: read the coordinates of a table; without it they may be any.
 
     Raises:
         MissingInputError, InputError: in one line: an unknown suffix, an empty file, an illegal
@@ -97,7 +98,8 @@ def read_sequences(
         return _read_intervals(path, Path(bed), stranded)
     if suffix in FASTA_SUFFIXES:
         return _read_fasta(path)
-    return (row.record for row in _read_table(path, _Columns(sequence_column, name_column)))
+    columns = _Columns(sequence_column, name_column, with_places=with_places)
+    return (row.record for row in _read_table(path, columns))
 
 
 def read_table(
@@ -108,6 +110,8 @@ def read_table(
     name_column: str = "name",
 ) -> Iterator[TableRow]:
     """Yields the sequences of a table with the values of further columns, in its order.
+
+    Coordinates are not read: each sequence is its own contig.
 
     Args:
         path: a file .csv, .tsv, .csv.gz, .tsv.gz or .parquet.
@@ -230,6 +234,8 @@ class _Columns(NamedTuple):
     name: str
     values: tuple[str, ...] = ()
     """Further ones, all of which must be there."""
+    with_places: bool = False
+    """Read `contig`, `start` and `end`."""
 
     def select(self, path: Path, there: list[str]) -> list[str]:
         """The columns to read, of those that are there."""
@@ -239,20 +245,20 @@ class _Columns(NamedTuple):
         for name in self.values:
             if name not in there:
                 raise InputError(f"{path}: no column {name!r}; has {', '.join(there[:8])}")
-        place = ["contig", "start", "end"]
+        place = ("contig", "start", "end") if self.with_places else ()
         for name in (self.sequence, self.name, *self.values, *place):
             if there.count(name) > 1:
                 raise InputError(f"{path}: {there.count(name)} columns are called {name!r}")
-        optional = [self.name, *(place if set(place) <= set(there) else [])]
+        optional = [self.name, *(place if set(place) <= set(there) else ())]
         found = (self.sequence, *(name for name in optional if name in there), *self.values)
         return list(dict.fromkeys(found))
 
-    def make_row(self, path: Path, index: int, row: dict[str, Any]) -> TableRow:
+    def make_row(self, path: Path, index: int, row: Row) -> TableRow:
         """The record of a row, and its values."""
         values = tuple(row[name] for name in self.values)
         return TableRow(self._make_record(path, index, row), values)
 
-    def _make_record(self, path: Path, index: int, row: dict[str, Any]) -> SequenceRecord:
+    def _make_record(self, path: Path, index: int, row: Row) -> SequenceRecord:
         sequence = row[self.sequence]
         where = f"{path}: row {index + 1}"
         if sequence is not None and not isinstance(sequence, str):
@@ -262,7 +268,7 @@ class _Columns(NamedTuple):
             raise InputError(f"{where}: column {self.sequence!r} is empty")
         name = row.get(self.name)
         name = str(index if name is None else name)
-        if "contig" not in row:
+        if not self.with_places or "contig" not in row:
             return SequenceRecord(name, str(sequence), name, 0, len(sequence))
         shown = f"{where}: start, end = {row['start']!r}, {row['end']!r}"
         try:
@@ -279,65 +285,9 @@ class _Columns(NamedTuple):
 
 def _read_table(path: Path, columns: _Columns) -> Iterator[TableRow]:
     """The rows of a table, checked."""
-    suffix = get_suffix(path)
-    rows = (
-        _read_parquet(path, columns) if suffix == "parquet" else _read_text(path, suffix, columns)
-    )
-    return _check_rows(path, rows)
-
-
-def _read_text(path: Path, suffix: str, columns: _Columns) -> Iterator[TableRow]:
-    """The rows of a CSV or TSV file."""
-    lines = (line + "\n" for _, line in read_lines(path))
-    reader = csv.DictReader(lines, delimiter="," if suffix == "csv" else "\t", strict=True)
-    try:
-        there = columns.select(path, list(reader.fieldnames or []))
-        for index, row in enumerate(_read_rows(reader)):
-            if None in row or None in row.values():  # what DictReader makes of other lengths
-                rule = f"must have {len(row) - (None in row)} values, as the header has"
-                raise InputError(f"{path}: row {index + 1}: {rule}")
-            yield columns.make_row(path, index, {name: row[name] for name in there})
-    except csv.Error as error:
-        raise InputError(f"{path}: line {reader.reader.line_num}: {error}") from None
-
-
-def _read_rows(reader: Iterator[Any]) -> Iterator[Any]:
-    """Rows with fields of any length; the limit of the process is lifted for a moment each."""
-    while True:
-        limit = csv.field_size_limit(sys.maxsize)
-        try:
-            row = next(reader, None)
-        finally:
-            csv.field_size_limit(limit)
-        if row is None:
-            return
-        yield row
-
-
-def _read_parquet(path: Path, columns: _Columns) -> Iterator[TableRow]:
-    """The rows of a Parquet file."""
-    if not path.is_file():
-        raise MissingInputError(f"{path}: no such file")
-    parquet = import_extra("pyarrow.parquet", "io", f"{path}: to read Parquet")
-    try:
-        file = parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from None
-    with file:
-        there = columns.select(path, list(file.schema_arrow.names))
-        index = 0
-        for batch in _read_batches(path, file, there):
-            for row in batch.to_pylist():
-                yield columns.make_row(path, index, row)
-                index += 1
-
-
-def _read_batches(path: Path, file: Any, columns: list[str]) -> Iterator[Any]:
-    """The batches of a Parquet file; what is damaged is found when it is read."""
-    try:
-        yield from file.iter_batches(_ROWS_AT_ONCE, columns=columns)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: damaged Parquet file: {str(error).splitlines()[0]}") from None
+    rows = read_rows(path, get_suffix(path), functools.partial(columns.select, path))
+    found = (columns.make_row(path, index, row) for index, (_, row) in enumerate(rows))
+    return _check_rows(path, found)
 
 
 def _check_rows(path: Path, rows: Iterator[TableRow]) -> Iterator[TableRow]:

@@ -204,11 +204,13 @@ def _read(config: PredictConfig) -> Iterator[SequenceRecord]:
 
 
 def _read_input(config: PredictConfig, bed: Path | None = None) -> Iterator[SequenceRecord]:
+    """The sequences, with their places where the output says them: in a track or a tile's name."""
     return read_sequences(
         config.input,
         sequence_column=config.sequence_column,
         name_column=config.name_column,
         bed=bed,
+        with_places=config.window is not None or get_suffix(config.output) in TRACKS,
     )
 
 

@@ -5,14 +5,14 @@ that are added; BCF is read by pysam, and comes out as VCF.
 """
 
 import contextlib
-import csv
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from nucleotide_transformer.data.fasta import GZIP_MAGIC, check_bgzf_end
 from nucleotide_transformer.data.intervals import read_lines
+from nucleotide_transformer.data.tables import read_rows
 from nucleotide_transformer.errors import InputError, MissingInputError, import_extra, require
 from nucleotide_transformer.variants.reference import EXTRA
 
@@ -28,7 +28,6 @@ COLUMNS = {
 }
 """Names that the columns of a table may have, in any case; the last one may be left out."""
 _VCF_COLUMNS = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"
-_ROWS_AT_ONCE = 1_024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """Tabs and line breaks among them: what is written has a variant on a line, between tabs."""
 _SUFFIXES: dict[str, Kind] = {
@@ -105,13 +104,7 @@ def read_variants(path: Path) -> Iterator[Allele]:
         for number, line in open_vcf(path).records:
             yield from split_record(path, number, line)
     else:
-        rows = _read_parquet(path) if kind == "parquet" else _read_table(path, kind)
-        count = 0
-        for place, row in rows:
-            count += 1
-            yield _make_allele(place, row)
-        if not count:
-            raise InputError(f"{path}: no row: must hold at least one variant")
+        yield from _read_table(path, kind)
 
 
 def open_vcf(path: Path) -> VcfText:
@@ -211,52 +204,16 @@ def _find_columns(path: Path, there: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _read_table(path: Path, kind: Kind) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a CSV or TSV file, each with its place."""
-    numbers: list[int] = []
+def _read_table(path: Path, kind: Kind) -> Iterator[Allele]:
+    """The alleles of a table, one a row."""
+    columns: dict[str, str] = {}
 
-    def take_lines() -> Iterator[str]:
-        for number, line in read_lines(path):
-            if line.strip() and not line.startswith("##"):
-                numbers[:] = [number]
-                yield line + "\n"
+    def select(there: list[str]) -> list[str]:
+        columns.update(_find_columns(path, there))
+        return list(columns.values())
 
-    reader = csv.reader(take_lines(), delimiter="\t" if kind == "tsv" else ",", strict=True)
-    try:
-        there = next(reader, [])
-        columns = _find_columns(path, there)
-        places = {column: there.index(name) for column, name in columns.items()}
-        for row in reader:
-            place = f"{path}: line {numbers[0]}"
-            if len(row) != len(there):
-                raise InputError(f"{place}: {len(row)} columns: the header has {len(there)}")
-            yield place, {column: row[i] for column, i in places.items()}
-    except csv.Error as error:
-        raise InputError(f"{path}: line {numbers[0]}: {error}") from None
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a Parquet file, each with its place."""
-    if not path.is_file():
-        raise MissingInputError(f"{path}: no such file")
-    parquet = import_extra("pyarrow.parquet", EXTRA, f"{path}: to read Parquet")
-    try:
-        file = parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from None
-    with file:
-        columns = _find_columns(path, list(file.schema_arrow.names))
-        try:
-            rows = _iterate(file.iter_batches(_ROWS_AT_ONCE, columns=list(columns.values())))
-            for index, row in enumerate(rows, start=1):
-                yield f"{path}: row {index}", {c: row[name] for c, name in columns.items()}
-        except (OSError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            message = str(error).splitlines()[0]
-            raise InputError(f"{path}: damaged Parquet file: {message}") from None
-
-
-def _iterate(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
-    for batch in batches:
-        yield from batch.to_pylist()
+    place = ""
+    for place, row in read_rows(path, kind, select, comment="##", extra=EXTRA):
+        yield _make_allele(place, {column: row[name] for column, name in columns.items()})
+    if not place:
+        raise InputError(f"{path}: no row: must hold at least one variant")

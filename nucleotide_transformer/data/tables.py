@@ -1,0 +1,101 @@
+"""Rows of tables: CSV and TSV, plain or gzip, and Parquet, one at a time."""
+
+import csv
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from nucleotide_transformer.data.intervals import read_lines
+from nucleotide_transformer.errors import InputError, MissingInputError, import_extra
+
+Row = dict[str, Any]
+"""Column -> value: text, or in Parquet any type; None if absent there."""
+Select = Callable[[list[str]], list[str]]
+
+_ROWS_AT_ONCE = 1_024
+
+
+def read_rows(
+    path: Path, kind: str, select: Select, *, comment: str = "", extra: str = "io"
+) -> Iterator[tuple[str, Row]]:
+    """Yields each row with its place: the file, and the line, or in Parquet the row from 1.
+
+    Nothing is asked of columns that are not read: a line of text may end before them.
+
+    Args:
+        path: the table.
+        kind: "csv", "tsv" or "parquet".
+        select: takes the columns that are there, and returns those to read.
+        comment: what lines begin with that are skipped, as blank ones are.
+        extra: what a message says to install where there is no pyarrow.
+
+    Raises:
+        MissingInputError, InputError: in one line, for a file that can't be read, or a line with
+            more values than the header, or too few.
+    """
+    if kind == "parquet":
+        return _read_parquet(path, select, extra)
+    return _read_text(path, "," if kind == "csv" else "\t", select, comment)
+
+
+def _read_text(
+    path: Path, delimiter: str, select: Select, comment: str
+) -> Iterator[tuple[str, Row]]:
+    number = 0
+
+    def take_lines() -> Iterator[str]:
+        nonlocal number
+        for number, line in read_lines(path):  # noqa: B007
+            if not (line.isspace() or (comment and line.startswith(comment))):
+                yield line + "\n"
+
+    rows = _lift_limit(csv.reader(take_lines(), delimiter=delimiter, strict=True))
+    try:
+        header = next(rows, [])
+        places = {name: header.index(name) for name in select(header)}
+        for row in rows:
+            place = f"{path}: line {number}"
+            if len(row) > len(header) or len(row) <= max(places.values()):
+                rule = f"must have {len(header)}, as the header has"
+                raise InputError(f"{place}: {len(row)} values: {rule}")
+            yield place, {name: row[i] for name, i in places.items()}
+    except csv.Error as error:
+        raise InputError(f"{path}: line {number}: {error}") from None
+
+
+def _lift_limit(rows: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Rows that are not empty, with fields of any length.
+
+    The limit of the process is lifted for a moment each.
+    """
+    while True:
+        limit = csv.field_size_limit(sys.maxsize)
+        try:
+            row = next(rows, None)
+        finally:
+            csv.field_size_limit(limit)
+        if row is None:
+            return
+        if row:
+            yield row
+
+
+def _read_parquet(path: Path, select: Select, extra: str) -> Iterator[tuple[str, Row]]:
+    if not path.is_file():
+        raise MissingInputError(f"{path}: no such file")
+    parquet = import_extra("pyarrow.parquet", extra, f"{path}: to read Parquet")
+    try:
+        file = parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from None
+    with file:
+        columns = select(list(file.schema_arrow.names))
+        try:
+            batches = file.iter_batches(_ROWS_AT_ONCE, columns=columns)
+            rows = (row for batch in batches for row in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield f"{path}: row {number}", row
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: damaged Parquet file: {reason}") from None
