@@ -19,6 +19,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,8 +100,15 @@ def measure(run: Callable[[], np.ndarray], passes: int) -> tuple[list[float], np
     return seconds, result
 
 
+def save_figures(figures: dict[str, Any], path: Path | None) -> None:
+    """Writes what there is so far, where asked to."""
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
-    """Prints the rates and the ratio; writes them as JSON if asked to."""
+    """Prints the rates and the ratio; writes them as JSON if asked to, after each loop."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="100M_multi_species_v2", help="a released shape")
     parser.add_argument("--sequences", type=int, default=2_000)
@@ -128,10 +136,15 @@ def main() -> None:
     print(f"{arguments.model}, {arguments.dtype}, {jax.devices()[0].device_kind}")
     print(f"{len(sequences):,} sequences, {num_nucleotides:,} nt, jax {jax.__version__}")
     print(f"{'':24}{'first pass':>12}{'best pass':>12}{'nt/s':>12}{'embed is':>12}")
-    seconds, results = {}, {}
+    seconds: dict[str, list[float]] = {}
+    results: dict[str, np.ndarray] = {}
+    figures = {name: str(value) for name, value in vars(arguments).items()}
+    figures |= {"machine": machine, "num_nucleotides": num_nucleotides, "seconds": seconds}
+    save_figures(figures, arguments.output)
     for title, run in reversed(runs.items()):
         measured = measure(functools.partial(run, sequences), arguments.passes)
         seconds[title], results[title] = measured
+        save_figures(figures, arguments.output)
         best = min(seconds[title])
         line = f"{title:24}{seconds[title][0]:10.1f} s{best:10.1f} s{num_nucleotides / best:12,.0f}"
         print(f"{line}{best / min(seconds['embed']):10.2f} x", flush=True)
@@ -139,17 +152,7 @@ def main() -> None:
     found, expected = results["embed"], results[reference]
     difference = float(np.abs(found - expected).max())
     print(f"ratio {ratio:.2f} (target {TARGET}); largest difference {difference:.1e}")
-    if arguments.output:
-        figures = {
-            **{name: str(value) for name, value in vars(arguments).items()},
-            "machine": machine,
-            "seconds": seconds,
-            "num_nucleotides": num_nucleotides,
-            "ratio": ratio,
-            "largest_difference": difference,
-        }
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    save_figures(figures | {"ratio": ratio, "largest_difference": difference}, arguments.output)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@
 #     make install EXTRAS=dev+cuda+interop   # once, in a fresh clone; interop brings torch
 #     experiments/gpu.sh                     # everything: probably over an hour, most of it compiling
 #     experiments/gpu.sh check attention     # some of the steps below, where runs are cut short
+#     experiments/gpu.sh quick               # the essential, in about 8 minutes at most
 #
-# Steps: check trials attention 100M 500M embed scaling profile peers. What fails is named at the end, and
-# keeps nothing else from running. Results go to experiments/results/, one JSON file and picture a
-# benchmark, written after every case; RESULTS=folder changes that. PYTHON names the interpreter,
-# .venv/bin/python by default.
+# Steps: check trials attention 100M 500M embed scaling profile peers; quick is by itself. What fails is
+# named at the end, and keeps nothing else from running. Results go to experiments/results/, one JSON
+# file and picture a benchmark, written after every case; RESULTS=folder changes that, one for each
+# machine. What a step prints is added to gpu_STEP.txt there. PYTHON names the interpreter,
+# .venv/bin/python by default; nothing but Python, this repository and what setup.py requires is needed,
+# and no network.
 set -uo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -24,15 +27,46 @@ export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-.92}
 
 failed=()
 
-# Runs a command, and goes on if it fails.
+# Names in one line what is not installed, or why JAX has no device, before anything is measured.
+check_installation() {
+  "$PYTHON" - << 'END'
+import importlib.metadata, pathlib, re, sys
+
+required = re.search(r"REQUIREMENTS = \[(.*?)\]", pathlib.Path("setup.py").read_text(), re.DOTALL)[1]
+missing = []
+for package in re.findall('"(.+?)"', required):
+    try:
+        importlib.metadata.version(re.split("[<>=]", package)[0])
+    except importlib.metadata.PackageNotFoundError:
+        missing.append(package)
+if missing:
+    sys.exit(f"gpu.sh: not installed: {', '.join(missing)}")
+try:
+    import nucleotide_transformer.benchmark.run
+    from nucleotide_transformer.training.devices import find_devices
+    find_devices(None)
+except (ImportError, ValueError) as error:
+    sys.exit(f"gpu.sh: {error}")
+END
+}
+
+# Runs a command, for LIMIT seconds at most where that is set, and goes on if it fails.
 try() {
   echo "+ $*"
-  "$@" || failed+=("$*")
+  ${LIMIT:+timeout "$LIMIT"} "$@" || failed+=("$*")
 }
 
 benchmark() {
   try "$PYTHON" -m nucleotide_transformer.cli benchmark --output "$RESULTS" \
     --compute.compute-dtype bfloat16 --no-peer --num-devices 1 "$@"
+}
+
+# For a machine that is lent for minutes: what is right, what is fast, what might be faster.
+run_quick() {
+  LIMIT=100 try "$PYTHON" experiments/check_device.py --layers 2 --forms auto cudnn
+  LIMIT=160 benchmark --models 100M 500M --sequences-per-device 32
+  LIMIT=210 try "$PYTHON" experiments/gpu_trials.py --output "$RESULTS/trials" \
+    --models 100M --sequences 64 --trials 0 2 1 --timeout 80
 }
 
 # bfloat16 against float32, and the attention kernels against each other; then the whole depth.
@@ -107,9 +141,12 @@ fi
 for step in "$@"; do
   declare -F "run_$step" > /dev/null || { echo "gpu.sh: no step $step" >&2; exit 2; }
 done
+check_installation || exit 2
 for step in "$@"; do
-  echo "== $step"
-  "run_$step" > >(tee "$RESULTS/gpu_$step.txt") 2>&1
+  {
+    echo "== $step, $(date -u +%Y-%m-%dT%H:%M:%SZ)"
+    "run_$step"
+  } > >(tee -a "$RESULTS/gpu_$step.txt") 2>&1
   wait $!
 done
 if [[ ${#failed[@]} -gt 0 ]]; then

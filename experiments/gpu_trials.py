@@ -4,19 +4,22 @@
     python experiments/gpu_trials.py --models 100M --dry-run
 
 Each trial is a run of `nt benchmark` in a process of its own, since XLA reads its flags once. The
-table (Markdown and JSON) is written after each, so that a run cut short leaves what it has. The
-first trial is the step as it is by default; the others say what they change. Targets on an H100:
-45 % of the peak for 100M and 55 % for 500M.
+table (Markdown and JSON) is written after each, and the same command runs what it lacks: trials
+with figures, or for which the memory is too small, are not run again. What a trial prints is in a
+.log file. The first trial is the step as it is by default; the others say what they change. Targets
+on an H100: 45 % of the peak for 100M and 55 % for 500M.
 """
 
 import argparse
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"
@@ -24,6 +27,12 @@ FUSION = "--xla_gpu_enable_dynamic_slice_fusion=true"
 UNROLL = "--xla_gpu_enable_while_loop_unrolling=WHILE_LOOP_UNROLLING_DOUBLE_BUFFER"
 NO_COMMANDS = "--xla_gpu_enable_command_buffer="
 DETERMINISTIC = "--xla_gpu_exclude_nondeterministic_ops=true"
+OUT_OF_MEMORY = "out of memory"
+"""The error of a case that `nt benchmark` finds no room for."""
+ERROR = re.compile(r"(?:[\w.]*(?:Error|Exception)\b|error: |F\d{4} )")
+"""How a line begins that names an error: Python's, `nt`'s, or one with which XLA aborts."""
+
+Row = dict[str, Any]
 
 
 class Trial(NamedTuple):
@@ -85,28 +94,37 @@ def make_command(trial: Trial, model: str, sequences: int, arguments: argparse.N
     return f"{fixed} {trial.options}".strip()
 
 
-def run_trial(trial: Trial, command: str, output: Path) -> dict[str, object]:
-    """Runs one benchmark; its figures, or the last line of its error."""
-    output.mkdir(parents=True, exist_ok=True)
-    flags = f"{os.environ.get('XLA_FLAGS', '')} {trial.flags}".strip()
+def describe_trial(number: int, model: str, sequences: int, arguments: argparse.Namespace) -> Row:
+    """What a row says before it has figures."""
+    trial = TRIALS[number]
+    command = make_command(trial, model, sequences, arguments)
+    row = {"model": model, "sequences": sequences, "trial": trial.name, "command": command}
+    return row | {"flags": trial.flags, "memory": trial.memory, "change": trial.change}
+
+
+def run_trial(row: Row, log: Path, timeout: float) -> Row:
+    """Runs one benchmark; its figures, or its error. Its JSON file gets the row that it is of."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {row['flags']}".strip()
     paths = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    environment = os.environ | {"XLA_FLAGS": flags, MEMORY: trial.memory, "PYTHONPATH": paths}
-    program = [sys.executable, __file__, f"--inside={trial.change}", "benchmark"]
-    before = set(output.glob("*.json"))
-    run = subprocess.run(
-        [*program, *command.split(), "--output", str(output)],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    written = sorted(set(output.glob("*.json")) - before)
-    if run.returncode or not written:
-        lines = run.stderr.strip().splitlines() or ["no figures"]
-        return {"error": lines[-1][:200]}
-    (result,) = json.loads(written[-1].read_text())["results"]
-    if "tokens_per_second" not in result:
-        return {"error": str(result.get("reason", result))[:200]}
+    environment = os.environ | {"XLA_FLAGS": flags, MEMORY: row["memory"], "PYTHONPATH": paths}
+    program = [sys.executable, __file__, f"--inside={row['change']}", "benchmark"]
+    words = [*program, *row["command"].split(), "--output", str(log.parent)]
+    before = set(log.parent.glob("benchmark_*.json"))
+    with log.open("w") as file:
+        try:
+            status = subprocess.run(
+                words, env=environment, cwd=ROOT, stdout=file, stderr=file, timeout=timeout
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return {"error": f"no end within {timeout:g} s"}
+    written = sorted(set(log.parent.glob("benchmark_*.json")) - before)
+    if status or not written:
+        return {"error": find_error(log.read_text(errors="replace"), status)}
+    content = json.loads(written[-1].read_text())
+    write_whole(written[-1], json.dumps({"trial": row} | content, indent=2) + "\n")
+    (result,) = content["results"]
+    if "error" in result:
+        return {"error": result["error"]}
     memory, compiling = result["memory_bytes"], result["compile_seconds"]
     return {
         "tokens_per_second": result["tokens_per_second"],
@@ -117,24 +135,52 @@ def run_trial(trial: Trial, command: str, output: Path) -> dict[str, object]:
     }
 
 
-def format_table(rows: list[dict[str, object]]) -> str:
-    """The trials as a Markdown table, each beside the default of its model and micro-batch."""
+def find_error(text: str, status: int) -> str:
+    """The last line that names an error; JAX ends with what it has left out, which names none."""
+    lines = [line for line in text.splitlines() if line.strip()] or ["nothing printed"]
+    named = [line for line in lines if ERROR.match(line)]
+    return (named or [f"exit status {status}: {lines[-1]}"])[-1][:200]
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replaces a file in one go."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def format_table(rows: Collection[Row]) -> str:
+    """The trials as a Markdown table, each beside the first trial of its model and micro-batch."""
     head = "| model | sequences | trial | tokens/s | over default | MFU | memory | compile |\n"
     lines = [head + "|---|---:|---|---:|---:|---:|---:|---:|"]
-    defaults: dict[object, float] = {}
+    rates = {
+        (row["model"], row["sequences"]): row["tokens_per_second"]
+        for row in rows
+        if row["trial"] == TRIALS[0].name and "error" not in row
+    }
     for row in rows:
         start = f"| {row['model']} | {row['sequences']} | {row['trial']} |"
         if "error" in row:
             lines.append(f"{start} {row['error']} | | | | |")
             continue
-        rate = float(str(row["tokens_per_second"]))
-        key = (row["model"], row["sequences"])
-        base = defaults.setdefault(key, rate)
+        rate, base = row["tokens_per_second"], rates.get((row["model"], row["sequences"]))
+        ratio = "" if base is None else f"{rate / base:.2f}"
         mfu = "" if row["mfu"] is None else f"{row['mfu']:.1%}"
         memory = "" if row["memory_gib"] is None else f"{row['memory_gib']:.1f} GiB"
         seconds = f"{row['compile_seconds']:.0f} s"
-        lines.append(f"{start} {rate:,.0f} | {rate / base:.2f} | {mfu} | {memory} | {seconds} |")
+        lines.append(f"{start} {rate:,.0f} | {ratio} | {mfu} | {memory} | {seconds} |")
     return "\n".join(lines) + "\n"
+
+
+def read_rows(file: Path) -> dict[tuple[str, int, str], Row]:
+    """What was found before, by model, micro-batch and trial."""
+    rows = json.loads(file.read_text()) if file.is_file() else []
+    return {(row["model"], row["sequences"], row["trial"]): row for row in rows}
+
+
+def is_finished(row: Row, found: Row) -> bool:
+    """Whether this very trial has figures, or is known not to fit."""
+    return row.items() <= found.items() and found.get("error", OUT_OF_MEMORY) == OUT_OF_MEMORY
 
 
 def run_inside(change: str, words: list[str]) -> int:
@@ -147,33 +193,38 @@ def run_inside(change: str, words: list[str]) -> int:
 
 
 def main() -> int:
-    """Runs the trials; returns 1 if any of them failed."""
+    """Runs the trials that have no figures yet; returns 1 if any in the table failed."""
     if sys.argv[1:2] and sys.argv[1].startswith("--inside="):
         return run_inside(sys.argv[1].removeprefix("--inside="), sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["100M", "500M"])
     parser.add_argument("--sequences", nargs="+", type=int, help="of a micro-batch")
-    parser.add_argument("--trials", nargs="+", type=int, help="numbers from 0; all by default")
+    numbers = range(len(TRIALS))
+    parser.add_argument("--trials", nargs="+", type=int, choices=numbers, default=numbers)
     parser.add_argument("--options", default="", help="further options of `nt benchmark`")
+    parser.add_argument("--timeout", type=float, default=900, help="seconds of a trial")
     parser.add_argument("--output", type=Path, default=ROOT / "experiments" / "results" / "trials")
     parser.add_argument("--dry-run", action="store_true", help="print the commands only")
     arguments = parser.parse_args()
-    chosen = range(len(TRIALS)) if arguments.trials is None else arguments.trials
-    rows: list[dict[str, object]] = []
+    file = arguments.output / "trials.json"
+    rows = read_rows(file)
     for model in arguments.models:
         for sequences in arguments.sequences or SEQUENCES.get(model, SEQUENCES["100M"][:1]):
-            for trial in (TRIALS[index] for index in chosen):
-                command = make_command(trial, model, sequences, arguments)
-                print(f"{MEMORY}={trial.memory} XLA_FLAGS='{trial.flags}' nt benchmark {command}")
-                if arguments.dry_run:
+            for number in arguments.trials:
+                row = describe_trial(number, model, sequences, arguments)
+                print(f"{MEMORY}={row['memory']} XLA_FLAGS='{row['flags']}' ", end="")
+                print(f"nt benchmark {row['command']}", flush=True)
+                key = (model, sequences, row["trial"])
+                if arguments.dry_run or is_finished(row, rows.get(key, {})):
                     continue
-                found = run_trial(trial, command, arguments.output)
-                rows.append({"model": model, "sequences": sequences, "trial": trial.name, **found})
-                (arguments.output / "trials.json").write_text(json.dumps(rows, indent=1) + "\n")
-                (arguments.output / "trials.md").write_text(format_table(rows))
+                file.parent.mkdir(parents=True, exist_ok=True)
+                log = file.with_name(f"{model}-{sequences}-trial-{number}.log")
+                rows[key] = row | run_trial(row, log, arguments.timeout)
+                write_whole(file, json.dumps(list(rows.values()), indent=1) + "\n")
+                write_whole(file.with_suffix(".md"), format_table(rows.values()))
     if rows:
-        print(format_table(rows))
-    return int(any("error" in row for row in rows))
+        print(format_table(rows.values()))
+    return int(any("error" in row for row in rows.values()))
 
 
 if __name__ == "__main__":

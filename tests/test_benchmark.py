@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +20,10 @@ from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, list_
 from nucleotide_transformer.benchmark.peak import Peak
 from nucleotide_transformer.benchmark.results import FailedCase, find_base
 from nucleotide_transformer.benchmark.run import run_benchmark
-from nucleotide_transformer.benchmark.tables import print_report
+from nucleotide_transformer.benchmark.tables import describe_notes, print_report
 from nucleotide_transformer.benchmark.workloads import InferenceWorkload, draw_tokens, make_workload
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.inference.embedding import is_known
 from nucleotide_transformer.model import init_params, make_forward
 
@@ -228,7 +230,7 @@ def test_fine_tuning_trains_what_its_method_trains():
     assert workload.flops_per_step == 2 * 2 * MODEL.num_layers * 20 * block
 
 
-def test_a_case_that_does_not_fit_is_reported_and_the_others_run(monkeypatch, tmp_path):
+def test_a_case_that_does_not_fit_and_a_lost_profile_are_reported(monkeypatch, tmp_path):
     measure = run.measure_case
 
     def measure_small(case, *args):
@@ -237,13 +239,13 @@ def test_a_case_that_does_not_fit_is_reported_and_the_others_run(monkeypatch, tm
         return measure(case, *args)
 
     monkeypatch.setattr(run, "measure_case", measure_small)
+    monkeypatch.setattr(run, "profile_workload", Mock(side_effect=InputError("no names")))
     monkeypatch.setattr(run, "find_peak", lambda *_: PEAK)
     config = dataclasses.replace(
         CONFIG,
         tasks=("embed",),
         sequences_per_device=(2, 1),
         num_devices=(1,),
-        profile=False,
         output=tmp_path,
     )
     report = run_benchmark(config)
@@ -251,6 +253,8 @@ def test_a_case_that_does_not_fit_is_reported_and_the_others_run(monkeypatch, tm
     assert isinstance(report.results[0], FailedCase)
     assert first["error"] == "out of memory"
     assert second["evidence"]["batches"] == NUM_STEPS
+    assert second["no_profile"] == "no names"
+    assert "no profile: no names" in describe_notes(report, narrow=True)
 
 
 def cases_of(**changes):
@@ -267,8 +271,9 @@ def test_cases_of_scaling():
     assert cases_of(**both | {"scaling": ()}) == weak[-1:]
     assert cases_of(**both | {"num_devices": (1, 4), "scaling": ()}) == [weak[0], weak[2]]
     assert cases_of(num_devices=(), sequences_per_device=()) == [("weak", 8, 32)]
+    assert cases_of(num_devices=(), scaling=("strong",)) == [("weak", 1, 2), ("strong", 2, 1)]
     with pytest.raises(ValueError, match="sequences_per_device = 2: must be a multiple of 4"):
-        cases_of(num_devices=(), scaling=("strong",))
+        cases_of(num_devices=(1, 2, 4), scaling=("strong",))
 
 
 def test_scaling_is_compared_with_the_same_work_on_one_device(report):

@@ -1,17 +1,30 @@
-"""The trials for GPUs, tried on a CPU with a tiny model: commands that run, and a table."""
+"""What is run on GPUs, tried on a CPU: commands that there are, trials of a tiny model, a table."""
 
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import quick_compiler
+
+from nucleotide_transformer.benchmark.config import BenchmarkConfig
+from nucleotide_transformer.options import parse
 
 ROOT = Path(__file__).parent.parent
 TINY = "--model.num-layers 2 --model.embed-dim 16 --model.num-heads 2 --model.ffn-dim 16"
 FAST = "--sequence-tokens 16 --rounds 1 --round-steps 1 --warmup-steps 1"
+
+
+@pytest.fixture
+def trials():
+    spec = importlib.util.spec_from_file_location("gpu_trials", ROOT / "experiments/gpu_trials.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def run(*words, folder):
@@ -20,13 +33,20 @@ def run(*words, folder):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
-def test_every_trial_that_a_cpu_can_run_gives_a_row(tmp_path):
+def test_every_trial_that_a_cpu_can_run_gives_a_row_once(tmp_path):
     options = ["--models", "custom", "--sequences", "2", "--options", f"{TINY} {FAST}"]
+    assert run(*options, "--trials", "8", folder=tmp_path).returncode == 0
+    first = json.loads((tmp_path / "trials.json").read_text())
+    assert " s |" in (tmp_path / "trials.md").read_text()
+    assert " | 1.00 | " not in (tmp_path / "trials.md").read_text()  # over the default: not yet
     done = run(*options, "--trials", "0", "8", folder=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = json.loads((tmp_path / "trials.json").read_text())
-    names = ["default (scan, dots)", "queries, keys and values apart"]
-    assert [row["trial"] for row in rows] == names
+    assert rows[:1] == first
+    files = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("benchmark_*.json"))]
+    assert [file["trial"]["change"] for file in files] == ["apart", ""]
+    names = ["queries, keys and values apart", "default (scan, dots)"]
+    assert [row["trial"] for row in rows] == [file["trial"]["trial"] for file in files] == names
     assert all(row["tokens_per_second"] > 0 and row["compile_seconds"] > 0 for row in rows)
     # The same numbers up to rounding: a trial changes how, never what.
     assert abs(rows[0]["loss"] - rows[1]["loss"]) < 0.05
@@ -36,16 +56,13 @@ def test_every_trial_that_a_cpu_can_run_gives_a_row(tmp_path):
     assert " | 1.00 | " in table
 
 
-def test_changes_to_the_code_reach_the_model(monkeypatch):
+def test_changes_to_the_code_reach_the_model(monkeypatch, trials):
     """One product becomes three; cuDNN's kernel gets no lengths where the tokens are even."""
     import jax
     import jax.numpy as jnp
 
     from nucleotide_transformer.model import attention, layers
 
-    spec = importlib.util.spec_from_file_location("gpu_trials", ROOT / "experiments/gpu_trials.py")
-    trials = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(trials)
     asked = []
 
     def attend(query, *_, **options):
@@ -75,20 +92,78 @@ def test_changes_to_the_code_reach_the_model(monkeypatch):
     assert count(x, w) == 3
 
 
-def test_a_trial_that_fails_is_named_and_the_others_run(tmp_path):
-    options = ["--models", "custom", "--sequences", "2", "--options", f"{TINY} --rounds 0"]
-    done = run(*options, "--trials", "0", folder=tmp_path)
+@pytest.mark.parametrize(
+    ("options", "timeout", "message"), [("--rounds 0", 60, "rounds"), (FAST, 0.1, "no end within")]
+)
+def test_a_trial_that_fails_is_named(tmp_path, options, timeout, message):
+    words = ["--models", "custom", "--sequences", "2", "--options", f"{TINY} {options}"]
+    done = run(*words, "--trials", "0", "--timeout", str(timeout), folder=tmp_path)
     assert done.returncode == 1
     (row,) = json.loads((tmp_path / "trials.json").read_text())
-    assert "rounds" in row["error"]
+    assert message in row["error"]
+
+
+def test_an_error_is_the_line_that_names_it(trials, tmp_path, monkeypatch):
+    text = (
+        "Traceback (most recent call last):\n  raise\nfoo.XError: INTERNAL: no\n---\nFor simplicity"
+    )
+    assert trials.find_error(text, 1) == "foo.XError: INTERNAL: no"
+    assert trials.find_error("steps\n", -9) == "exit status -9: steps"
+
+    def begin(*_, **__):
+        found = {"results": [{"error": "out of memory"}]}
+        (tmp_path / "benchmark_1.json").write_text(json.dumps(found))
+        return subprocess.CompletedProcess([], 0)
+
+    monkeypatch.setattr(subprocess, "run", begin)
+    row = {"command": "", "flags": "", "memory": "", "change": ""}
+    failed = trials.run_trial(row, tmp_path / "trial.log", 1)
+    assert failed == {"error": "out of memory"}
+    assert trials.is_finished(row, row | failed)
+    assert not trials.is_finished(row, row | {"error": "no end within 1 s"})
 
 
 def test_all_trials_are_commands_of_the_benchmark(tmp_path):
-    from nucleotide_transformer.benchmark.config import BenchmarkConfig
-    from nucleotide_transformer.options import parse
-
     lines = run("--dry-run", folder=tmp_path).stdout.splitlines()
     assert len(lines) == 2 * 3 * 13
     for line in lines:
         words = line.partition("nt benchmark ")[2].split()
         assert parse(BenchmarkConfig, words, "nt benchmark").tasks == ("train",)
+
+
+def run_steps(tmp_path, program, *steps):
+    """Runs gpu.sh with a program in the place of Python."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{program}\n")
+    python.chmod(0o755)
+    command = ["bash", "experiments/gpu.sh", *steps]
+    settings = {"PYTHON": str(python), "RESULTS": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | settings, capture_output=True, text=True
+    )
+
+
+def test_every_step_runs_commands_that_there_are_and_keeps_what_was_printed(tmp_path):
+    show = f'[ "$1" = - ] && cat > {tmp_path}/check || echo "called $*"'
+    for _ in range(2):
+        done = run_steps(tmp_path, show, "quick")
+        assert done.returncode == 0, done.stderr
+    everything = run_steps(tmp_path, show).stdout
+    assert (tmp_path / "gpu_quick.txt").read_text().count("== quick") == 2
+    calls = re.findall("^called (.*)", done.stdout + everything, flags=re.MULTILINE)
+    assert len(calls) > 15
+    for call in calls:
+        program, _, words = call.partition(" benchmark ")
+        if words:
+            assert program == "-m nucleotide_transformer.cli"
+            parse(BenchmarkConfig, words.split(), "nt benchmark")
+        else:
+            assert (ROOT / call.split()[0]).is_file()
+
+
+def test_what_is_not_installed_is_told_in_one_line_before_anything_runs(tmp_path):
+    done = run_steps(tmp_path, f'exec {sys.executable} -S "$@"', "quick")
+    assert done.returncode == 2
+    assert done.stderr.startswith("gpu.sh: not installed: array_record>=")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("gpu_*"))

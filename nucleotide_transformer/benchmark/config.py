@@ -45,7 +45,8 @@ class BenchmarkConfig:
     """Devices to use, a case for each number. All by default; 1, 2, 4, ... all with `scaling`.
     A CPU has as many as XLA_FLAGS=--xla_force_host_platform_device_count says."""
     scaling: tuple[Scaling, ...] = ()
-    """weak: every device has `sequences_per_device`; strong: these are divided over the devices.
+    """weak: every device has `sequences_per_device`; strong: these are divided over the devices,
+    without the numbers of devices that do not divide them, unless `num_devices` names these.
     Weak alone by default."""
     warmup_steps: int = 2
     """Steps between the first one, which compiles, and those that are timed."""
@@ -158,7 +159,7 @@ def list_cases(config: BenchmarkConfig, *, num_local_devices: int, platform: str
         for task in config.tasks
         for method in (config.methods if task == "finetune" else (None,))
     ]
-    choices = (tasks, config.models, config.sequence_tokens, at_once, scalings, counts)
+    choices = (tasks, config.models, config.sequence_tokens, at_once, scalings)
     cases = [
         Case(
             task=task,
@@ -170,7 +171,8 @@ def list_cases(config: BenchmarkConfig, *, num_local_devices: int, platform: str
             scaling=scaling if count > 1 else "weak",
             method=method,
         )
-        for (task, method), name, tokens, sequences, scaling, count in itertools.product(*choices)
+        for (task, method), name, tokens, sequences, scaling in itertools.product(*choices)
+        for count in (counts if config.num_devices else list_fitting(counts, sequences, scaling))
     ]
     return list(dict.fromkeys(cases))  # one device is where both kinds of scaling begin
 
@@ -188,6 +190,12 @@ def list_device_counts(
         return (num_local_devices,)
     powers = [2**i for i in range(num_local_devices.bit_length())]
     return tuple(sorted({*powers, num_local_devices}))
+
+
+def list_fitting(counts: tuple[int, ...], sequences: int, scaling: Scaling) -> tuple[int, ...]:
+    """Numbers of devices that sequences can be shared out over; all if that is one device alone."""
+    fitting = tuple(count for count in counts if scaling == "weak" or sequences % count == 0)
+    return fitting if len(fitting) > 1 else counts
 
 
 def divide(sequences: int, num_devices: int, scaling: Scaling) -> int:

@@ -52,6 +52,8 @@ class CaseResult:
     no_peer: str | None = None
     """Why there is no peer."""
     profile: Profile | None = None
+    no_profile: str | None = None
+    """Why there is no profile."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -94,6 +96,7 @@ class CaseResult:
             "peer": None,
             "no_peer": self.no_peer,
             "profile": None,
+            "no_profile": self.no_profile,
         }
         if self.memory:
             found["memory_bytes"] = {**self.memory._asdict(), "total": self.memory.total}

@@ -19,7 +19,7 @@ from nucleotide_transformer.benchmark.compilation import (
 )
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, find_model, list_cases
 from nucleotide_transformer.benchmark.machine import describe_machine
-from nucleotide_transformer.benchmark.operations import profile_workload
+from nucleotide_transformer.benchmark.operations import Profile, profile_workload
 from nucleotide_transformer.benchmark.peak import Peak, find_peak
 from nucleotide_transformer.benchmark.pictures import plot_results
 from nucleotide_transformer.benchmark.results import (
@@ -37,7 +37,7 @@ from nucleotide_transformer.benchmark.timing import (
 )
 from nucleotide_transformer.benchmark.torch_peer import TorchPeer, explain_absence
 from nucleotide_transformer.benchmark.workloads import check_case, make_workload
-from nucleotide_transformer.errors import NotAFolderError, require
+from nucleotide_transformer.errors import InputError, NotAFolderError, require
 from nucleotide_transformer.model import count_parameters
 from nucleotide_transformer.model.platform import resolve_compute
 from nucleotide_transformer.plots import save_figure
@@ -148,6 +148,8 @@ def measure_case(
         advance=lambda: bar.advance(config.round_steps / len(workloads)),
     )
     spread = summarize(list(itertools.chain(*seconds[0])))
+    evidence = workload.describe()  # before the steps of the profile
+    profile, no_profile = profile_case(workload, compiled, config)
     return CaseResult(
         case=case,
         num_parameters=count_parameters(find_model(case.model, config.model)),
@@ -158,11 +160,24 @@ def measure_case(
         compile_seconds=compile_seconds,
         memory=find_memory(compiled),
         device_peak_bytes=find_device_peak(devices[0]),
-        evidence=workload.describe(),
+        evidence=evidence,
         peer=describe_peer(peer, seconds, case) if peer else None,
         no_peer=no_peer,
-        profile=profile_workload(workload, compiled) if config.profile else None,
+        profile=profile,
+        no_profile=no_profile,
     )
+
+
+def profile_case(
+    workload: Workload, compiled: Any, config: BenchmarkConfig
+) -> tuple[Profile | None, str | None]:
+    """The profile, or why there is none: what was timed is kept without it."""
+    if not config.profile:
+        return None, "not asked for"
+    try:
+        return profile_workload(workload, compiled), None
+    except InputError as error:
+        return None, str(error)
 
 
 def start_peer(

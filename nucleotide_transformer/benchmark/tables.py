@@ -157,6 +157,9 @@ def describe_notes(report: Report, *, narrow: bool) -> Iterator[str]:
     reasons = dict.fromkeys(result.no_peer for result in report.measured if result.no_peer)
     if report.config.peer and not peers:
         yield f"no peer: {'; '.join(filter(None, reasons))}"
+    lacking = dict.fromkeys(result.no_profile for result in report.measured if result.no_profile)
+    if report.config.profile and lacking:
+        yield f"no profile: {'; '.join(lacking)}"
     for result in report.measured:
         base = find_base(result, report)
         if base and base is not result:
