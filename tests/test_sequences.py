@@ -123,7 +123,10 @@ def test_a_row_of_parquet_without_a_name_has_its_number(tmp_path: Path) -> None:
 
 def test_table_without_coordinates_is_its_own_contig(tmp_path: Path) -> None:
     path = write_table(tmp_path / "a.csv", ["ACGT", "GG"])
-    assert list(read_sequences(path)) == [("s0", "ACGT", "s0", 0, 4), ("s1", "GG", "s1", 0, 2)]
+    wanted = [("s0", "ACGT", "s0", 0, 4), ("s1", "GG", "s1", 0, 2)]
+    assert list(read_sequences(path)) == wanted
+    write(path, path.read_text().replace("name", "contig"))
+    assert list(read_sequences(path, name_column="contig")) == wanted
 
 
 @pytest.mark.parametrize(("name", "text", "message"), [

@@ -19,6 +19,7 @@ from nucleotide_transformer.errors import InputError, require
 FASTA_SUFFIXES = ("fa", "fasta", "fna", "ffn", "fas")
 TABLE_SUFFIXES = ("csv", "tsv", "parquet")
 
+_PLACE = ("contig", "start", "end")
 _LETTERS = "ACGTUNRYSWKMBDHV"
 _VALID = re.compile(f"[{_LETTERS}{_LETTERS.lower()}]*")
 
@@ -245,7 +246,7 @@ class _Columns(NamedTuple):
         for name in self.values:
             if name not in there:
                 raise InputError(f"{path}: no column {name!r}; has {', '.join(there[:8])}")
-        place = ("contig", "start", "end") if self.with_places else ()
+        place = _PLACE if self.with_places else ()
         for name in (self.sequence, self.name, *self.values, *place):
             if there.count(name) > 1:
                 raise InputError(f"{path}: {there.count(name)} columns are called {name!r}")
@@ -268,8 +269,9 @@ class _Columns(NamedTuple):
             raise InputError(f"{where}: column {self.sequence!r} is empty")
         name = row.get(self.name)
         name = str(index if name is None else name)
-        if not self.with_places or "contig" not in row:
-            return SequenceRecord(name, str(sequence), name, 0, len(sequence))
+        _check_letters(f"{where}: sequence {name!r}", sequence)
+        if not (self.with_places and set(_PLACE) <= row.keys()):
+            return SequenceRecord(name, sequence, name, 0, len(sequence))
         shown = f"{where}: start, end = {row['start']!r}, {row['end']!r}"
         try:
             start, end = int(row["start"]), int(row["end"])
@@ -280,27 +282,23 @@ class _Columns(NamedTuple):
                 f"are counted from 0, and end is start + {len(sequence)}, as long as the sequence"
             )
             raise InputError(f"{shown}: {rule}")
-        return SequenceRecord(name, str(sequence), str(row["contig"]), start, end)
+        return SequenceRecord(name, sequence, str(row["contig"]), start, end)
 
 
 def _read_table(path: Path, columns: _Columns) -> Iterator[TableRow]:
     """The rows of a table, checked."""
-    rows = read_rows(path, get_suffix(path), functools.partial(columns.select, path))
-    found = (columns.make_row(path, index, row) for index, (_, row) in enumerate(rows))
-    return _check_rows(path, found)
-
-
-def _check_rows(path: Path, rows: Iterator[TableRow]) -> Iterator[TableRow]:
-    """Passes rows on, or says which one has an illegal character, or that there is none."""
     index = -1
-    for index, row in enumerate(rows):
-        record = row.record
-        valid = _VALID.match(record.sequence)
-        size = valid.end() if valid else 0
-        if size < len(record.sequence):
-            place = f"{path}: row {index + 1}: sequence {record.name!r}: position {size + 1}"
-            rule = f"must be a nucleotide (IUPAC: {_LETTERS})"
-            raise InputError(f"{place}: {record.sequence[size]!r}: {rule}")
-        yield row
+    rows = read_rows(path, get_suffix(path), functools.partial(columns.select, path))
+    for index, (_, row) in enumerate(rows):
+        yield columns.make_row(path, index, row)
     if index < 0:
         raise InputError(f"{path}: no row: must hold at least one sequence")
+
+
+def _check_letters(place: str, sequence: str) -> None:
+    """Raises an `InputError` for the first letter that is no nucleotide."""
+    valid = _VALID.match(sequence)
+    size = valid.end() if valid else 0
+    if size < len(sequence):
+        rule = f"must be a nucleotide (IUPAC: {_LETTERS})"
+        raise InputError(f"{place}: position {size + 1}: {sequence[size]!r}: {rule}")

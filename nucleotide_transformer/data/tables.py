@@ -69,16 +69,15 @@ def _lift_limit(rows: Iterator[list[str]]) -> Iterator[list[str]]:
 
     The limit of the process is lifted for a moment each.
     """
-    while True:
+    row: list[str] | None = []
+    while row is not None:
+        if row:
+            yield row
         limit = csv.field_size_limit(sys.maxsize)
         try:
             row = next(rows, None)
         finally:
             csv.field_size_limit(limit)
-        if row is None:
-            return
-        if row:
-            yield row
 
 
 def _read_parquet(path: Path, select: Select, extra: str) -> Iterator[tuple[str, Row]]:
