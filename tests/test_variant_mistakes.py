@@ -22,6 +22,7 @@ from variant_files import (
     make_config,
     make_rows,
     other_letters,
+    write_bytes,
     write_fasta,
     write_vcf,
 )
@@ -199,9 +200,7 @@ def test_names_of_contigs_are_matched_and_said(tmp_path, fasta):
 def test_genomes_of_every_kind(tmp_path, fasta, kind):
     text, path = fasta.read_text(), fasta
     if kind == "bgzip":
-        path = tmp_path / "g.fa.gz"
-        with pysam.BGZFile(str(path), "wb") as file:
-            file.write(text.encode())
+        path = write_bytes(tmp_path / "g.fa.gz", text.encode())
     if kind == "gzip":
         path = tmp_path / "g.fa.gz"
         path.write_bytes(gzip.compress(text.encode()))
@@ -220,52 +219,79 @@ def test_genomes_of_every_kind(tmp_path, fasta, kind):
     assert not list(tmp_path.glob("*partial*"))
 
 
-@pytest.mark.parametrize("change", ["another header", "shorter", "longer lines", "damaged"])
-def test_an_index_of_another_file_is_made_again(change, tmp_path, fasta):
+@pytest.mark.parametrize("name", ["g.fa", "g.fa.gz"])
+@pytest.mark.parametrize(
+    "change",
+    ["another header", "one more", "one more, long", "shorter", "longer lines", "damaged", "latin"],
+)
+def test_an_index_of_another_file_is_made_again(change, name, tmp_path, fasta):
     """It is newer than the file, which a copy gave its old time."""
-    open_reference(fasta)
     text = fasta.read_text()
+    path = write_bytes(tmp_path / name, text.encode())
+    assert open_reference(path).notes
     first, second = text.split(">two")
     sequences = ["".join(part.splitlines()[1:]) for part in (first, second)]
-    index = tmp_path / "genome.fa.fai"
-    if change == "another header":
-        fasta.write_text(text.replace(">chr1", ">chr1 of another assembly").replace("A", "C"))
-    if change == "shorter":
-        fasta.write_text(first)
-    if change == "longer lines":
-        fasta.write_text(f">chr1\n{sequences[0]}\n>two\n{sequences[1]}\n")
+    changed = {
+        "another header": text.replace(">chr1", ">chr1 of another assembly").replace("A", "C"),
+        "one more": f">zero\nACGT\n{text}",
+        "one more, long": f"{text}>zero\n{TEXT * 500}\n",
+        "shorter": first,
+        "longer lines": f">chr1\n{sequences[0]}\n>two\n{sequences[1]}\n",
+    }
+    write_bytes(path, changed.get(change, text).encode())
+    *_, index = sorted(tmp_path.glob(f"{name}.*i"))  # the .gzi, or else the .fai
     if change == "damaged":
-        index.write_text("chr1\tmany\n")
-    os.utime(fasta, (1, 1))
-    reference = open_reference(fasta)
+        index.write_bytes(b"chr1\tmany\n")
+    if change == "latin":
+        (tmp_path / f"{name}.fai").write_bytes(b"chr\xe9\t300\t15\t200\t201\n")
+    os.utime(path, (1, 1))
+    reference = open_reference(path)
     assert "made its index" in reference.notes[0]
-    expected = {contig.name: bytes(contig.sequence) for contig in FastaReader(fasta)}
+    expected = {contig.name: bytes(contig.sequence) for contig in FastaReader(path)}
     assert reference.lengths == {name: len(sequence) for name, sequence in expected.items()}
     for name, sequence in expected.items():
         assert reference.fetch(name, 0, len(sequence)) == sequence
-    assert not open_reference(fasta).notes
+    assert not open_reference(path).notes
 
 
-@pytest.mark.parametrize("is_bgzip", [False, True])
+@pytest.mark.parametrize("name", ["g.fa", "g.fa.gz"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b">a\nACGT",
+        b">a x\nACGT\nACGT",
+        b"\n>a\n" + TEXT.encode() * 500 + b"\n\n>b x\nAC\nAC",
+        b"".join(b">%d\nACGT\nAC\n" % i for i in range(1000)) + b"\n",
+    ],
+)
+def test_an_index_of_the_file_is_kept(text, end, name, tmp_path, monkeypatch):
+    """Whether or not the last line ends: its index says that it does."""
+    path = write_bytes(tmp_path / name, text.replace(b"\n", end))
+    assert "made its index" in open_reference(path).notes[0]
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert not open_reference(path).notes
+
+
+@pytest.mark.parametrize("name", ["g.fa", "g.fa.gz"])
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (">a\nACGT\n>b\nAC\n>a\nGGTT\n", "second contig named 'a'"),
-        (">a\nACGT\n>b\n>c\nGGTT\n", "contig 'b'.*: empty: a contig must have"),
+        (b">a\nACGT\n>b\nAC\n>a\nGGTT\n", "second contig named 'a'"),
+        (b">a\nACGT\n>b\n>c\nGGTT\n", "contig 'b'.*: empty: a contig must have"),
+        (b">a\nACGT\n>\xe9\nAC\n", "line 3: .*the name of a contig must be UTF-8 text"),
     ],
 )
-def test_contigs_that_an_index_would_leave_out(text, message, is_bgzip, tmp_path):
-    path = tmp_path / "g.fa"
-    path.write_text(text)
-    if is_bgzip:
-        path = tmp_path / "g.fa.gz"
-        with pysam.BGZFile(str(path), "wb") as file:
-            file.write(text.encode())
+def test_contigs_that_an_index_would_leave_out(text, message, name, tmp_path):
+    path = write_bytes(tmp_path / name, text)
     with pytest.raises(InputError, match=message):
         list(FastaReader(path))
     with pytest.raises(InputError, match=message):
         open_reference(path)
     assert not list(tmp_path.glob("*.fai"))
+    pysam.faidx(str(path))
+    with pytest.raises(InputError, match=message):
+        open_reference(path)
 
 
 def test_a_genome_beside_which_nothing_can_be_written(tmp_path, fasta, monkeypatch):

@@ -19,6 +19,16 @@ def write_fasta(path):
     return path
 
 
+def write_bytes(path, text):
+    """A text as it is or, if the name says so, as bgzip."""
+    if path.suffix == ".gz":
+        with pysam.BGZFile(str(path), "wb") as file:
+            file.write(text)
+    else:
+        path.write_bytes(text)
+    return path
+
+
 def other_letters(letter):
     return [x for x in "ACGT" if x != letter]
 
@@ -26,12 +36,7 @@ def other_letters(letter):
 def write_vcf(path, rows, header=HEADER):
     lines = ["\t".join([*map(str, row), "1e2", "low", "AC=1", "GT", "0/1"]) for row in rows]
     text = header + "".join(line + "\n" for line in lines)
-    if path.name.endswith(".gz"):
-        with pysam.BGZFile(str(path), "wb") as file:
-            file.write(text.encode())
-    else:
-        path.write_text(text)
-    return path
+    return write_bytes(path, text.encode())
 
 
 def make_rows():

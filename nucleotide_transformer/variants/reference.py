@@ -5,11 +5,16 @@ that is older than the file or of another file, an index is made beside it. Wher
 (gzip that is no bgzip, a folder that can't be written to) the file is read whole.
 """
 
+import bisect
 import contextlib
 import gzip
 import mmap
+import operator
 import os
-from collections.abc import Callable
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +30,14 @@ from nucleotide_transformer.files import write_whole
 EXTRA = "variants"
 """The extra of setup.py that has pysam and pyarrow."""
 _START_BYTES = 18
+_BETWEEN = re.compile(rb"[^\s>]?\s*>(\S+)[^\n]*\n")
+"""From the last nucleotide of a contig to the first of the next, whose name it gives."""
+_MOST_BETWEEN = 1 << 20
+"""Bytes of that: no header is longer."""
+_LOOKS = 256
+"""Contigs of a bgzip file that are looked at: each is a block to decompress."""
+_BLOCK_BYTES = 1 << 16
+"""Text of a block of bgzip, at most."""
 _MITOCHONDRION = {"M": "MT", "MT": "M"}
 
 
@@ -135,25 +148,69 @@ def _is_newer(index: Path, path: Path) -> bool:
 
 
 def _fits(indexes: list[Path], path: Path) -> bool:
-    """Whether an index has the contigs of a plain file where they are; of bgzip nobody looks.
+    """Whether an index has the contigs of a file where they are, and all of them.
 
-    A copy may keep the time of its original: then the index of another file is newer.
+    A copy may keep the time of its original: then the index of another file is newer. Between two
+    contigs there must be a header, and nothing else; in bgzip with many, only some are looked at.
     """
-    if len(indexes) > 1 or path.stat().st_size == 0:
-        return True
-    end = 0
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        for line in indexes[0].read_text(encoding="utf-8").splitlines():
-            name, *numbers = line.split("\t")
-            if len(numbers) < 4 or not all(number.isdecimal() for number in numbers[:4]):
-                return False
-            length, offset, in_line, width = map(int, numbers[:4])
-            header = text[text.rfind(b"\n", 0, max(offset - 1, 0)) + 1 : offset]
-            if not (header.endswith(b"\n") and header[1:].split()[:1] == [name.encode()]):
-                return False
-            whole, rest = divmod(length, max(in_line, 1))
-            end = offset + whole * width + rest
-        return end <= len(text) and not text[end:].strip()
+    contigs = _read_index(indexes[0])
+    if not contigs:
+        return False
+    step = 1 if len(indexes) == 1 else -(-len(contigs) // _LOOKS)
+    try:
+        with _open_text(path, indexes) as read:
+            for number in {*range(0, len(contigs), step), len(contigs) - 1}:
+                name, end, _ = contigs[number]
+                start = contigs[number - 1][2] if number else 0
+                between = end - start <= _MOST_BETWEEN and _BETWEEN.fullmatch(read(start, end))
+                if not between or between[1] != name:
+                    return False
+            last = contigs[-1][2]
+            return bool(re.fullmatch(rb"\S\s*", read(last, last + _MOST_BETWEEN)))
+    except (OSError, EOFError, OverflowError, struct.error, zlib.error):
+        return False
+
+
+def _read_index(index: Path) -> list[tuple[bytes, int, int]] | None:
+    """The name of each contig, and the places of its first and last nucleotide in the text.
+
+    None for an index that is damaged, or has names that aren't UTF-8.
+    """
+    contigs = []
+    try:
+        for line in index.read_bytes().splitlines():
+            name, *numbers = line.split(b"\t")
+            length, first, in_line, width = map(int, numbers[:4])
+            if not name.decode() or min(length, first, in_line, width) < 1:
+                return None
+            lines, rest = divmod(length - 1, in_line)
+            contigs.append((name, first, first + lines * width + rest))
+    except ValueError:  # of names, too
+        return None
+    return contigs
+
+
+@contextlib.contextmanager
+def _open_text(path: Path, indexes: list[Path]) -> Iterator[Callable[[int, int], bytes]]:
+    """Gives a function of a start and an end that reads the text of a plain or bgzip file."""
+    with path.open("rb") as file:
+        if len(indexes) == 1:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+                yield lambda start, end: whole[start:end]
+            return
+        blocks = [(0, 0), *struct.iter_unpack("<QQ", indexes[1].read_bytes()[8:])]
+
+        def read(start: int, end: int) -> bytes:
+            block = bisect.bisect_right(blocks, start, key=operator.itemgetter(1)) - 1
+            place, before = blocks[block]
+            if not before <= start <= min(end, before + _BLOCK_BYTES):
+                return b""
+            file.seek(place)
+            with gzip.open(file) as text:
+                text.read(start - before)
+                return text.read(end - start)
+
+        yield read
 
 
 def _make_index(pysam: Any, path: Path, indexes: list[Path]) -> None:
@@ -171,8 +228,10 @@ def _make_index(pysam: Any, path: Path, indexes: list[Path]) -> None:
             raise InputError(f"{path}: no index can be made: lines must be equally long") from None
         finally:
             pysam.set_verbosity(verbosity)
-        if _count_headers(path) != len(places[0].read_text(encoding="utf-8").splitlines()):
-            for _ in FastaReader(path):  # which says which contig is there twice, or empty
+        if _count_headers(path) != len(_read_index(places[0]) or ()):
+            for _ in FastaReader(
+                path
+            ):  # which says which contig is there twice, empty or badly named
                 pass
 
 
