@@ -17,7 +17,6 @@ assert VERSION, "nucleotide_transformer/__init__.py holds the version"
 REQUIREMENTS = [
     "array_record>=0.8.1",
     "dm-haiku>=0.0.16",
-    "filelock>=3.16.1",
     "grain>=0.2.16",
     "huggingface_hub>=1.3",
     "jax>=0.10.0",

@@ -1,6 +1,7 @@
 """Files and folders that are there whole or not at all."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rich import filesize
 
@@ -28,7 +29,9 @@ PARTIAL_PREFIX = ".partial-"
 LOCK_FILE = ".lock"
 """File in a folder that a process writes to. What counts is the system's lock on it, which ends
 with its process: a file that a killed one left holds nothing up."""
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_HELD = (errno.EAGAIN, errno.EACCES)
+"""What a file system answers if another process has the lock."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """What file systems without locks answer."""
 
 
@@ -182,25 +185,25 @@ def hold_folder(folder: Path, rule: str, name: str = LOCK_FILE) -> Iterator[None
     Raises:
         InputError: if another process holds it.
     """
-    import filelock  # only here: inference does without
-
     path = folder / name
-    lock = filelock.FileLock(path, timeout=0)
+    with path.open("ab") as file:
+        if not _lock(file):
+            raise InputError(f"{folder}: {rule}")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Locks a file until it is closed; whether nobody else holds it, as far as the system knows."""
     try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise InputError(f"{folder}: {rule}") from None
-    except (OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (*_HELD, *_NO_LOCKS):
             raise
-        path.unlink(missing_ok=True)
-        yield
-        return
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        lock.release()
+        return error.errno in _NO_LOCKS
+    return os.fstat(file.fileno()).st_nlink > 0  # or who held it has just removed it
 
 
 @contextmanager

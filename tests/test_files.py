@@ -1,11 +1,14 @@
 """What is written whole: there with all its bytes, or not there, and what was before stays."""
 
+import errno
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
-from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.files import LOCK_FILE, hold_folder, write_whole
 
 
 def test_file_gets_its_name_at_the_end(tmp_path: Path) -> None:
@@ -77,3 +80,36 @@ def test_all_of_it_is_on_disk_before_it_has_its_name(
     parts = {file.stat().st_ino for file in (path, path / "one", path / "two")}
     assert sorted(synced[:-1]) == sorted((inode, False) for inode in parts)
     assert synced[-1] == (tmp_path.stat().st_ino, True)
+
+
+def test_a_folder_is_held_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, flock = tmp_path / LOCK_FILE, fcntl.flock
+    lock.write_text("4711 another host")  # of one that was killed
+    with hold_folder(tmp_path, "wait"):
+        with pytest.raises(InputError, match="wait"), hold_folder(tmp_path, "wait"):
+            pass
+        assert lock.exists()
+    assert not lock.exists()
+
+    def remove_first(file: int, operation: int) -> None:
+        lock.unlink()  # as its last holder does, once this one has opened it
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with pytest.raises(InputError, match="wait"), hold_folder(tmp_path, "wait"):
+        pass
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_holds_nothing_up(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    (tmp_path / LOCK_FILE).write_text("4711 another host")
+    with hold_folder(tmp_path, "wait"), hold_folder(tmp_path, "wait"):
+        pass
+    assert not list(tmp_path.iterdir())

@@ -1,8 +1,6 @@
 """Two processes never train one run."""
 
 import dataclasses
-import errno
-import fcntl
 
 import pytest
 
@@ -39,11 +37,3 @@ def test_what_a_killed_or_refused_run_left_holds_nothing_up(run_config):
     with pytest.raises(InputError, match="seed = 0 there, 1 here"):
         pretrain(dataclasses.replace(short, seed=1), show=False)
     assert pretrain(dataclasses.replace(short, total_tokens=1024), show=False).step == 2
-
-
-def test_a_file_system_without_locks_trains(run_config, monkeypatch):
-    def fail(*_):
-        raise OSError(errno.ENOLCK, "no locks")
-
-    monkeypatch.setattr(fcntl, "flock", fail)
-    assert pretrain(dataclasses.replace(run_config, total_tokens=512), show=False).step == 1

@@ -142,7 +142,7 @@ def test_inference_works_without_what_trains_or_fetches(tmp_path: Path) -> None:
     code = (
         "import sys;"
         "names = 'orbax optax grain array_record tensorboardX tyro torch joblib safetensors';"
-        "names += ' huggingface_hub filelock matplotlib pandas pyarrow sklearn pysam';"
+        "names += ' huggingface_hub matplotlib pandas pyarrow sklearn pysam';"
         "sys.modules.update(dict.fromkeys(names.split()));"
         "from nucleotide_transformer import embed_array, fill_mask, load_pretrained;"
         "from nucleotide_transformer import nucleotide_probabilities, pseudo_log_likelihoods;"
