@@ -229,9 +229,7 @@ def _make_index(pysam: Any, path: Path, indexes: list[Path]) -> None:
         finally:
             pysam.set_verbosity(verbosity)
         if _count_headers(path) != len(_read_index(places[0]) or ()):
-            for _ in FastaReader(
-                path
-            ):  # which says which contig is there twice, empty or badly named
+            for _ in FastaReader(path):  # which says what is there twice, empty or badly named
                 pass
 
 
