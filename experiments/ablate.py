@@ -2,13 +2,13 @@
 
     python experiments/ablate.py experiments/ablation/recipes.toml --cost       # first
     python experiments/ablate.py experiments/ablation/recipes.toml
-    python experiments/ablate.py experiments/ablation/recipes.toml --only muon --seeds 0 1 2
+    python experiments/ablate.py experiments/ablation/recipes.toml --only pairs --seeds 0 1 2
 
 The file names a base config, and variants: fields of the config that differ. `--cost` times some
-updates of every variant, in turn with the base; the machine should do nothing else. A variant then
-gets as many tokens as it has time for: those of the base, times the base's time for a token, over
-its own. What is finished is in OUTPUT.jsonl and is not run again; OUTPUT.md and OUTPUT.png are
-drawn from it.
+updates of every variant, in turn with the base; the machine should do nothing else, and nothing is
+left of these runs. A variant then gets as many tokens as it has time for: those of the base, times
+the base's time for a token, over its own. What is finished is in OUTPUT.jsonl and is not run again;
+OUTPUT.md and OUTPUT.png are drawn from it.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from nucleotide_transformer.configfile import load_config
 from nucleotide_transformer.training.metrics import read_metrics
 
 _RESULTS = Path(__file__).parent / "results"
-_COST_ROUNDS = 1
+_COST_ROUNDS = 3
 _COST_UPDATES = 120
 
 Fields = dict[str, Any]
@@ -48,13 +49,17 @@ def main() -> None:
     base = arguments.plan.parent / plan["base"]
     variants: dict[str, Fields] = plan["variants"]
     names = arguments.only or list(variants)
+    if unknown := [name for name in names if name not in variants]:
+        parser.error(f"--only: no variant {', '.join(unknown)} in {arguments.plan}")
+    runs = arguments.runs / arguments.plan.stem
     output = arguments.output or _RESULTS / arguments.plan.stem
+    output.parent.mkdir(parents=True, exist_ok=True)
     costs_file = output.with_name(f"{output.name}_costs.json")
     costs = json.loads(costs_file.read_text()) if costs_file.is_file() else {}
     twins = {name: fields.pop("same_cost_as", name) for name, fields in variants.items()}
     if arguments.cost:
         timed = {name: variants[name] for name in names if twins[name] == name}
-        costs |= measure_costs(base, timed, arguments.runs)
+        costs |= measure_costs(base, timed, runs)
         costs_file.write_text(json.dumps(costs, indent=1) + "\n")
         return
     if unknown := [name for name in names if twins[name] not in costs]:
@@ -64,9 +69,7 @@ def main() -> None:
     for seed in arguments.seeds:
         for name in names:
             if (name, seed) not in finished:
-                row = run_variant(
-                    base, name, variants[name], seed, costs[twins[name]], arguments.runs
-                )
+                row = run_variant(base, name, variants[name], seed, costs[twins[name]], runs)
                 with log.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 finished[name, seed] = row
@@ -98,16 +101,16 @@ def pretrain(base: Path, fields: Fields, folder: Path) -> list[dict[str, Any]]:
 def measure_costs(base: Path, variants: dict[str, Fields], runs: Path) -> dict[str, float]:
     """Time of a token, over that of the base: the median over rounds of runs in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(_COST_ROUNDS):
-        first = time_token(base, {}, runs / f"cost-base-{turn}")
+    for _ in range(_COST_ROUNDS):
+        first = time_token(base, {}, runs)
         for name, fields in variants.items():
-            own = time_token(base, fields, runs / f"cost-{make_slug(name)}-{turn}")
+            own = time_token(base, fields, runs)
             seconds[name].append(own / first)
             print(f"{name:36} {own * 1e6:8.1f} us a token, {own / first:.3f} of the base")
     return {name: round(statistics.median(found), 3) for name, found in seconds.items()}
 
 
-def time_token(base: Path, fields: Fields, folder: Path) -> float:
+def time_token(base: Path, fields: Fields, runs: Path) -> float:
     """Seconds of a token of a variant: the median over intervals of a run, by the clock.
 
     Not by CPU time: that of two short runs, which compile too, has differed by more than their
@@ -116,7 +119,9 @@ def time_token(base: Path, fields: Fields, folder: Path) -> float:
     per_update = fields.get("tokens_per_update", load_config(base).tokens_per_update)
     short = {"total_tokens": _COST_UPDATES * per_update, "evaluation.every_steps": 10**6}
     short |= {"log_every_steps": 10, "optimizer.warmup_steps": 2}
-    rows = pretrain(base, fields | short, folder)
+    runs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="cost-", dir=runs) as folder:
+        rows = pretrain(base, fields | short, Path(folder) / "run")
     return 1 / statistics.median(r["tokens_per_second"] for r in rows if r["kind"] == "train")
 
 

@@ -1,9 +1,13 @@
-"""The configs of the published runs: complete, and what they say they are."""
+"""The configs of the published runs, complete and what they say they are; scripts beside them."""
 
 import dataclasses
+import importlib.util
+import json
 import re
+import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -74,3 +78,53 @@ def test_every_config_of_fine_tuning_has_an_output_of_its_own() -> None:
     configs = [read_config(FinetuneConfig, FOLDER / "finetune" / f"{n}.toml") for n in names]
     assert len({config.output for config in configs}) == len(configs)
     assert [config.optimizer.peak_learning_rate for config in configs] == [3e-3, 3e-3, 1e-3]
+
+
+def load_script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where its dataclasses look for their annotations
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def ablate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs ablate.py on a plan; returns the speeds that its runs have yet to give."""
+    script, speeds = load_script("ablate"), []
+    plan = tmp_path / "plan.toml"
+    plan.write_text('base = "base.toml"\n[variants.slow]\nseed = 1\n[variants.slower]\nseed = 2\n')
+    (tmp_path / "base.toml").write_text('output = "x"\n')
+
+    def pretrain(_base: Path, _fields: object, folder: Path) -> list[dict[str, Any]]:
+        assert folder.parent.is_dir()
+        assert folder.parent.parent == tmp_path / "runs" / "plan"
+        assert not folder.exists()
+        return [{"kind": "train", "tokens_per_second": speeds.pop(0)}]
+
+    def run(*words: str) -> list[float]:
+        folders = ["--output", str(tmp_path / "new" / "plan"), "--runs", str(tmp_path / "runs")]
+        monkeypatch.setattr(sys, "argv", ["ablate.py", str(plan), *folders, *words])
+        script.main()
+        return speeds
+
+    monkeypatch.setattr(script, "pretrain", pretrain)
+    run.speeds = speeds
+    return run
+
+
+def test_costs_are_medians_of_rounds_that_are_run_each_time(ablate: Any, tmp_path: Path) -> None:
+    for slowest in (4.0, 8.0):
+        ablate.speeds[:] = [8.0, 4.0, 2.0, 8.0, 2.0, 8.0 / slowest, 8.0, 4.0, 1.0]
+        assert ablate("--cost") == []
+        costs = json.loads((tmp_path / "new" / "plan_costs.json").read_text())
+        assert costs == {"slow": 2.0, "slower": slowest}
+    assert list((tmp_path / "runs" / "plan").iterdir()) == []
+
+
+def test_a_variant_that_is_none_is_named(ablate: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        ablate("--only", "slow", "muon")
+    assert "--only: no variant muon in " in capsys.readouterr().err
