@@ -11,7 +11,8 @@ from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.pretrained import load_pretrained
 from nucleotide_transformer.pretraining.run import count_run_flops, pretrain
 from nucleotide_transformer.training.metrics import read_metrics
-from nucleotide_transformer.weights.runs import find_checkpoint
+from nucleotide_transformer.weights.assembly import digest_params
+from nucleotide_transformer.weights.runs import find_checkpoint, read_record
 
 
 @pytest.fixture
@@ -53,8 +54,11 @@ def test_a_run_starts_from_given_weights(finished, tmp_path, source):
     pretrain(further, show=False)
     last, found = read_validation(finished.output)[-1], read_validation(further.output)[0]
     assert found["cross_entropy"] == pytest.approx(last["cross_entropy"], abs=1e-6)
+    digest = digest_params(load_pretrained(given).params)
     shutil.rmtree(given)  # a run that resumes has its own weights
     assert pretrain(dataclasses.replace(further, total_tokens=512 * 3), show=False).step == 3
+    assert read_record(find_checkpoint(further.output, "last"))["started_from"] == digest
+    assert "started_from" not in read_record(find_checkpoint(finished.output))
 
 
 def test_weights_of_another_architecture_are_refused(finished, tmp_path):

@@ -51,6 +51,7 @@ from nucleotide_transformer.training.peaks import find_total_peak_flops
 from nucleotide_transformer.training.state import TrainState, init_state
 from nucleotide_transformer.training.step import make_gather_step, make_train_step
 from nucleotide_transformer.types import Params
+from nucleotide_transformer.weights.assembly import digest_params
 
 FREE_FIELDS = (
     "output",
@@ -128,8 +129,9 @@ def pretrain(config: PretrainConfig, *, show: bool = True) -> RunSummary:
         held_out = read_held_out(config, manifest, tokenizer)
         counts = load_counts(manifest, tokenizer.k) if first else None
         evaluator = make_evaluator(config, held_out, devices, layout)
-        task = make_task(config, manifest, tokenizer, evaluator, devices)
-        run = Run(make_plan(config, manifest), task, devices=devices, layout=layout, show=show)
+        plan = make_plan(config, manifest)
+        task = make_task(config, manifest, tokenizer, evaluator, devices, plan.record)
+        run = Run(plan, task, devices=devices, layout=layout, show=show)
         run.progress.announce(describe_run(config, manifest, layout, held_out, counts))
         try:
             with run.progress:
@@ -171,12 +173,13 @@ def make_task(
     tokenizer: KmerTokenizer,
     evaluator: Evaluator,
     devices: list[jax.Device],
+    record: dict[str, Any],
 ) -> Task:
-    """Masked-language-model pre-training as the loop takes it."""
+    """Masked-language-model pre-training as the loop takes it; for `record` see `load_initial`."""
     optimizer = make_optimizer(config.optimizer, config.total_steps)
 
     def start() -> TrainState:
-        params = load_initial(config) if config.init_from else make_initial(config)
+        params = load_initial(config, record) if config.init_from else make_initial(config)
         return init_state(arrange_params(params, config.compute.stack), optimizer)
 
     def start_shapes() -> TrainState:
@@ -241,8 +244,12 @@ def make_initial(config: PretrainConfig) -> Params:
     return init_params(jax.random.key(config.seed), config.model, config.compute)
 
 
-def load_initial(config: PretrainConfig) -> Params:
+def load_initial(config: PretrainConfig, record: dict[str, Any]) -> Params:
     """The parameters that a run starts from, by `init_from`.
+
+    Args:
+        config: of the run.
+        record: of the run; it is told the digest of the weights, whose place may hold others later.
 
     Raises:
         InputError: if there are none, or they are of another architecture.
@@ -262,6 +269,7 @@ def load_initial(config: PretrainConfig) -> Params:
     if differing:
         rule = "the model must be that of the weights"
         raise InputError(f"init_from = {config.init_from!r}: {'; '.join(differing)}: {rule}")
+    record["started_from"] = digest_params(model.params)
     return unfold_tables(model.params, config.model)
 
 

@@ -87,7 +87,7 @@ class Checkpointer:
             state=ocp.args.StandardSave(name_state(state)),
             position=ocp.args.JsonSave(position),
             config=ocp.args.JsonSave(config),
-            record=ocp.args.JsonSave({"format_version": FORMAT_VERSION, **record}),
+            record=ocp.args.JsonSave({**record, "format_version": FORMAT_VERSION}),
         )
         with _ONE_SAVE:
             self._manager.save(int(state.step), args=arguments, metrics={"score": None, **metrics})

@@ -37,7 +37,7 @@ from nucleotide_transformer.training.step import (
     fetch_state,
     place_state,
 )
-from nucleotide_transformer.weights.runs import FOLDER, is_run
+from nucleotide_transformer.weights.runs import FOLDER, is_run, read_record
 
 METRICS_LAG = 2
 """Updates that may be under way before the host waits for the metrics of one: enough that a
@@ -77,7 +77,8 @@ class RunPlan:
     free_fields: Collection[str]
     """Fields of it that may change when the run resumes."""
     record: dict[str, Any]
-    """What else makes the run the same run, such as the digest of its corpus."""
+    """What else makes the run the same run, such as the digest of its corpus. `Task.init_state` may
+    add how it began; a run that resumes keeps that."""
     make_schedule: Callable[[Any], optax.Schedule]
     """Learning rates of a config like `config`."""
     is_over: Callable[[list[dict[str, Any]]], bool] | None = None
@@ -136,6 +137,7 @@ class Run:
         check_output(plan.folder)
         check_same_settings(list_settings(plan))
         self._plan, self._task, self._layout = plan, task, layout
+        self._saved_record = plan.record
         first = jax.process_index() == 0
         # Before the folder is there: weights that can't be used leave nothing behind.
         initial = None if is_run(plan.folder) else task.init_state()
@@ -256,6 +258,7 @@ class Run:
             return None
         plan = self._plan
         checkpoint = plan.folder / FOLDER / str(step)
+        self._saved_record = read_record(checkpoint) | plan.record
         saved = check_same_run(checkpoint, plan.config, free=plan.free_fields, record=plan.record)
         check_same_rates(
             checkpoint, step, plan.make_schedule(saved), plan.make_schedule(plan.config)
@@ -332,7 +335,7 @@ class Run:
                 fetch_state(self._state),
                 self._task.batches.get_state(),
                 config_to_dict(self._plan.config),
-                self._plan.record,
+                self._saved_record,
                 held_out,
             )
 

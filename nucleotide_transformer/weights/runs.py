@@ -38,7 +38,7 @@ FORMAT_VERSION = 1
 
 `state` (parameters, the optimiser's state and the step, with parameters by their released names),
 `position` of the input, `config` of the run, `metrics` with the held-out `score`, and `record`:
-this number, and the digest of the corpus."""
+this number, the digest of the corpus, and `started_from`, that of the weights of `init_from`."""
 
 REASON_LENGTH = 200
 """Characters of what a library says of a damaged file that a message repeats."""
