@@ -51,8 +51,11 @@ format: install ## format the code and apply the fixes that are safe
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-notebooks: $(call STAMP,dev+notebooks) ## execute the notebooks in place
-	$(BIN)/python -m pytest -n $(JOBS) --timeout=900 --nbmake --nbmake-timeout=900 --overwrite notebooks
+# Copies, so that a failure leaves the notebooks as they were.
+notebooks: $(call STAMP,dev+notebooks) ## execute the notebooks, and keep the outputs if all of them pass
+	rm -rf .cache/notebooks && mkdir -p .cache && cp -r notebooks .cache/notebooks
+	$(BIN)/python -m pytest -n $(JOBS) --timeout=900 --nbmake --nbmake-timeout=900 --overwrite .cache/notebooks
+	mv .cache/notebooks/*.ipynb notebooks/
 
 test-interop: $(call STAMP,dev+interop) ## compare exports with transformers and torch
 	$(BIN)/python -m pytest $(PYTEST) tests/interop

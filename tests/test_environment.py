@@ -3,7 +3,9 @@
 import ast
 import importlib.metadata
 import importlib.util
+import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import pytest
@@ -116,6 +118,35 @@ def test_a_card_without_its_plugin(monkeypatch, driver, plugin, line):
     monkeypatch.setattr(environment, "find_platform", lambda: "gpu")
     assert "JAX does not use NVIDIA H200" not in dict(find_missing())
     assert dict(find_missing()).get("JAX for NVIDIA H200") == line
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    ("driver", "files", "extra"),
+    [
+        ("580.65.06", [], {"cuda"}),
+        ("550.54.15", [], {"cuda12"}),
+        ("bash: nvidia-smi: command not found", ["/dev/accel0"], {"tpu"}),
+        ("bash: nvidia-smi: command not found", [], set()),
+    ],
+)
+def test_notebooks_install_what_the_accelerator_needs(monkeypatch, path, driver, files, extra):
+    """Else pip may replace Colab's JAX by one that knows no accelerator."""
+    text = pytest.importorskip("IPython.utils.text")
+    manager = pytest.importorskip("IPython.core.inputtransformer2").TransformerManager()
+    shell = Mock()
+    shell.getoutput.return_value = text.SList([driver])
+    hide(monkeypatch, "nucleotide_transformer")
+    monkeypatch.setattr(Path, "exists", lambda path: str(path) in files)
+    names = {"get_ipython": lambda: shell}
+    cell = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][1]["source"])
+    exec(manager.transform_cell(cell), names)
+    ((magic, line), _) = shell.run_line_magic.call_args
+    assert magic == "pip"
+    line = text.DollarFormatter().vformat(line, (), names)
+    asked = Requirement(line.partition('"')[2].rstrip('"'))
+    assert asked.extras & {"cuda", "cuda12", "tpu"} == extra
+    assert asked.extras <= read_extras().keys()
 
 
 def test_plugins_are_looked_up_by_their_package():
