@@ -253,6 +253,7 @@ def test_fill_mask_in_a_terminal_shows_five_tokens(folder):
 def test_embed_refuses_damaged_settings_of_an_unfinished_run(capfd, folder, fasta, tmp_path):
     settings = tmp_path / "x.npz.parts" / "settings.json"
     settings.parent.mkdir()
+    (settings.parent / "block-00000000.npz").touch()
     for damage in ("{", "3", "[]x"):
         settings.write_text(damage)
         words = f"embed --model {folder} --input {fasta} --output {tmp_path / 'x.npz'}"

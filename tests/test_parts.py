@@ -8,6 +8,7 @@ import io
 import sys
 import types
 
+import numpy as np
 import pytest
 from small_models import V2, random_params
 from small_variants import make_model
@@ -28,9 +29,9 @@ from nucleotide_transformer.errors import InputError, OutputExistsError
 from nucleotide_transformer.files import LOCK_FILE
 from nucleotide_transformer.inference import embedding_files
 from nucleotide_transformer.inference.batching import BatchConfig
-from nucleotide_transformer.inference.embedding_files import EmbedConfig, Parts, embed_file
+from nucleotide_transformer.inference.blocks import Blocks
+from nucleotide_transformer.inference.embedding_files import EmbedConfig, embed_file
 from nucleotide_transformer.inference.embedding_tables import read_embeddings
-from nucleotide_transformer.variants.blocks import Blocks
 from nucleotide_transformer.variants.config import STDIN
 from nucleotide_transformer.variants.run import check_variants, score_variants
 from nucleotide_transformer.variants.writing import Table, write_scores
@@ -87,17 +88,17 @@ def test_a_command_under_way_is_not_started_again(model, tmp_path, fasta, monkey
 
 def test_embeddings_under_way_are_not_started_again(model, embed_config, monkeypatch):
     """From before the first part until the output is there."""
-    refused, write = [], Parts._write
+    refused, add = [], Blocks.add
 
-    def start_another(self):
+    def start_another(self, **arrays):
         if len(refused) < 3:
             refused.append(len(self.paths))
             with pytest.raises(InputError, match=BUSY):
                 embed_file(model, embed_config)
-        write(self)
+        add(self, **arrays)
 
     monkeypatch.setattr(embedding_files, "PART_BYTES", 1)
-    monkeypatch.setattr(Parts, "_write", start_another)
+    monkeypatch.setattr(Blocks, "add", start_another)
     table = read_embeddings(embed_file(model, embed_config))
     assert table.name == [f"s{i}" for i in range(6)]
     assert refused == [0, 1, 2]
@@ -113,16 +114,18 @@ def test_one_that_comes_when_the_first_has_just_ended_is_told(model, embed_confi
 
 
 def test_the_lock_of_a_killed_or_refused_run_holds_nothing_up(model, embed_config):
-    settings = {"version": __version__, "model": "other"}
-    with Parts(embed_config.output, settings) as parts:
-        (parts.folder / "part-000000.npz.partial").touch()
-    (parts.folder / LOCK_FILE).touch()
+    blocks = Blocks(embed_config.output)
+    blocks.folder.mkdir()
+    blocks.keep_settings({"version": __version__, "model": "other"})
+    blocks.add(start=np.arange(2))
+    (blocks.folder / "block-00000001.npz.partial").touch()
+    (blocks.folder / LOCK_FILE).touch()
     for _ in range(2):
         with pytest.raises(InputError, match="unfinished run with model = 'other', not 'm'"):
             embed_file(model, embed_config)
-    (parts.folder / "settings.json").unlink()
+    blocks.paths[0].unlink()
     embed_file(model, embed_config)
-    assert not parts.folder.exists()
+    assert not blocks.folder.exists()
 
 
 def test_a_file_system_without_locks_embeds(model, embed_config, monkeypatch):

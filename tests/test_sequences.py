@@ -233,6 +233,19 @@ def test_files_say_what_they_were_made_with(model: Model, fasta: Path, tmp_path:
     )
 
 
+def stop_after(limit: int, embedded: list[int]) -> Any:
+    """An `embed` that ends with Ctrl-C; a number is added for each sequence before it."""
+
+    def embed_some(*args: Any, **options: Any) -> Iterator[Any]:
+        for number, result in enumerate(embed(*args, **options)):
+            if number == limit:
+                raise KeyboardInterrupt
+            embedded.append(number)
+            yield result
+
+    return embed_some
+
+
 def test_an_interrupted_run_goes_on_where_it_was(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,30 +254,18 @@ def test_an_interrupted_run_goes_on_where_it_was(
     sequences = ["".join(generator.choice(list("ACGT"), 30)) for _ in range(20)]
     path = write_table(tmp_path / "a.csv", sequences)
     config = EmbedConfig(model="m", input=path, output=tmp_path / "x.npz", batching=ONE)
-    embedded = 0
-
-    def stop_after(limit: int) -> Any:
-        def embed_some(*args: Any, **options: Any) -> Iterator[Any]:
-            nonlocal embedded
-            for number, result in enumerate(embed(*args, **options)):
-                if number == limit:
-                    raise KeyboardInterrupt
-                embedded += 1
-                yield result
-
-        return embed_some
-
+    embedded: list[int] = []
     monkeypatch.setattr(embedding_files, "PART_BYTES", 3 * 16 * 4)
-    monkeypatch.setattr(embedding_files, "embed", stop_after(7))
+    monkeypatch.setattr(embedding_files, "embed", stop_after(7, embedded))
     with pytest.raises(KeyboardInterrupt):
         embed_file(model, config)
     parts = tmp_path / "x.npz.parts"
-    assert len(list(parts.glob("part-*.npz"))) == 3  # of 3, 3 and 1 sequences
+    assert len(list(parts.glob("block-*.npz"))) == 3  # of 3, 3 and 1 sequences
     assert not config.output.exists()
-    (parts / "part-000003.npz.partial").write_bytes(b"half a file")
-    monkeypatch.setattr(embedding_files, "embed", stop_after(100))
+    (parts / "block-00000003.npz.partial").write_bytes(b"half a file")
+    monkeypatch.setattr(embedding_files, "embed", stop_after(100, embedded))
     embed_file(model, config, progress=True)
-    assert embedded == 20
+    assert len(embedded) == 20
     table = read_embeddings(config.output)
     assert table.name == [f"s{i}" for i in range(20)]
     wanted = np.stack([e[1] for e in embed(model, sequences, batching=ONE)])
@@ -278,23 +279,19 @@ def test_a_run_is_not_continued_with_other_arguments(
     path = write_table(tmp_path / "a.csv", ["ACGT", "GGT"])
     config = EmbedConfig(model="m", input=path, output=tmp_path / "x.npz", batching=ONE)
 
-    def fail(*args: Any, **options: Any) -> Iterator[Any]:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(embedding_files, "embed", fail)
-        with pytest.raises(KeyboardInterrupt):
-            embed_file(model, config)
+    for limit in (0, 1):
+        assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
+        with monkeypatch.context() as patch:
+            patch.setattr(embedding_files, "embed", stop_after(limit, []))
+            with pytest.raises(KeyboardInterrupt):
+                embed_file(model, config)
     params = jax.tree.map(lambda x: x.at[-1].add(1), model.params)  # only the last row differs
+    other = dataclasses.replace(model, params=params)
     for other_model, changes, message in (
         (model, {"pooling": "max"}, "pooling = 'mean', not 'max'"),
         (model, {"layers": (0,)}, r"layers = \[1\], not \[0\]"),
         (model, {"batching": BatchConfig(window_tokens=9)}, "window_tokens = 32, not 9"),
-        (
-            dataclasses.replace(model, params=params),
-            {},
-            "parameters = '[0-9a-f]+', not '[0-9a-f]+'",
-        ),
+        (other, {}, "parameters = '[0-9a-f]+', not '[0-9a-f]+'"),
     ):
         with pytest.raises(ValueError, match=f"x.npz.parts: an unfinished run with {message}: f"):
             embed_file(other_model, dataclasses.replace(config, **changes))

@@ -24,10 +24,10 @@ from variant_runs import (
 from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.data.sequences import SequenceRecord
 from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.inference.blocks import Blocks
 from nucleotide_transformer.inference.nucleotides import Frame, Frames
 from nucleotide_transformer.variants import pieces, tracks
 from nucleotide_transformer.variants.background import CalibrateConfig, calibrate_to_file
-from nucleotide_transformer.variants.blocks import Blocks
 from nucleotide_transformer.variants.tracks import (
     LikelihoodConfig,
     PredictConfig,

@@ -27,7 +27,8 @@ from nucleotide_transformer.inference import (
     embedding_files,
     read_embeddings,
 )
-from nucleotide_transformer.inference.embedding_tables import EmbeddingTable, get_writer, write_part
+from nucleotide_transformer.inference.blocks import Blocks
+from nucleotide_transformer.inference.embedding_tables import get_writer
 from nucleotide_transformer.plots import save_figure
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer
@@ -55,10 +56,10 @@ def read_all(folder: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in files.items() if "partial" not in name}
 
 
-def write_table(folder: Path, number: int) -> None:
-    place, layers = np.full(3, number), {1: np.full((3, 4), number, np.float32)}
-    table = EmbeddingTable(["a", "b", "c"], ["x"] * 3, place, place, layers, None)
-    write_part(folder / "part.npz", table)
+def write_block(folder: Path, number: int) -> None:
+    blocks = Blocks(folder / "x")
+    blocks.folder = folder
+    blocks.add(values=np.full(3, number))
 
 
 def write_picture(folder: Path, number: int) -> None:
@@ -71,7 +72,7 @@ def write_report(folder: Path, number: int) -> None:
     write_json(folder / "report.json", BenchmarkConfig(), {"number": number}, [])
 
 
-@pytest.mark.parametrize("write", [write_table, write_picture, write_report])
+@pytest.mark.parametrize("write", [write_block, write_picture, write_report])
 def test_a_file_is_written_and_replaced_whole(
     write: Callable[[Path, int], None], tmp_path: Path
 ) -> None:

@@ -127,7 +127,8 @@ def predict_file(
     shown = choose_tracks(find_head(model).classes, config) if is_track else []
     check_lengths(model, config)
     totals = check_files(config) if totals is None else totals
-    with Parts(config.output, _make_settings(model, config, totals)) as parts:
+    with Parts(config.output) as parts:
+        parts.keep_settings(_make_settings(model, config, totals))
         with show_bar(progress, totals, config.output) as bar:
             _add_predictions(model, config, parts, bar)
         parts.finish(totals.num_sequences)
@@ -136,7 +137,6 @@ def predict_file(
                 _write_tracks(config, partial, shown, parts.paths)
             else:
                 _write(partial, get_suffix(config.output), model, parts.paths)
-        parts.remove()
     return config.output
 
 
@@ -145,7 +145,7 @@ def _add_predictions(model: Model, config: PredictConfig, parts: Parts, bar: Pro
     records = _read(config)
     advance = skip_finished(records, parts, bar)
     for record, values in _predict_records(model, config, records, advance):
-        parts.add(record, {0: values})
+        parts.add_row(record, {0: values})
 
 
 def choose_tracks(classes: Sequence[str], config: PredictConfig) -> list[tuple[int, str]]:

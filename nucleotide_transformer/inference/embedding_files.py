@@ -1,7 +1,6 @@
 """Embeds the sequences of a file into a file; a run that was stopped resumes."""
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -24,23 +23,15 @@ from nucleotide_transformer.data.sequences import (
     read_sequences,
 )
 from nucleotide_transformer.errors import InputError, require
-from nucleotide_transformer.files import (
-    UNFINISHED,
-    check_new,
-    empty_parts,
-    hold_parts,
-    keep_settings,
-    name_parts,
-    write_whole,
-)
+from nucleotide_transformer.files import check_new, write_whole
 from nucleotide_transformer.inference.batching import BatchConfig, resolve_windows
+from nucleotide_transformer.inference.blocks import Blocks
 from nucleotide_transformer.inference.embedding import Embedding, Pooling, embed, resolve_layers
 from nucleotide_transformer.inference.embedding_tables import (
     EmbeddingTable,
     Settings,
     get_kind,
     get_writer,
-    write_part,
 )
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.weights.assembly import digest_params
@@ -151,13 +142,13 @@ def embed_file(
     totals = check_files(config) if totals is None else totals
     _check_memory(model, config, totals)
     settings = _make_settings(model, config, totals)
-    with Parts(output, settings) as parts:
+    with Parts(output) as parts:
+        parts.keep_settings(settings)
         with show_bar(progress, totals, output) as bar:
             _add_embeddings(model, config, parts, bar)
         parts.finish(totals.num_sequences)
         with write_whole(output) as partial:
             write_output(partial, parts.paths, settings)
-        parts.remove()
     return output
 
 
@@ -166,7 +157,7 @@ def _add_embeddings(model: Model, config: EmbedConfig, parts: "Parts", bar: Prog
     records = _read(config)
     advance = skip_finished(records, parts, bar)
     for record, embedding in _embed_records(model, config, records, advance):
-        parts.add(record, embedding)
+        parts.add_row(record, embedding)
 
 
 def _check_memory(model: Model, config: EmbedConfig, totals: SequenceTotals) -> None:
@@ -237,27 +228,15 @@ def _make_settings(model: Model, config: EmbedConfig, totals: SequenceTotals) ->
     }
 
 
-class Parts:
-    """The folder of finished parts of a run.
+class Parts(Blocks):
+    """Blocks of embeddings, which keep what is finished at a stop too."""
 
-    As a context it keeps other processes out of the folder, and what is finished at a stop.
-
-    Attributes:
-        folder: where they are.
-        paths: the parts, in their order.
-        num_finished: sequences in those that were there at the start.
-    """
-
-    def __init__(self, output: Path, settings: Settings) -> None:
-        self._output, self._settings = output, settings
-        self._held = contextlib.ExitStack()
+    def __init__(self, output: Path) -> None:
+        super().__init__(output)
         self._rows: list[tuple[SequenceRecord, Embedding]] = []
         self._num_bytes, self._time = 0, time.monotonic()
-        self.folder = name_parts(output)
-        self.paths: list[Path] = []
-        self.num_finished = 0
 
-    def add(self, record: SequenceRecord, embedding: Embedding) -> None:
+    def add_row(self, record: SequenceRecord, embedding: Embedding) -> None:
         """Takes the embedding of the next sequence."""
         self._rows.append((record._replace(sequence=""), embedding))
         self._num_bytes += sum(array.nbytes for array in embedding.values())
@@ -266,60 +245,37 @@ class Parts:
             self._write()
 
     def _write(self) -> None:
-        """Writes what was taken since the last part."""
-        if not self._rows:
-            return
-        path = self.folder / f"part-{len(self.paths):06d}.npz"
-        write_part(path, _make_table(self._rows))
-        self.paths.append(path)
-        self._rows, self._num_bytes, self._time = [], 0, time.monotonic()
+        """Writes what was taken since the last block."""
+        if self._rows:
+            self.add(**_make_table(self._rows).to_arrays())
+            self._rows, self._num_bytes, self._time = [], 0, time.monotonic()
+
+    def count_rows(self) -> int:
+        """The sequences in the blocks."""
+        return sum(len(self.load(index, "start")["start"]) for index in range(len(self.paths)))
 
     def finish(self, num_sequences: int) -> None:
-        """Writes the last part; an `InputError` unless there are as many sequences in all."""
+        """Writes the last block; an `InputError` unless there are as many sequences in all."""
         self._write()
-        count = sum(map(_count_rows, self.paths))
+        count = self.count_rows()
         if count != num_sequences:
             rule = "another process wrote there, or the input has changed: delete the folder"
             raise InputError(f"{self.folder}: {count:,} sequences, not {num_sequences:,}: {rule}")
 
-    def remove(self) -> None:
-        """Deletes the parts, and at the end of the context the folder: the output is written."""
-        empty_parts(self.folder)
-
-    def __enter__(self) -> "Parts":
-        """Makes the folder.
-
-        Raises:
-            InputError: if another process writes there, the parts are those of a run with other
-                settings, or these are damaged.
-            UnwritableOutputError: if the system refuses.
-        """
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(hold_parts(self._output))
-            keep_settings(self.folder, self._settings, *UNFINISHED)
-            self.paths = sorted(self.folder.glob("part-*.npz"))
-            self.num_finished = sum(map(_count_rows, self.paths))
-            self._held = stack.pop_all()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with self._held:
+    def __exit__(self, *error: Any) -> None:
+        try:
             self._write()
+        finally:
+            super().__exit__(*error)
 
 
 def skip_finished(
     records: Iterator[SequenceRecord], parts: Parts, bar: Progress
 ) -> Callable[[float], object]:
     """Takes the sequences that are in parts off the front; returns what moves the bar further."""
-    finished = itertools.islice(records, parts.num_finished)
+    finished = itertools.islice(records, parts.count_rows())
     bar.reset(bar.task_ids[0], completed=sum(len(record.sequence) for record in finished))
     return functools.partial(bar.advance, bar.task_ids[0])
-
-
-def _count_rows(part: Path) -> int:
-    """The sequences of a part."""
-    with np.load(part, allow_pickle=False) as arrays:
-        return len(arrays["start"])
 
 
 def _make_table(rows: list[tuple[SequenceRecord, Embedding]]) -> EmbeddingTable:

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nucleotide_transformer.errors import InputError, MissingInputError, import_extra, require
-from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.types import Float, Int
 
 Settings = dict[str, Any]
@@ -104,12 +103,6 @@ def _check_library(kind: str, purpose: str) -> None:
         import_extra(module, "io", purpose)
 
 
-def write_part(path: Path, table: EmbeddingTable) -> None:
-    """Writes a table as an NPZ, all or nothing."""
-    with write_whole(path) as partial, partial.open("xb") as file:
-        np.savez(file, **table.to_arrays())  # type: ignore[arg-type]
-
-
 def _write_npz(path: Path, parts: Sequence[Path], settings: Settings) -> None:
     """Column by column, so that no more than one part is in memory."""
     with zipfile.ZipFile(parts[0]) as first:
@@ -132,7 +125,7 @@ def _read_header(part: Path, column: str) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of an array, without its values."""
     with zipfile.ZipFile(part) as archive, archive.open(column) as file:
         version = np.lib.format.read_magic(file)
-        assert version == (1, 0), f"{part}: written by this file, in the oldest format"
+        assert version == (1, 0), f"{part}: written by NumPy, in the oldest format"
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     return shape, dtype
 
@@ -144,7 +137,7 @@ def _iterate_column(parts: Sequence[Path], column: str) -> Iterator[np.ndarray]:
 
 
 def read_part(path: Path) -> EmbeddingTable:
-    """Reads what `write_part` wrote, or a whole NPZ."""
+    """Reads a block of embeddings, or a whole NPZ."""
     if not zipfile.is_zipfile(path):
         raise zipfile.BadZipFile("not a zip archive")
     with np.load(path, allow_pickle=False) as arrays:

@@ -12,10 +12,10 @@ from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.config import ComputeConfig, require_positive
 from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.files import check_new
+from nucleotide_transformer.inference.blocks import Arrays, Blocks, run_jobs
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float, Int
-from nucleotide_transformer.variants.blocks import Arrays, Blocks, run_jobs
 from nucleotide_transformer.variants.calibration import (
     FILE_NAME,
     NUM_CONTEXTS,

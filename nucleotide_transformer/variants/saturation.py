@@ -11,11 +11,11 @@ from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.errors import import_extra
 from nucleotide_transformer.files import check_new, write_whole
+from nucleotide_transformer.inference.blocks import Arrays, Blocks, run_jobs
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES
 from nucleotide_transformer.plots import MAX_LOGO_NUCLEOTIDES, plot_nucleotide_logo, save_figure
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float
-from nucleotide_transformer.variants.blocks import Arrays, Blocks, run_jobs
 from nucleotide_transformer.variants.calibration import find_calibration, make_run_settings
 from nucleotide_transformer.variants.changes import Change
 from nucleotide_transformer.variants.config import WindowConfig, check_scores

@@ -20,12 +20,12 @@ from nucleotide_transformer.data.tracks import BIGWIG, TRACKS, open_bigwig
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.inference.batching import encode_sequences, resolve_windows
+from nucleotide_transformer.inference.blocks import Arrays, Blocks, run_jobs
 from nucleotide_transformer.inference.embedding import is_known
 from nucleotide_transformer.inference.likelihoods import TokenChoice, score_tokens
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES, average_frames, read_frames
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float, Int
-from nucleotide_transformer.variants.blocks import Arrays, Blocks, run_jobs
 from nucleotide_transformer.variants.pieces import (
     Part,
     Piece,

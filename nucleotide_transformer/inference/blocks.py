@@ -1,0 +1,110 @@
+"""Finished blocks of a long computation, kept in a folder until the output is written."""
+
+import contextlib
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.files import (
+    UNFINISHED,
+    empty_parts,
+    hold_parts,
+    keep_settings,
+    name_parts,
+    write_whole,
+)
+
+Arrays = dict[str, np.ndarray]
+Job = TypeVar("Job")
+AnyBlocks = TypeVar("AnyBlocks", bound="Blocks")
+
+
+class Blocks:
+    """The folder `<output>.parts` of a run, and the blocks of arrays in it that are done.
+
+    As a context, it keeps other processes out of the folder, and removes it at the end, or after an
+    error that came before a block.
+
+    Attributes:
+        folder: where they are.
+        paths: the blocks that are done, in their order.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self._held: contextlib.ExitStack | None = None
+        self.folder = name_parts(output)
+        self.paths: list[Path] = []
+
+    def __enter__(self: AnyBlocks) -> AnyBlocks:
+        """Makes the folder; it may be held already.
+
+        Raises:
+            InputError: if another process writes there.
+            UnwritableOutputError: if the system refuses.
+        """
+        if self._held is None:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(hold_parts(self._output))
+                self.paths = sorted(self.folder.glob("block-*.npz"))
+                self._held = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        held, self._held = self._held, None
+        assert held, "entered"
+        with held:
+            if kind is None or not self.paths:
+                empty_parts(self.folder)
+
+    def keep_settings(self, settings: Mapping[str, Any]) -> None:
+        """Writes what the blocks depend on, or, if there are blocks, compares it with theirs.
+
+        Raises:
+            InputError: if a setting differs, or they are damaged.
+            UnwritableOutputError: if the system refuses to write them.
+        """
+        if not self.paths:
+            (self.folder / "settings.json").unlink(missing_ok=True)
+        keep_settings(self.folder, settings, *UNFINISHED)
+
+    def add(self, **arrays: Any) -> None:
+        """Keeps the arrays of the next block, whole or not at all."""
+        path = self.folder / f"block-{len(self.paths):08d}.npz"
+        with write_whole(path) as partial, partial.open("wb") as file:
+            np.savez(file, **arrays)
+        self.paths.append(path)
+
+    def load(self, index: int, *names: str) -> Arrays:
+        """The arrays of a block that is done, or those named; an `InputError` if it is damaged."""
+        try:
+            with np.load(self.paths[index], allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in names or arrays.files}
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+            rule = f"damaged: delete the folder {self.folder}"
+            raise InputError(f"{self.paths[index]}: {rule}") from None
+
+
+def run_jobs(
+    jobs: Iterable[Job], compute: Callable[[Job], Arrays], blocks: Blocks | None = None
+) -> Iterator[tuple[Job, Arrays]]:
+    """Yields each job with its arrays: those of a finished block, or computed, and kept as one.
+
+    Args:
+        jobs: the same, in the same order, in each run that shares the blocks.
+        compute: depends on the job alone.
+        blocks: where they are kept; by default nowhere.
+    """
+    done = len(blocks.paths) if blocks else 0
+    for index, job in enumerate(jobs):
+        if blocks and index < done:
+            yield job, blocks.load(index)
+            continue
+        arrays = compute(job)
+        if blocks:
+            blocks.add(**arrays)
+        yield job, arrays
