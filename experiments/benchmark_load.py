@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 LIMIT = 1.2
-KIB = 1024  # ru_maxrss is in KiB on Linux
+UNIT = 1 if sys.platform == "darwin" else 1024  # bytes that ru_maxrss counts by
 
 
 def write_random_model(folder: Path, name: str) -> None:
@@ -58,7 +58,7 @@ def measure_load(folder: Path) -> dict[str, float]:
 
 def peak_memory() -> int:
     """Largest resident memory of this process so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
 
 
 def run_self(*arguments: Any) -> str:

@@ -128,6 +128,8 @@ def main() -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         config = parse(BenchmarkVariantsConfig, sys.argv[1:], "benchmark_variants.py")
+        if config.output:
+            config.output.parent.mkdir(parents=True, exist_ok=True)
         machine = describe_machine(jax.devices())
         rows = measure(load_pretrained(config.model), config)
     except InputError as error:

@@ -49,7 +49,7 @@ class EvaluateVariantsConfig:
 
     shared: Path
     """Folder with variants/, genomes/ and annotation/."""
-    output: Path = Path("experiments/results/variants")
+    output: Path = Path("runs/variants")
     """Folder for variants.json, variants.md and variants.png."""
     model: str = PACKAGED
     """What `load_pretrained` takes."""
@@ -184,6 +184,7 @@ def main() -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         config = parse(EvaluateVariantsConfig, sys.argv[1:], "evaluate_variants.py")
+        config.output.mkdir(parents=True, exist_ok=True)
         machine = describe_machine(jax.devices())
         start = time.perf_counter()
         model = load_pretrained(config.model)
@@ -195,7 +196,6 @@ def main() -> int:
     head = {"command": shlex.join(["python", *sys.argv]), "seconds": seconds, "machine": machine}
     about = {name: getattr(config, name) for name in ("model", "frames", "flank", "background")}
     result = head | about | result
-    config.output.mkdir(parents=True, exist_ok=True)
     (config.output / "variants.json").write_text(json.dumps(result, indent=1) + "\n")
     (config.output / "variants.md").write_text(write_tables(result))
     save_figure(draw(result), config.output / "variants.png")

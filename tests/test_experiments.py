@@ -3,19 +3,25 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import jax
 import pytest
 
 from nucleotide_transformer.config import PretrainConfig
 from nucleotide_transformer.configfile import load_config, read_config, read_fields
+from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.model import init_params
+from nucleotide_transformer.options import parse
+from nucleotide_transformer.packaging.package import PackageConfig
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 SIZES = {
@@ -128,3 +134,63 @@ def test_a_variant_that_is_none_is_named(ablate: Any, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit, match="2"):
         ablate("--only", "slow", "muon")
     assert "--only: no variant muon in " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "folder"),
+    [
+        ("benchmark_variants", ["--output", "new/x.json"], "new"),
+        ("evaluate_variants", ["--shared", "s", "--output", "new/x"], "new/x"),
+        ("evaluate_variants", ["--shared", "s"], "runs/variants"),  # not among the results kept
+    ],
+)
+def test_there_is_a_folder_for_what_is_going_to_be_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: list[str], folder: str
+) -> None:
+    script = load_script(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
+    monkeypatch.setattr(script, "load_pretrained", Mock(side_effect=InputError("no model")))
+    assert script.main() == 2
+    assert (tmp_path / folder).is_dir()
+
+
+@pytest.mark.parametrize(("platform", "size"), [("linux", 1_024), ("darwin", 1)])
+def test_memory_is_counted_as_the_system_does(
+    monkeypatch: pytest.MonkeyPatch, platform: str, size: int
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    assert size == load_script("benchmark_load").UNIT
+
+
+def test_the_sbatch_file_gives_a_process_its_cores_and_needs_no_folder(tmp_path: Path) -> None:
+    script = FOLDER / "slurm.sbatch"
+    (log,) = re.findall(r"^#SBATCH --output=(\S+)", script.read_text(), flags=re.MULTILINE)
+    assert "/" not in log
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").touch()
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/sh\necho "$@"\n')
+    srun.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    settings = os.environ | {"PATH": path, "SLURM_CPUS_PER_TASK": "32"}
+    command = ["bash", str(script), "--seed", "1"]
+    done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True)
+    words = done.stdout.split()
+    assert "--cpus-per-task=32" in words[: words.index("nt")], done.stderr
+    assert words[-3:] == ["--distributed", "--seed", "1"]
+
+
+def test_the_makefile_packages_the_last_run_of_the_model() -> None:
+    """With its evaluations, and the records and configs of the runs that it went on from."""
+    text = (FOLDER.parent / "Makefile").read_text()
+    trained = re.findall(r"nt pretrain --config (experiments/model/\S+)", text)
+    (words,) = re.findall(r"experiments/model/package\.py (.*)", text)
+    config = parse(PackageConfig, words.split(), "package.py")
+    assert [str(path) for path in (*config.earlier_recipes, config.recipe)] == trained
+    runs = [load_config(FOLDER.parent / path) for path in trained]
+    *before, last = (run.output for run in runs)
+    assert (config.run, config.earlier) == (last, tuple(run / "metrics.jsonl" for run in before))
+    assert [run.init_from for run in runs] == [None, *map(str, before)]
+    evaluated = re.findall(r"nt evaluate --model (\S+) .*--output (\S+)", text)
+    assert evaluated == [(str(last), str(f)) for f in (config.results, config.unseen_results)]
