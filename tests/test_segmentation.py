@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import shutil
 import tracemalloc
+import types
 
 import jax
 import jax.numpy as jnp
@@ -242,8 +244,13 @@ def test_a_table_with_other_columns_has_tracks(tmp_path, monkeypatch):
         name_column="id",
     )
     _, *lines = predict_file(model, config).read_text().splitlines()
-    expected = ["b\t0\t50\t0.0000", "b\t50\t60\t0.0100", "a\t0\t9\t0.0000"]
-    assert lines == expected
+    assert lines == ["b\t0\t50\t0", "b\t50\t60\t0.01", "a\t0\t9\t0"]
+    big = pytest.importorskip("pyBigWig")
+    free = types.SimpleNamespace(free=4_400)  # for three entries, not for 69
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    output = predict_file(model, dataclasses.replace(config, output=tmp_path / "y.bw"))
+    with big.open(str(output)) as track:
+        assert [entry[:2] for entry in track.intervals("b")] == [(0, 50), (50, 60)]
 
 
 def test_coordinates_are_read_where_they_reach_the_output(tmp_path):
@@ -280,7 +287,7 @@ def test_tracks_need_the_memory_of_one_part(tmp_path, monkeypatch):
         _, *lines = predict_file(model, config).read_text().splitlines()
         expected = range(0, 1_000 * num_tiles, 50)
         assert [int(line.split("\t")[1]) for line in lines] == list(expected)
-        assert lines[1] == "one\t50\t100\t2.0100"
+        assert lines[1] == "one\t50\t100\t2.01"
     assert peaks[0] > 128 * 4_000
     assert peaks[1] < peaks[0] + 128 * 4_000
 

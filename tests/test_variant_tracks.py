@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+import types
 
 import numpy as np
 import pyarrow.parquet
@@ -20,6 +22,7 @@ from small_variants import (
 )
 from variant_runs import ONE, TEXT, write_contigs
 
+from nucleotide_transformer.errors import UnwritableOutputError
 from nucleotide_transformer.inference import (
     nucleotide_probabilities,
     score_sequences,
@@ -263,6 +266,25 @@ def test_probabilities_as_a_table_and_as_tracks(model, tmp_path, fasta, suffix):
         return
     assert [row[:3] for row in rows] == [["chr1", str(i), str(i + 1)] for i in range(30, 60)]
     np.testing.assert_allclose([float(row[3]) for row in rows], of_ref, rtol=1e-4)
+
+
+def test_room_is_looked_for_first_and_for_what_is_written(model, tmp_path, fasta, monkeypatch):
+    """For 36 or 38 tokens and not for 110 nucleotides; for as many probabilities."""
+    pytest.importorskip("pyBigWig")
+    free = types.SimpleNamespace(free=4_700)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    config = LikelihoodConfig(
+        input=fasta, output=tmp_path / "l.tsv", track=tmp_path / "l.bw", batching=ONE
+    )
+    with pytest.raises(UnwritableOutputError, match=r"4\.7 kB: 4\.8 kB may be needed for l\.bw"):
+        write_likelihoods(model, config)
+    assert not list(tmp_path.glob("l.*"))
+    free.free = 5_000
+    write_likelihoods(model, config)
+    other = PredictConfig(input=fasta, output=tmp_path / "p.bw", batching=ONE)
+    with pytest.raises(UnwritableOutputError, match=r"5\.0 kB: 5\.7 kB may be needed for p\.bw"):
+        write_probabilities(model, other)
+    assert not list(tmp_path.glob("p.*"))
 
 
 def test_what_a_track_may_be_called(tmp_path, fasta):

@@ -4,10 +4,11 @@ import shutil
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nucleotide_transformer.data import tracks
-from nucleotide_transformer.data.tracks import open_bigwig
+from nucleotide_transformer.data.tracks import open_track
 from nucleotide_transformer.errors import UnwritableOutputError
 from nucleotide_transformer.files import write_whole
 
@@ -15,13 +16,14 @@ pyBigWig = pytest.importorskip("pyBigWig")  # noqa: N816
 SIZE = 3_000
 
 
-def write(path: Path, **options: int) -> None:
+def write(path: Path, num_entries: int = 0) -> None:
     """A value for each nucleotide of a contig."""
-    sizes = {"chr1": SIZE}
-    with write_whole(path) as partial, open_bigwig(path, partial, sizes, **options) as track:
-        places = list(range(SIZE))
-        ends = [place + 1 for place in places]
-        track.addEntries(["chr1"] * SIZE, places, ends=ends, values=[x / 7 for x in places])
+    with (
+        write_whole(path) as partial,
+        open_track(path, partial, "x", {"chr1": SIZE}, num_entries) as add,
+    ):
+        places = np.arange(SIZE)
+        add("chr1", places, places + 1, places / 7)
 
 
 class CutTrack:
@@ -56,8 +58,9 @@ def test_half_a_file_is_none(
 
 def test_a_file_without_entries_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "x.bw"
-    with write_whole(path) as partial, open_bigwig(path, partial, {"chr1": 5}):
-        pass
+    none = np.arange(0)
+    with write_whole(path) as partial, open_track(path, partial, "x", {"chr1": 5}, 0) as add:
+        add("chr1", none, none, none / 7)
     with pyBigWig.open(str(path)) as track:
         assert track.chroms() == {"chr1": 5}
 
@@ -67,7 +70,7 @@ def test_an_error_while_it_is_written_is_the_one_that_is_told(tmp_path: Path) ->
     with (
         pytest.raises(KeyboardInterrupt),
         write_whole(path) as partial,
-        open_bigwig(path, partial, {"chr1": 5}),
+        open_track(path, partial, "x", {"chr1": 5}, 0),
     ):
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())

@@ -21,7 +21,7 @@ from nucleotide_transformer.data.sequences import (
     measure_sequences,
     read_sequences,
 )
-from nucleotide_transformer.data.tracks import BIGWIG, TRACKS, import_bigwig, open_bigwig
+from nucleotide_transformer.data.tracks import BIGWIG, TRACKS, import_bigwig, open_track
 from nucleotide_transformer.errors import InputError, import_extra, require
 from nucleotide_transformer.files import check_new, write_whole
 from nucleotide_transformer.finetuning.predict import find_head, predict
@@ -29,10 +29,11 @@ from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.inference.embedding_files import Parts, show_bar, skip_finished
 from nucleotide_transformer.inference.embedding_tables import read_part
 from nucleotide_transformer.pretrained import Model
-from nucleotide_transformer.types import Float
+from nucleotide_transformer.types import Float, Int
 from nucleotide_transformer.weights.assembly import digest_params
 
 SUFFIXES = ("csv", "tsv", "parquet")
+Places = Int[np.ndarray, " N"]
 _DIGITS = 4
 """Of the probabilities in a track."""
 
@@ -268,18 +269,18 @@ def _write_tracks(
     for record in _read_input(config):
         sizes[record.contig] = max(sizes.get(record.contig, 0), record.end)
     tiles = _list_tiles(parts, list(sizes))
-    if get_suffix(config.output) in BIGWIG:
-        num_entries = sum(tile.size for tile in tiles)
-        with open_bigwig(config.output, partial, sizes, num_entries) as track:
-            for contig, starts, ends, values in _read_track(parts, tiles, shown[0][0]):
-                track.addEntries([contig] * len(starts), starts, ends=ends, values=values)
-        return
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        for column, name in shown:
-            file.write(f'track type=bedGraph name="{name}"\n')
-            for contig, *rows in _read_track(parts, tiles, column):
-                for start, end, value in zip(*rows, strict=True):
-                    file.write(f"{contig}\t{start}\t{end}\t{value:.{_DIGITS}f}\n")
+    is_bigwig = get_suffix(config.output) in BIGWIG
+    for column, name in shown:
+        num_entries = _count_entries(parts, column) if is_bigwig else 0
+        with open_track(config.output, partial, name, sizes, num_entries) as add:
+            for entries in _read_track(parts, tiles, column):
+                add(*entries)
+
+
+def _count_entries(parts: Sequence[Path], column: int) -> int:
+    """The entries of the track of a class."""
+    columns = (_read_column(part, column)[1] for part in parts)
+    return sum(len(_join_equal(values)[0]) for tiles in columns for values in tiles)
 
 
 class _Tile(NamedTuple):
@@ -292,8 +293,6 @@ class _Tile(NamedTuple):
     """Number of the part."""
     row: int
     """Number of the tile in the part."""
-    size: int
-    """Nucleotides."""
 
 
 def _list_tiles(parts: Sequence[Path], contigs: Sequence[str]) -> list[_Tile]:
@@ -302,16 +301,15 @@ def _list_tiles(parts: Sequence[Path], contigs: Sequence[str]) -> list[_Tile]:
     tiles = []
     for number, part in enumerate(parts):
         with np.load(part, allow_pickle=False) as arrays:
-            columns = (arrays[name].tolist() for name in ("contig", "start", "end"))
-            places = zip(*columns, strict=True)
-        for row, (contig, start, end) in enumerate(places):
-            tiles.append(_Tile(order[contig], start, number, row, end - start))
+            places = zip(arrays["contig"].tolist(), arrays["start"].tolist(), strict=True)
+        for row, (contig, start) in enumerate(places):
+            tiles.append(_Tile(order[contig], start, number, row))
     return sorted(tiles)
 
 
 def _read_track(
     parts: Sequence[Path], tiles: Sequence[_Tile], column: int
-) -> Iterator[tuple[str, list[int], list[int], list[float]]]:
+) -> Iterator[tuple[str, Places, Places, Float[np.ndarray, " N"]]]:
     """Contig, starts, ends and values of each tile, in their order; equal neighbours joined.
 
     No more than one part is in memory. Where neighbours are of different parts, as those of
@@ -325,22 +323,20 @@ def _read_track(
     for number, group in itertools.groupby(tiles, key=lambda tile: tile.part):
         contigs, values = _read_column(parts[number], column)
         for tile in group:
-            found = _join_equal(values[tile.row].round(_DIGITS))
-            firsts, lasts, joined = zip(*found, strict=True)
-            starts, ends = ([tile.start + place for place in each] for each in (firsts, lasts))
-            yield contigs[tile.row], starts, ends, list(joined)
+            firsts, lasts, joined = _join_equal(values[tile.row])
+            yield contigs[tile.row], tile.start + firsts, tile.start + lasts, joined
 
 
 def _read_column(part: Path, column: int) -> tuple[list[str], list[Float[np.ndarray, " L"]]]:
-    """Contig and values of each tile of a part; a copy, so that the other classes can go."""
+    """Contig and rounded values of each tile of a part; a copy: the other classes can go."""
     table = read_part(part)
     assert table.num_tokens is not None
-    values = table.layers[0][:, column].copy()
+    values = table.layers[0][:, column].round(_DIGITS)
     return table.contig, np.split(values, np.cumsum(table.num_tokens)[:-1])
 
 
-def _join_equal(values: Float[np.ndarray, " L"]) -> Iterator[tuple[int, int, float]]:
-    """Runs of equal values: first, one past the last, value."""
-    borders = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
-    for first, last in itertools.pairwise(borders):
-        yield first, last, float(values[first])
+def _join_equal(values: Float[np.ndarray, " L"]) -> tuple[Places, Places, Float[np.ndarray, " N"]]:
+    """Runs of equal values: their first places, one past the last ones, and the values."""
+    borders = np.flatnonzero(np.diff(values)) + 1
+    firsts = np.append(0, borders)
+    return firsts, np.append(borders, len(values)), values[firsts]

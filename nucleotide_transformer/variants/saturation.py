@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.config import ComputeConfig
+from nucleotide_transformer.data.tracks import open_track
 from nucleotide_transformer.errors import import_extra
 from nucleotide_transformer.files import check_new, write_whole
 from nucleotide_transformer.inference.blocks import Arrays, Blocks, run_jobs
@@ -187,7 +188,11 @@ def _write_files(folder: Path, result: Saturation) -> list[Path]:
     first = next(iter(result.scores))
     for name, values in result.scores.items():
         paths.append(folder / f"{name}.bedgraph")
-        write_bedgraph(paths[-1], result.region, mean_of_changes(values), name)
+        means = mean_of_changes(values)
+        known = np.flatnonzero(~np.isnan(means))
+        starts = result.region.start + known
+        with open_track(paths[-1], paths[-1], name, {}, 0) as add:
+            add(result.region.contig, starts, starts + 1, means[known])
     size = len(result.sequence)
     if size <= MAX_MAP_NUCLEOTIDES:
         figure = plot_heat_map(result, first)
@@ -208,25 +213,6 @@ def mean_of_changes(values: Float[np.ndarray, "W 4"]) -> Float[np.ndarray, " W"]
     known = ~np.isnan(values)
     count = known.sum(axis=1)
     return np.where(known, values, 0).sum(axis=1) / np.where(count, count, np.nan)
-
-
-def write_bedgraph(
-    path: Path, region: Region, values: Float[np.ndarray, " W"], name: str, width: int = 1
-) -> None:
-    """Writes a track: a line for each value that is there.
-
-    Args:
-        path: of the file.
-        region: where the first value lies; its end is not used.
-        values: one for every `width` nucleotides.
-        name: of the track.
-        width: nucleotides of a value.
-    """
-    with path.open("w", encoding="utf-8") as file:
-        file.write(f'track type=bedGraph name="{name}"\n')
-        for i in np.flatnonzero(~np.isnan(values)):
-            start = region.start + int(i) * width
-            file.write(f"{region.contig}\t{start}\t{start + width}\t{values[i]:.6g}\n")
 
 
 def _write_table(path: Path, result: Saturation) -> None:

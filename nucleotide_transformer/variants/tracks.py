@@ -10,13 +10,13 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Literal
 
 import numpy as np
 
 from nucleotide_transformer import __version__
 from nucleotide_transformer.bars import make_bar
-from nucleotide_transformer.data.tracks import BIGWIG, TRACKS, open_bigwig
+from nucleotide_transformer.data.tracks import TRACKS, AddEntries, check_track_room, open_track
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.inference.batching import encode_sequences, resolve_windows
@@ -110,20 +110,21 @@ def write_likelihoods(
         scores = score_tokens(model, choices, masked=config.masked, batching=config.batching)
         return [np.column_stack([where, x]) for (_, where), x in zip(found, scores, strict=True)]
 
+    check_track_room(config.track, sequences.ends, sequences.num_reported // model.config.k)
     with contextlib.ExitStack() as stack:
         blocks = stack.enter_context(Blocks(config.output))
-        _run_blocks(model, config, sequences, blocks, compute, progress)
+        num_tokens = _run_blocks(model, config, sequences, blocks, compute, progress)
         file = stack.enter_context(_open_whole(config.output))
         columns = ("name", "contig", "start", "end", "nucleotides", "tokens")
         file.write("\t".join((*columns, "log_likelihood", "bits_per_nucleotide")) + "\n")
-        add = _open_track(stack, config.track, sequences, "bits per nucleotide")
+        name = "bits per nucleotide"
+        add = _open_track(stack, config.track, name, sequences, num_tokens)
         sums = np.zeros(3)
         for (piece, _, end), tokens in _read_blocks(config, blocks):
             sums += (len(tokens), *tokens[:, 1:].sum(axis=0))
-            for start, width, log_p in tokens.tolist():
-                first = piece.record.start + int(start)
-                value = -log_p / np.log(2) / width
-                add(piece.record.contig, first, first + int(width), value)
+            places, widths = tokens[:, :2].astype(np.int64).T
+            starts = piece.record.start + places
+            add(piece.record.contig, starts, starts + widths, -tokens[:, 2] / np.log(2) / widths)
             if end == piece.end:
                 file.write(_describe_piece(piece, *sums.tolist()))
                 sums[:] = 0
@@ -171,25 +172,31 @@ def write_probabilities(
     def compute(parts: list[Part]) -> list[np.ndarray]:
         return [average(read(piece.record.sequence), *place) for piece, *place in parts]
 
+    check_track_room(config.output, sequences.ends, sequences.num_reported)
     with contextlib.ExitStack() as stack:
         blocks = stack.enter_context(Blocks(config.output))
-        _run_blocks(model, config, sequences, blocks, compute, progress)
-        is_table = config.output.suffix == ".tsv"
-        file = stack.enter_context(_open_whole(config.output)) if is_table else None
-        add = _open_track(stack, None if is_table else config.output, sequences, config.show)
-        if file:
-            file.write("\t".join(("contig", "position", "ref", *NUCLEOTIDES)) + "\n")
+        size = _run_blocks(model, config, sequences, blocks, compute, progress)
+        if config.output.suffix == ".tsv":
+            file = stack.enter_context(_open_whole(config.output))
+            _write_rows(file, _read_blocks(config, blocks))
+            return [config.output]
+        add = _open_track(stack, config.output, config.show, sequences, size)
         for (piece, start, end), p in _read_blocks(config, blocks):
-            contig, text = piece.record.contig, piece.record.sequence[start:end]
-            values = _choose(p, text, config.show)
-            for place, letter in enumerate(text, start=piece.record.start + start):
-                i = place - piece.record.start - start
-                if file:
-                    four = "\t".join(f"{x:.6g}" for x in p[i])
-                    file.write(f"{contig}\t{place + 1}\t{letter}\t{four}\n")
-                elif not np.isnan(values[i]):
-                    add(contig, place, place + 1, float(values[i]))
+            values = _choose(p, piece.record.sequence[start:end], config.show)
+            known = np.flatnonzero(~np.isnan(values))
+            starts = piece.record.start + start + known
+            add(piece.record.contig, starts, starts + 1, values[known])
     return [config.output]
+
+
+def _write_rows(file: IO[str], parts: Iterator[tuple[Part, np.ndarray]]) -> None:
+    """Writes a row for each nucleotide, with its position from 1."""
+    file.write("\t".join(("contig", "position", "ref", *NUCLEOTIDES)) + "\n")
+    for (piece, start, end), p in parts:
+        first = piece.record.start + start + 1
+        for place, letter in enumerate(piece.record.sequence[start:end]):
+            four = "\t".join(f"{x:.6g}" for x in p[place])
+            file.write(f"{piece.record.contig}\t{first + place}\t{letter}\t{four}\n")
 
 
 def _run_blocks(
@@ -199,8 +206,8 @@ def _run_blocks(
     blocks: Blocks,
     compute: Callable[[list[Part]], list[np.ndarray]],
     progress: bool,
-) -> None:
-    """Computes the blocks that are not there yet.
+) -> int:
+    """Computes the blocks that are not there yet; returns the length of all arrays together.
 
     Args:
         model: for what the result depends on.
@@ -232,10 +239,13 @@ def _run_blocks(
         arrays = compute(parts)
         return {"values": np.concatenate(arrays), "sizes": np.array([len(a) for a in arrays])}
 
+    length = 0
     with make_bar("nt", is_shown=progress) as bar:
         task = bar.add_task(config.output.name, total=sequences.num_reported)
-        for parts, _ in run_jobs(cut_parts(config), join, blocks):
+        for parts, arrays in run_jobs(cut_parts(config), join, blocks):
+            length += len(arrays["values"])
             bar.advance(task, sum(part.end - part.start for part in parts))
+    return length
 
 
 def _read_blocks(config: SequencesConfig, blocks: Blocks) -> Iterator[tuple[Part, np.ndarray]]:
@@ -278,24 +288,20 @@ def _check_suffix(field: str, path: Path, suffixes: tuple[str, ...]) -> None:
 @contextlib.contextmanager
 def _open_whole(path: Path) -> Iterator[IO[str]]:
     """A text file that appears when all went well."""
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
     with write_whole(path) as partial, partial.open("w", encoding="utf-8") as file:
         yield file
 
 
 def _open_track(
-    stack: contextlib.ExitStack, path: Path | None, sequences: Sequences, name: str
-) -> Callable[[str, int, int, float], object]:
-    """Opens a track; returns a function that adds contig, start, end and value, in order."""
+    stack: contextlib.ExitStack,
+    path: Path | None,
+    name: str,
+    sequences: Sequences,
+    num_entries: int,
+) -> AddEntries:
+    """A track that appears when all went well."""
     if path is None:
         return lambda *_: None
-    if path.suffix[1:] not in BIGWIG:
-        file = stack.enter_context(_open_whole(path))
-        file.write(f'track type=bedGraph name="{name}"\n')
-        return lambda c, a, b, value: file.write(f"{c}\t{a}\t{b}\t{value:.6g}\n")
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
     partial = stack.enter_context(write_whole(path))
-    track: Any = stack.enter_context(
-        open_bigwig(path, partial, sequences.ends, sequences.num_reported)
-    )
-    return lambda c, a, b, value: track.addEntries([c], [a], ends=[b], values=[value])
+    return stack.enter_context(open_track(path, partial, name, sequences.ends, num_entries))
