@@ -28,14 +28,15 @@ pretrain: install ## build a corpus from the genomes here, pre-train a small mod
 	$(BIN)/nt corpus baselines runs/quickstart_corpus
 	$(BIN)/nt pretrain --config experiments/quickstart.toml
 
-model: install ## train the model that comes with the package, and package it (long; ../shared/data/genomes)
+model: install ## train a model in two runs, and package it (long; ../shared/data/genomes)
 	$(BIN)/nt corpus build --config experiments/model/corpus.toml
 	$(BIN)/nt corpus build --config experiments/model/unseen.toml
 	$(BIN)/nt corpus baselines runs/model_corpus_1530
 	$(BIN)/nt pretrain --config experiments/model/pretrain.toml
-	$(BIN)/nt evaluate --model runs/model --corpus runs/model_corpus_1530 --split validation --num-sequences 4000 --output runs/model/held_out.json --overwrite
-	$(BIN)/nt evaluate --model runs/model --corpus runs/unseen_corpus --split validation --num-sequences 2000 --baselines runs/model_corpus_1530 --output runs/model/unseen.json --overwrite
-	$(BIN)/python experiments/model/package.py --run runs/model --results runs/model/held_out.json --unseen-results runs/model/unseen.json
+	$(BIN)/nt pretrain --config experiments/model/continue.toml
+	$(BIN)/nt evaluate --model runs/model_2 --corpus runs/model_corpus_1530 --split validation --num-sequences 4000 --output runs/model_2/held_out.json --overwrite
+	$(BIN)/nt evaluate --model runs/model_2 --corpus runs/unseen_corpus --split validation --num-sequences 2000 --baselines runs/model_corpus_1530 --output runs/model_2/unseen.json --overwrite
+	$(BIN)/python experiments/model/package.py --run runs/model_2 --recipe experiments/model/continue.toml --earlier runs/model/metrics.jsonl --earlier-recipes experiments/model/pretrain.toml --results runs/model_2/held_out.json --unseen-results runs/model_2/unseen.json
 
 test: install ## run all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST) $(TESTS)

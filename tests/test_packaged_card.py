@@ -16,7 +16,9 @@ from nucleotide_transformer.packaging.records import (
     EarlierRun,
     RunRecord,
     SeedRun,
+    check_earlier_recipes,
     check_recipe,
+    read_earlier_runs,
     read_evaluation,
     read_genomes,
 )
@@ -29,7 +31,7 @@ RECIPE = ROOT / "experiments" / "quickstart.toml"
 def facts(tmp_path):
     """Of an unfinished run of the quickstart."""
     run = dataclasses.replace(load_config(RECIPE), seed=7)
-    record = RunRecord(Path("runs/x/checkpoints/40"), run, "digest", 40, 1.2345, 0)
+    record = RunRecord(Path("runs/x/checkpoints/40"), run, "digest", None, 40, 1.2345, 0)
     return Facts(
         name="3M",
         license="apache-2.0",
@@ -41,7 +43,7 @@ def facts(tmp_path):
         unseen=[],
         dtype="float16",
         roundings=(Rounding("float16", 0.0043, 0.00054, 4e-6),),
-        recipe=None,
+        recipes=(),
         hardware="",
         results=None,
         unseen_results=None,
@@ -83,13 +85,15 @@ def test_what_is_not_known_is_not_in_it(facts):
 
 def test_several_runs_add_up(facts):
     record = facts.record._replace(
-        config=dataclasses.replace(facts.record.config, init_from="runs/first"), num_untimed=3
+        config=dataclasses.replace(facts.record.config, init_from="runs/first"),
+        num_untimed=3,
+        started_from="5" * 64,
     )
     earlier = (EarlierRun(2_496, 20_447_232, 3.372, 0), EarlierRun(10, 81_920, 0.5, 2))
     tokens = 40 * record.config.tokens_per_update
     card = make_trained_card(
         dataclasses.replace(
-            facts, record=record, earlier=earlier, hardware="an abacus", recipe=RECIPE
+            facts, record=record, earlier=earlier, hardware="an abacus", recipes=[RECIPE] * 3
         )
     )
     for row in (
@@ -101,14 +105,60 @@ def test_several_runs_add_up(facts):
         assert f"\n{row}\n" in card
     assert "evaluating and saving, on an abacus; 5 updates were not timed." in card
     assert "these settings of the last of 3 runs:" in card
-    assert "has all of them, and its folder the files of the runs before. In a checkout" in card
+    place = "`main/experiments/quickstart.toml`"
+    assert f"{place},\nthen {place},\nthen {place} have all of them. In a checkout" in card
+    assert f"one before. Those of the last have the SHA-256\n`{'5' * 64}` (of names" in card
     assert "runs/first" not in card
+
+
+def test_runs_before_that_nobody_knows_enough_of(facts, tmp_path):
+    went_on = dataclasses.replace(facts.record.config, init_from="runs/first")
+    record = facts.record._replace(config=went_on)
+    file = tmp_path / "first.jsonl"
+    message = "init_from = 'runs/first', earlier = 0: give the metrics.jsonl of each run before it"
+    with pytest.raises(InputError, match=message):
+        read_earlier_runs((), record)
+    with pytest.raises(InputError, match="init_from = None, earlier = 1: give the metrics"):
+        read_earlier_runs((file,), facts.record)
+    for place in (file, tmp_path):
+        with pytest.raises(MissingInputError, match=f"{place.name}: no such file"):
+            read_earlier_runs((place,), record)
+    for text, message in (
+        ("", "no line of training"),
+        ('{"kind": "train", "step": 0, "tokens": 0}\n', "no line of training"),
+        ('{"step": 3}\n', "no metrics of a run"),
+        ("3\n", "no metrics of a run"),
+    ):
+        file.write_text(text)
+        with pytest.raises(InputError, match=rf"first\.jsonl: {message}[^\n]*$"):
+            read_earlier_runs((file,), record)
+
+
+@pytest.mark.parametrize(
+    ("recipes", "start", "tokens", "message"),
+    [
+        ([RECIPE], "runs/quickstart", 2_211_840, None),
+        ([RECIPE], "runs/quickstart/checkpoints/40", 2_211_840, None),
+        ([], "runs/quickstart", 2_211_840, r"earlier_recipes = \[\]: name the config of each run"),
+        ([RECIPE] * 2, "runs/quickstart", 2_211_840, r"earlier_recipes = \['.*\]: name the config"),
+        ([RECIPE], "runs/other", 2_211_840, "output = runs/quickstart, not runs/other: "),
+        ([RECIPE], "runs/quickstart", 8_192, "total_tokens = 2,211,840, not 8,192: "),
+    ],
+)
+def test_recipes_of_the_runs_before(recipes, start, tokens, message, facts):
+    record = facts.record._replace(config=dataclasses.replace(facts.record.config, init_from=start))
+    earlier = [EarlierRun(500, tokens, 1.0, 0)]
+    if message is None:
+        check_earlier_recipes(recipes, earlier, record)
+    else:
+        with pytest.raises(InputError, match=message):
+            check_earlier_recipes(recipes, earlier, record)
 
 
 def test_only_a_recipe_that_repeats_the_run_is_named(facts):
     record = facts.record._replace(config=load_config(RECIPE))
     check_recipe(record, RECIPE)
-    card = make_trained_card(dataclasses.replace(facts, recipe=RECIPE))
+    card = make_trained_card(dataclasses.replace(facts, recipes=[RECIPE]))
     assert "experiments/quickstart.toml` has all of them" in card
     assert "\nmake model\n" in card
     of_a_machine = {"output": Path("elsewhere"), "sequences_per_device": 3, "log_every_steps": 99}

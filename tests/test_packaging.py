@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from real_command import make_environment
 from safetensors.numpy import load_file
 
 from nucleotide_transformer import config as configs
+from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.data.corpus import build_corpus
 from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.errors import InputError, MissingInputError, OutputExistsError
@@ -26,10 +28,13 @@ from nucleotide_transformer.packaging.rounding import make_probe
 from nucleotide_transformer.pretrained import load_pretrained
 from nucleotide_transformer.pretraining.run import pretrain
 from nucleotide_transformer.tokenizers import KmerTokenizer
+from nucleotide_transformer.training.identity import flatten
 from nucleotide_transformer.verification import VerifyConfig, verify_model
 from nucleotide_transformer.weights import folders, runs
+from nucleotide_transformer.weights.assembly import digest_params
 from nucleotide_transformer.weights.huggingface import tensor_places
 
+SCRIPT = ROOT / "experiments" / "model" / "package.py"
 _PROBE = functools.cache(make_probe)
 
 
@@ -220,7 +225,7 @@ def test_hours_are_those_of_the_timed_updates(made, job, tmp_path):
         package_run(dataclasses.replace(job, run=run))
 
 
-def test_a_run_that_went_on_from_another(made, job, tmp_path):
+def test_a_run_that_went_on_from_another(made, job, tmp_path, monkeypatch, capsys):
     """Its card adds up both; of the first only the metrics are left, under another name."""
     _, first = made
     second = dataclasses.replace(
@@ -235,32 +240,26 @@ def test_a_run_that_went_on_from_another(made, job, tmp_path):
         {"kind": "train", "step": 8, "tokens": 512 * 8, "tokens_per_second": 0.5},
     ]
     metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    job = dataclasses.replace(job, run=second.output, checkpoint="last", earlier=(metrics,))
-    package_run(job)
+    recipes = tmp_path / "first.toml", tmp_path / "second.toml"
+    fields = flatten(config_to_dict(first)).items()
+    recipes[0].write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in fields if v is not None))
+    recipes[1].write_text(
+        f"base = 'first.toml'\noutput = '{second.output}'\ninit_from = '{first.output}'\n"
+        f"total_tokens = {second.total_tokens}\n"
+    )
+    words = ["--run", second.output, "--checkpoint", "last", "--folder", job.folder]
+    words += ["--genomes", job.genomes, "--unseen", "none", "--earlier", metrics]
+    words += ["--recipe", recipes[1], "--earlier-recipes", recipes[0]]
+    monkeypatch.setattr(sys, "argv", ["package.py", *map(str, words)])
+    assert runpy.run_path(str(SCRIPT))["main"]() == 0, capsys.readouterr().err
     card = (job.folder / "README.md").read_text()
     hours = 5 * 512 / 0.5 / 3600
     assert f"| 1 | 8 | 4,096 | {hours:.3g} |" in card
     assert "| 2 | 5 | 2,560 | " in card
     assert "| all | 13 | 6,656 | " in card
     assert "saving; 3 updates were not timed." in card  # those of the first line
-
-    message = r"init_from = '\S*run', earlier = 0: give the metrics.jsonl of each run before it"
-    with pytest.raises(InputError, match=message):
-        package_run(dataclasses.replace(job, earlier=()))
-    with pytest.raises(InputError, match="init_from = None, earlier = 1: give the metrics"):
-        package_run(dataclasses.replace(job, run=first.output))
-    for file in (tmp_path / "none.jsonl", first.output):
-        with pytest.raises(MissingInputError, match=f"{file.name}: no such file"):
-            package_run(dataclasses.replace(job, earlier=(file,)))
-    for text, message in (
-        ("", "no line of training"),
-        ('{"kind": "train", "step": 0, "tokens": 0}\n', "no line of training"),
-        ('{"step": 3}\n', "no metrics of a run"),
-        ("3\n", "no metrics of a run"),
-    ):
-        metrics.write_text(text)
-        with pytest.raises(InputError, match=rf"first\.jsonl: {message}[^\n]*$"):
-            package_run(job)
+    assert re.search(r"`\S*/first\.toml`,\nthen `\S*/second\.toml` have all of them\. ", card)
+    assert f"`{digest_params(load_pretrained(first.output).params)}`" in card
 
 
 def test_the_evaluation_of_the_run_is_taken_by_itself(made, job, tmp_path):
@@ -363,9 +362,8 @@ def test_a_number_that_float16_does_not_reach(made, job, monkeypatch):
 
 
 def run_script(*words):
-    script = ROOT / "experiments" / "model" / "package.py"
     return subprocess.run(
-        [sys.executable, script, *map(str, words)],
+        [sys.executable, SCRIPT, *map(str, words)],
         capture_output=True,
         text=True,
         env=make_environment(),
@@ -374,12 +372,13 @@ def run_script(*words):
 
 
 def test_the_script(made, job):
-    words = ("--run", job.run, "--genomes", job.genomes, "--recipe", "none", "--unseen", "none")
+    words = ("--run", job.run, "--genomes", job.genomes, "--unseen", "none")
     done = run_script(*words, "--folder", job.folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1].startswith(f"wrote {job.folder} after update 8: ")
     assert load_pretrained(job.folder).config.num_layers == 2
-    done = run_script(*words[:2], "--folder", job.folder)  # it is not the run of the recipe
+    recipe = SCRIPT.parent / "pretrain.toml"  # it is not the run of this
+    done = run_script(*words, "--folder", job.folder, "--recipe", recipe)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")

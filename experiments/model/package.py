@@ -24,7 +24,6 @@ def main() -> int:
         run=HERE.parent.parent / "runs" / "model",
         genomes=HERE / "genomes.tsv",
         unseen=HERE / "unseen.tsv",
-        recipe=HERE / "pretrain.toml",
     )
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax remarks on what is as it should be
     try:

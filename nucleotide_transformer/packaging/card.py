@@ -112,7 +112,8 @@ class Facts:
     unseen: Sequence[GenomeRecord]
     dtype: Dtype
     roundings: Sequence[Rounding]
-    recipe: Path | None
+    recipes: Sequence[Path]
+    """Configs of all runs, the last one last; empty if none is to be named."""
     hardware: str
     results: Comparisons | None
     unseen_results: Comparisons | None
@@ -147,7 +148,7 @@ def make_trained_card(facts: Facts) -> str:
         start,
         data,
         _UNSEEN.format(table=list_genomes(facts.unseen)) if facts.unseen else "",
-        describe_recipe(facts.record, facts.recipe, len(facts.earlier)),
+        describe_recipe(facts.record, facts.recipes, len(facts.earlier)),
         describe_compute(facts.record, facts.hardware, facts.earlier),
         describe_results(facts),
         describe_rounding(facts.roundings),
@@ -174,7 +175,7 @@ def list_genomes(genomes: Sequence[GenomeRecord]) -> str:
     return make_table(("species", "assembly", "group", "nucleotides", "terms", "here"), rows, {3})
 
 
-def describe_recipe(record: RunRecord, recipe: Path | None, num_earlier: int = 0) -> str:
+def describe_recipe(record: RunRecord, recipes: Sequence[Path], num_earlier: int = 0) -> str:
     """The settings of a run, the last if there are several, that are not the published ones."""
     own = flatten(config_to_dict(record.config))
     published = flatten(config_to_dict(PretrainConfig()))
@@ -188,14 +189,13 @@ def describe_recipe(record: RunRecord, recipe: Path | None, num_earlier: int = 0
     text = f"## Recipe\n\nPre-training as published, except for these settings{runs}:\n\n"
     text += make_table(("setting", "published", "here"), rows, set())
     text += f"\n\nSeed {record.config.seed}, in {record.config.compute.compute_dtype}. "
-    if recipe is None:
+    if not recipes:
         return text.rstrip() + "\n"
-    place = "/".join(recipe.parts[-3:])
-    beside = ", and its folder the files of the runs before" if num_earlier else ""
+    places = ",\nthen ".join(f"`{'/'.join(recipe.parts[-3:])}`" for recipe in recipes)
     return (
-        f"{text}`{place}` has all of them{beside}. In a checkout of the repository, with the\n"
-        "genomes beside it, one command repeats corpus, training and this folder, but for\n"
-        "what other seeds gave:\n\n"
+        f"{text}{places} {'has' if len(recipes) == 1 else 'have'} all of them. In a checkout of the"
+        " repository, with the\ngenomes beside it, one command repeats corpus, training and this"
+        " folder, but for\nwhat other seeds gave:\n\n"
         "```bash\nmake model\n```\n"
     )
 
@@ -230,8 +230,14 @@ def _describe_runs(record: RunRecord, hardware: str, earlier: Sequence[EarlierRu
     untimed = runs["all"].num_untimed
     not_timed = f"; {untimed:,} updates were not timed" if untimed else ""
     where = f", on {hardware}" if hardware else ""
+    digest = record.started_from
+    known = (
+        f" Those of the last have the SHA-256\n`{digest}` (of names, shapes and\nfloat32 numbers)."
+    )
     return (
-        "## Compute\n\nEach run began with the best weights of the one before.\n\n"
+        "## Compute\n\nEach run began with the best weights of the one before."
+        + (known if digest else "")
+        + "\n\n"
         + make_table(("run", "updates", "tokens", "hours"), rows, {1, 2, 3})
         + f"\n\nHours are those without compiling, evaluating and saving{where}{not_timed}.\n"
     )

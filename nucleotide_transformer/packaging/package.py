@@ -18,6 +18,7 @@ from nucleotide_transformer.packaging.records import (
     EVALUATION,
     Comparisons,
     RunRecord,
+    check_earlier_recipes,
     check_genomes,
     check_recipe,
     read_earlier_runs,
@@ -59,11 +60,13 @@ class PackageConfig:
     """Table of the genomes of the corpus, with the terms of each."""
     unseen: Path | None = Path("experiments/model/unseen.tsv")
     """Table of genomes that the model never saw, for the card."""
-    recipe: Path | None = Path("experiments/model/pretrain.toml")
-    """Config that `make model` trains with: it must be that of the run. Without it the card has no
-    command that retrains the model."""
+    recipe: Path | None = None
+    """Config that `make model` trains the run with: it must be that of the run. Without it the card
+    has no command that retrains the model."""
     earlier: tuple[Path, ...] = ()
     """The metrics.jsonl of the runs that this one went on from (`init_from`), in their order."""
+    earlier_recipes: tuple[Path, ...] = ()
+    """The configs of these runs, if there is a `recipe`."""
     results: Path | None = None
     """An `evaluation.json` of held-out blocks; that of the run by default, if it has one."""
     unseen_results: Path | None = None
@@ -105,13 +108,14 @@ def package_run(config: PackageConfig) -> Package:
         OutputExistsError, NotAFolderError: if the folder is no export, or can't be written.
     """
     record = read_run(config.run, config.checkpoint)
+    earlier = read_earlier_runs(config.earlier, record)
     if config.recipe is not None:
         check_recipe(record, config.recipe)
+    check_earlier_recipes(config.earlier_recipes, earlier if config.recipe else (), record)
     genomes = read_genomes(config.genomes)
     checked = check_genomes(record, genomes, config.genomes)
     results = _read_results(config, record)
     seeds = read_seed_runs(config.seed_runs, record)
-    earlier = read_earlier_runs(config.earlier, record)
     exact, stored = (_load(record, dtype) for dtype in ("float32", config.dtype))
     probe = make_probe(exact.tokenizer, record.config.data.sequence_tokens)
     roundings = measure_roundings(exact.params, exact.config, probe)
@@ -127,7 +131,7 @@ def package_run(config: PackageConfig) -> Package:
             unseen=read_genomes(config.unseen) if config.unseen else [],
             dtype=config.dtype,
             roundings=roundings,
-            recipe=config.recipe,
+            recipes=(*config.earlier_recipes, config.recipe) if config.recipe else (),
             hardware=config.hardware,
             seeds=seeds,
             **results,

@@ -44,6 +44,8 @@ class RunRecord(NamedTuple):
     config: PretrainConfig
     corpus: str | None
     """Digest of the corpus; checkpoints of version 0 have none."""
+    started_from: str | None
+    """Digest of the weights that it began with; None if they were random, or it is not known."""
     step: int
     """Updates applied."""
     hours: float
@@ -106,8 +108,9 @@ def read_run(run: Path, which: runs.Choice) -> RunRecord:
     if not lines:
         raise MissingInputError(f"{run / METRICS_FILE}: no line of training: the hours are unknown")
     effort = _measure(lines, step, step * config.tokens_per_update)
-    corpus = runs.read_record(checkpoint).get("corpus")
-    return RunRecord(checkpoint, config, corpus, step, effort.hours, effort.num_untimed)
+    known = runs.read_record(checkpoint)
+    digests = known.get("corpus"), known.get("started_from")
+    return RunRecord(checkpoint, config, *digests, step, effort.hours, effort.num_untimed)
 
 
 def read_earlier_runs(files: Sequence[Path], last: RunRecord) -> list[EarlierRun]:
@@ -208,6 +211,29 @@ def check_recipe(record: RunRecord, recipe: Path) -> None:
     if differing:
         rule = f"the card would promise that this file repeats {record.checkpoint}"
         raise InputError(f"{recipe}: {'; '.join(differing)}: {rule}")
+
+
+def check_earlier_recipes(
+    recipes: Sequence[Path], earlier: Sequence[EarlierRun], last: RunRecord
+) -> None:
+    """Checks that config files are those of the runs that a run went on from, in their order.
+
+    Such a run is known by its metrics alone: it must have had as many tokens as its file says, and
+    the next run must have started from its output.
+
+    Raises:
+        InputError: if one is not, or there are more or fewer files than runs.
+    """
+    rule = "name the config of each run before, in their order"
+    names = [str(recipe) for recipe in recipes]
+    require(len(names) == len(earlier), "earlier_recipes", names, rule)
+    configs = [*map(load_config, recipes), last.config]
+    for name, (config, after), run in zip(names, itertools.pairwise(configs), earlier, strict=True):
+        start, tokens = Path(after.init_from or ""), config.total_steps * config.tokens_per_update
+        if config.output not in (start, *start.parents):
+            raise InputError(f"{name}: output = {config.output}, not {start}: {rule}")
+        if tokens != run.num_tokens:
+            raise InputError(f"{name}: total_tokens = {tokens:,}, not {run.num_tokens:,}: {rule}")
 
 
 def read_genomes(table: Path) -> list[GenomeRecord]:
