@@ -30,6 +30,11 @@ def make_model(seed=0, config=MODEL):
     )
 
 
+@pytest.fixture(scope="module", name="model")
+def random_model():
+    return make_model()
+
+
 def make_task(num_sequences=40, kind="classification", seed=0, length=30):
     """Sequences of one length; half of them rich in G and C."""
     rng = np.random.default_rng(seed)

@@ -71,12 +71,11 @@ def test_test_sequences_that_were_trained_on_are_told(folder, tmp_path, capsys):
     assert capsys.readouterr().out == f"note: {test}: {told} {train} too\n"
 
 
-def test_a_real_prediction_is_that_of_the_function(folder, tuned):
+def test_a_prediction_is_that_of_the_function(folder, tuned, capsys):
     output = folder / "predicted.csv"
-    done = run_in_pipe(
-        "predict", "--model", folder / "run", "--input", folder / "test.csv", "--output", output
-    )
-    assert (done.code, done.out) == (0, f"wrote {output}\n")
+    place = ("--model", folder / "run", "--input", folder / "test.csv", "--output", output)
+    assert cli.main([str(word) for word in ("predict", *place)]) == 0
+    assert capsys.readouterr().out == f"wrote {output}\n"
     with output.open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["name", "prediction", "probability_poor", "probability_rich"]

@@ -8,12 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from real_command import run_in_pipe
 from small_models import save_model
-from small_tasks import COMPUTE, MODEL, failing_evaluation, make_config, make_model, make_task
+from small_tasks import (
+    COMPUTE,
+    MODEL,
+    failing_evaluation,
+    make_config,
+    make_task,
+    random_model,  # noqa: F401
+)
 
 from nucleotide_transformer import cli
 from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.finetuning import run
 from nucleotide_transformer.finetuning.predict import predict_array
 from nucleotide_transformer.finetuning.run import finetune
 from nucleotide_transformer.model import make_forward
@@ -27,13 +34,8 @@ RECORD = "adapter.json"
 
 
 @pytest.fixture(scope="module")
-def model():
-    return make_model()
-
-
-@pytest.fixture(scope="module")
 def tuned(model, tmp_path_factory):
-    """A run whose head reads layers 2 and 0, in this order."""
+    """A run whose head reads layers 2 and 0, in this order, and starts with a probe of them."""
     config = make_config(tmp_path_factory.mktemp("tuned"), layers=(2, 0), head_start="probe")
     return config, finetune(model, TRAIN, VALIDATION, config, show=False)
 
@@ -125,7 +127,9 @@ def test_an_adapter_remembers_the_layers_in_their_order(model, tuned):
     np.testing.assert_allclose(predict_array(loaded, VALIDATION.sequences), expected, atol=1e-6)
 
 
-def test_a_stopped_run_resumes_to_the_same_bit(model, tuned, tmp_path):
+def test_a_stopped_run_resumes_to_the_same_bit_without_a_second_probe(
+    model, tuned, tmp_path, monkeypatch
+):
     config, whole = tuned
     stopped = dataclasses.replace(config, output=tmp_path / "stopped")
     with failing_evaluation(2, KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
@@ -133,6 +137,10 @@ def test_a_stopped_run_resumes_to_the_same_bit(model, tuned, tmp_path):
     other_order = dataclasses.replace(stopped, layers=(0, 2))
     with pytest.raises(InputError, match=r"layers = .*2, 0.* there, .*0, 2.* here"):
         finetune(model, TRAIN, VALIDATION, other_order, show=False)
+    other_start = dataclasses.replace(stopped, head_start="random")
+    with pytest.raises(InputError, match=r"head_start = 'probe' there, 'random' here"):
+        finetune(model, TRAIN, VALIDATION, other_start, show=False)
+    monkeypatch.setattr(run, "fit_head", None)
     found = finetune(model, TRAIN, VALIDATION, stopped, show=False)
     one, other = ((each.adapter / "adapter.safetensors").read_bytes() for each in (found, whole))
     assert one == other
@@ -183,7 +191,7 @@ def test_layers_that_cannot_be_read_are_one_line(model, tmp_path):
     assert not config.output.exists()
 
 
-def test_the_real_commands(model, tmp_path):
+def test_the_commands(model, tmp_path):
     """`nt finetune`, then `nt predict`, which is told nothing of the layers."""
     save_model(tmp_path / "base", MODEL, "huggingface", model.params)
     rows = zip(TRAIN.sequences, TRAIN.labels.tolist(), strict=True)
@@ -191,11 +199,12 @@ def test_the_real_commands(model, tmp_path):
     table.write_text("sequence,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
     place = ("--model", tmp_path / "base", "--train", table, "--output", tmp_path / "run")
     steps = ("--total-steps", 4, "--warmup-steps", 1, "--evaluate-every-steps", 2)
-    done = run_in_pipe("finetune", *place, *steps, "--layers", 1, 2, "--num-devices", 1)
-    assert (done.code, done.err) == (0, "")
     output = tmp_path / "out.csv"
-    words = ("--model", tmp_path / "run", "--input", table, "--output", output)
-    assert cli.main([str(word) for word in ("predict", *words)]) == 0
+    for words in (
+        ("finetune", *place, *steps, "--layers", 1, 2, "--num-devices", 1),
+        ("predict", "--model", tmp_path / "run", "--input", table, "--output", output),
+    ):
+        assert cli.main([str(word) for word in words]) == 0
     tuned = load_pretrained(tmp_path / "run")
     assert tuned.head.layers == (1, 2)
     with output.open() as file:
