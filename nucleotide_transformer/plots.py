@@ -196,6 +196,13 @@ def plot_embeddings(
     return figure
 
 
+def clear_frame(axes: Axes) -> None:
+    """No box around a panel, and faint lines behind what it shows."""
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def _make_palette(count: int) -> list[Any]:
     """Twenty colours in pairs of dark and light."""
     from matplotlib import colormaps

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from nucleotide_transformer import cli
-from nucleotide_transformer.benchmark import compilation, machine, peak, run
+from nucleotide_transformer.benchmark import compilation, machine, run
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, list_cases
-from nucleotide_transformer.benchmark.peak import Peak
+from nucleotide_transformer.benchmark.machine import Peak
 from nucleotide_transformer.benchmark.results import FailedCase, find_base
 from nucleotide_transformer.benchmark.run import run_benchmark
 from nucleotide_transformer.benchmark.tables import describe_notes, print_report
@@ -297,9 +297,9 @@ def test_the_peak_is_looked_up_and_measured_in_the_type_of_the_computation(
     monkeypatch, dtype, found
 ):
     measured, listed = {"bfloat16": 4.0, "float32": 1.0}, {"bfloat16": 8.0, "float32": 2.0}
-    monkeypatch.setattr(peak, "measure_peak_flops", lambda _, dtype, **__: measured[dtype])
-    monkeypatch.setattr(peak, "look_up_peak_flops", lambda _, dtype: listed[dtype])
-    assert peak.find_peak(jax.devices()[0], dtype) == found
+    monkeypatch.setattr(machine, "measure_peak_flops", lambda _, dtype, **__: measured[dtype])
+    monkeypatch.setattr(machine, "look_up_peak_flops", lambda _, dtype: listed[dtype])
+    assert machine.find_peak(jax.devices()[0], dtype) == found
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from nucleotide_transformer.benchmark.compilation import CompileTimes, StepMemory
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case
-from nucleotide_transformer.benchmark.peak import Peak
+from nucleotide_transformer.benchmark.machine import Peak
 from nucleotide_transformer.benchmark.results import CaseResult, FailedCase, PeerResult, Report
 from nucleotide_transformer.benchmark.tables import describe_result, print_report
 from nucleotide_transformer.benchmark.timing import Spread

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from nucleotide_transformer.data.intervals import read_gff_columns
+from nucleotide_transformer.data.intervals import merge_spans, read_gff_columns
 from nucleotide_transformer.data.sequences import get_suffix
 from nucleotide_transformer.errors import InputError, require
 
@@ -247,14 +247,3 @@ def _has_one_strand(parts: Sequence[Feature]) -> bool:
     """False for what is spliced together from several strands or contigs, and without a strand."""
     places = {(part.contig, part.strand) for part in parts}
     return len(places) == 1 and parts[0].strand in ("+", "-")
-
-
-def merge_spans(spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Sorted spans, those that overlap or touch as one."""
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted(spans):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return tuple(merged)

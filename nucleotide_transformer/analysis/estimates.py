@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nucleotide_transformer.pretraining.scores import estimate_error
 from nucleotide_transformer.types import Float
 
 DIGITS = 5
@@ -46,17 +47,12 @@ def average(values: Float[np.ndarray, "N ..."]) -> Estimate:
 
 
 def average_ratio(sums: Float[np.ndarray, " N"], weights: Float[np.ndarray, " N"]) -> Estimate:
-    """sum(sums) / sum(weights), where the pairs are independent and each pair is not.
-
-    The error is that of a ratio of means, to first order (Cochran, Sampling Techniques, 1977,
-    section 2.11).
-    """
+    """sum(sums) / sum(weights), where the pairs are independent and each pair is not."""
     kept = weights > 0
     sums, weights = sums[kept].astype(np.float64), weights[kept].astype(np.float64)
-    count, total = len(sums), weights.sum()
-    mean = sums.sum() / total if count else np.nan
-    deviations = sums - mean * weights
-    error = np.sqrt(count / (count - 1) * (deviations**2).sum()) / total if count > 1 else np.nan
+    count = len(sums)
+    mean = sums.sum() / weights.sum() if count else np.nan
+    error = estimate_error(sums, weights) if count > 1 else np.nan
     return Estimate(np.asarray(mean), np.asarray(error), count)
 
 

@@ -17,7 +17,7 @@ from nucleotide_transformer.analysis.sampling import HELD_OUT, WHOLE
 from nucleotide_transformer.analysis.sites import SHUFFLED
 from nucleotide_transformer.analysis.study import TRAINED, UNTRAINED
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES
-from nucleotide_transformer.plots import save_figure
+from nucleotide_transformer.plots import clear_frame, save_figure
 
 PART_COLORS = {WHOLE: "tab:blue", HELD_OUT: "tab:orange"}
 PART_NAMES = {WHOLE: "whole genome", HELD_OUT: "held-out blocks"}
@@ -76,7 +76,7 @@ def plot_sites(name: str, genome: Mapping[str, Any]) -> Figure:
         axes.set(title=title, xlabel=f"Position (nt); 0 is the {SITE_ZEROS[kind]}")
         axes.axvline(-0.5, color="0.3", linewidth=0.8, linestyle=":")
         axes.legend(frameon=False, fontsize="small")
-        _clear_frame(axes)
+        clear_frame(axes)
     for axes in panels[:, 0]:
         axes.set_ylabel("Probability of the true letter")
     figure.suptitle(f"{name}: hidden letters around sites (mean ± standard error)")
@@ -115,7 +115,7 @@ def plot_letters(name: str, genome: Mapping[str, Any]) -> Figure:
                     axes.plot(positions, values, color=color, linewidth=1.2, label=letter)
             axes.axvline(-0.5, color="0.3", linewidth=0.8, linestyle=":")
             axes.set_title(f"{title}: {what}", fontsize="medium")
-            _clear_frame(axes)
+            clear_frame(axes)
         row[0].set_ylabel("Share of sites")
         row[1].set_ylabel("Mean probability")
     for axes in panels[-1]:
@@ -138,7 +138,7 @@ def plot_kinds(genomes: Mapping[str, Any], k: int) -> Figure:
         for axes, key, factor in zip(row, ("cross_entropy", "accuracy"), (1, 100), strict=True):
             for place, kind in enumerate(kinds):
                 _plot_kind(axes, genome["kinds"][kind]["parts"], key, place, factor)
-            _clear_frame(axes)
+            clear_frame(axes)
         row[0].set_yticks(range(len(kinds)), kinds)
         row[0].set_ylim(len(kinds) - 0.5, -0.5)
         row[0].set_title(name, loc="left", fontsize="medium")
@@ -199,7 +199,7 @@ def plot_codons(genomes: Mapping[str, Any]) -> Figure:
                     places + shift, numbers["mean"], error, color=color, label=label, **style
                 )
         axes.set(title=name, xlabel="Position in the codon", xticks=places, xlim=(0.6, 3.4))
-        _clear_frame(axes)
+        clear_frame(axes)
     panels[0].set_ylabel("Cross-entropy of hidden letters (nats)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
@@ -229,7 +229,7 @@ def plot_probe(name: str, genome: Mapping[str, Any]) -> Figure:
         chance = 100 / len(section["kinds"])
         axes.axhline(chance, color="0.6", linestyle=":", label="chance")
         axes.set(title=title, xlabel="Layer (0: the input of the first block)", xticks=layers)
-        _clear_frame(axes)
+        clear_frame(axes)
     panels[0].set_ylabel("Windows told apart (%)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
@@ -237,10 +237,3 @@ def plot_probe(name: str, genome: Mapping[str, Any]) -> Figure:
     size = f"{section['windows']:,} windows of {section['nucleotides']} nt"
     figure.suptitle(f"{name}: {kinds}; {size}; 95 % intervals over groups", fontsize="medium")
     return figure
-
-
-def _clear_frame(axes: Axes) -> None:
-    """No box around a panel."""
-    axes.grid(alpha=0.25)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -106,12 +106,8 @@ def find_families(codes: UInt8[np.ndarray, "windows size"], k: int = 6) -> Int[n
     most = forward.sum(axis=1)
     both = np.maximum(_count_shared(forward, forward), _count_shared(forward, backward))
     linked = both >= SHARED * np.minimum(most[:, None], most)
-    families = np.arange(len(codes))
-    while True:  # each takes the lowest number among its relatives
-        lowest = np.where(linked, families, len(codes)).min(axis=1)
-        if np.array_equal(lowest, families):
-            return families
-        families = lowest
+    csgraph = import_extra("scipy.sparse.csgraph", "analysis", "to find families")
+    return csgraph.connected_components(linked, directed=False)[1]
 
 
 def _count_shared(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -31,8 +31,7 @@ from nucleotide_transformer.data.sequences import get_suffix
 from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.files import digest_file, write_whole
 from nucleotide_transformer.inference.embedding import embed
-from nucleotide_transformer.model import init_params
-from nucleotide_transformer.pretrained import Model, load_pretrained
+from nucleotide_transformer.pretrained import Model, load_pretrained, randomise
 from nucleotide_transformer.types import Bool, Float, UInt8
 
 RESULT_FILE = "knowledge.json"
@@ -224,7 +223,7 @@ def measure_probe(
     if isinstance(windows, str):
         return {"not_measured": windows}
     layers = probe.list_layers(model.config.num_layers, config.probe_layers)
-    networks = {TRAINED: model, UNTRAINED: make_untrained(model, config.seed)}
+    networks = {TRAINED: model, UNTRAINED: randomise(model, config.seed)}
     total = probe.count_probes(len(layers), len(networks))
     report = steps(f"{subject.genome.name}: probes", total)
     texts = [spell(codes) for codes in windows.codes]
@@ -238,12 +237,6 @@ def measure_probe(
         "chromosomes": len(np.unique(windows.chromosomes)),
         "by_split": probe.probe_all(windows, embeddings, random, report),
     }
-
-
-def make_untrained(model: Model, seed: int) -> Model:
-    """The same network with parameters as before training."""
-    params = init_params(jax.random.key(seed), model.config, model.compute)
-    return dataclasses.replace(model, params=params, origin="random numbers")
 
 
 def _embed(

@@ -1,4 +1,4 @@
-"""What a figure was measured with: processors, driver, versions, settings, commit."""
+"""What a figure was measured with: processors, their peak, versions, settings, commit."""
 
 import datetime
 import importlib.metadata
@@ -6,11 +6,14 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from nucleotide_transformer import __version__
+from nucleotide_transformer.config import Dtype
+from nucleotide_transformer.data.parallel import count_cores
+from nucleotide_transformer.training.peaks import look_up_peak_flops, measure_peak_flops
 
 PACKAGES = (
     *("jax", "jaxlib", "dm-haiku", "optax", "numpy", "torch", "transformers"),
@@ -34,6 +37,26 @@ SETTINGS = (
 
 BUSY_LOAD = 0.3
 """Load of a core from which on figures can't be trusted."""
+SIZES: dict[str, tuple[int, ...]] = {"cpu": (1_024, 2_048)}
+"""Rows of the matrices that are multiplied to measure the peak, by platform."""
+LARGE_SIZES = (4_096, 8_192, 16_384)
+
+
+class Peak(NamedTuple):
+    """FLOP/s of one device; on a CPU, whose virtual devices share the cores, of the machine."""
+
+    data_sheet: float | None
+    """Dense, in the type of the computation: see `training.peaks.DATA_SHEETS`; None for a device
+    or a type that it lacks."""
+    measured: float
+    """Of the best matrix product in the type of the computation, as exact as the model's."""
+
+
+def find_peak(device: jax.Device, dtype: Dtype) -> Peak:
+    """Looks a device up and measures it."""
+    sizes = SIZES.get(device.platform, LARGE_SIZES)
+    sheet = look_up_peak_flops(device.device_kind, dtype)
+    return Peak(sheet, measure_peak_flops(device, dtype, sizes=sizes))
 
 
 def describe_machine(devices: list[jax.Device]) -> dict[str, Any]:
@@ -67,13 +90,6 @@ def find_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def count_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def find_load() -> float | None:

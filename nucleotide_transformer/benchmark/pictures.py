@@ -4,6 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nucleotide_transformer.benchmark.results import CaseResult, Report, find_base
+from nucleotide_transformer.plots import clear_frame
 
 OURS, PEER = "tab:blue", "0.65"
 
@@ -105,10 +106,3 @@ def add_legend(axes: Axes) -> None:
         bbox_to_anchor=(0, 1.0),
         borderaxespad=0.2,
     )
-
-
-def clear_frame(axes: Axes) -> None:
-    """No box around the panel."""
-    axes.grid(alpha=0.25)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -7,8 +7,8 @@ from typing import Any
 
 from nucleotide_transformer.benchmark.compilation import CompileTimes, StepMemory
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case
+from nucleotide_transformer.benchmark.machine import Peak
 from nucleotide_transformer.benchmark.operations import Profile
-from nucleotide_transformer.benchmark.peak import Peak
 from nucleotide_transformer.benchmark.timing import Spread
 from nucleotide_transformer.configfile import config_to_dict
 

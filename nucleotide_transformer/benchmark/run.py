@@ -18,9 +18,8 @@ from nucleotide_transformer.benchmark.compilation import (
     find_memory,
 )
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, find_model, list_cases
-from nucleotide_transformer.benchmark.machine import describe_machine
+from nucleotide_transformer.benchmark.machine import Peak, describe_machine, find_peak
 from nucleotide_transformer.benchmark.operations import Profile, profile_workload
-from nucleotide_transformer.benchmark.peak import Peak, find_peak
 from nucleotide_transformer.benchmark.pictures import plot_results
 from nucleotide_transformer.benchmark.results import (
     CaseResult,

@@ -4,7 +4,7 @@ import functools
 import gzip
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -200,19 +200,24 @@ def _count_covered(
     spans: list[tuple[int, int]], places: Int[np.ndarray, " N"]
 ) -> Int[np.ndarray, " N"]:
     """How many nucleotides before each place lie in at least one of the spans."""
-    merged: list[list[int]] = []
-    for start, end in sorted(spans):
-        if merged and start <= merged[-1][1]:
-            merged[-1][1] = max(end, merged[-1][1])
-        else:
-            merged.append([start, end])
-    if not merged:
+    if not spans:
         return np.zeros_like(places)
-    starts, ends = np.array(merged, np.int64).T
+    starts, ends = np.array(merge_spans(spans), np.int64).T
     before = np.concatenate([[0], np.cumsum(ends - starts)])
     index = np.searchsorted(starts, places, side="right")
     inside = np.minimum(places, ends[index - 1]) - starts[index - 1]
     return np.where(index > 0, before[index - 1] + inside, 0)
+
+
+def merge_spans(spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Sorted spans, those that overlap or touch as one."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return tuple(merged)
 
 
 def _list(names: set[str]) -> str:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from nucleotide_transformer.data.fasta import reverse_complement
 from nucleotide_transformer.errors import UnwritableOutputError
 from nucleotide_transformer.files import keep_settings, write_whole
+from nucleotide_transformer.finetuning.batches import turn
 from nucleotide_transformer.inference.batching import BatchConfig, resolve_windows
 from nucleotide_transformer.inference.embedding import Embedding, embed, resolve_layers
 from nucleotide_transformer.pretrained import Model
@@ -130,7 +130,7 @@ class EmbeddingStore:
             for text in sequences:
                 yield text
                 if both:
-                    yield reverse_complement(text.encode()).decode()
+                    yield turn(text)
 
         stream = embed(self._model, take(), layers=self.layers, batching=self._batching)
         count = 2 if both else 1

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from nucleotide_transformer.data.fasta import reverse_complement
+from nucleotide_transformer.finetuning.batches import turn
 from nucleotide_transformer.finetuning.kmer_counts import number_words
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.types import Bool, Int, UInt
@@ -51,7 +51,7 @@ def find_leaks(train: Sequence[str], test: Sequence[str]) -> Leaks:
         train: sequences in upper case; words with another letter than A, C, G, T don't count.
         test: the same.
     """
-    others = [_reverse(text) for text in test]
+    others = [turn(text) for text in test]
     known = set(train)
     identical = np.array([text in known for text in test], bool)
     reversed_ = np.array([text in known for text in others], bool) & ~identical
@@ -74,10 +74,6 @@ def describe_leaks(counts: dict[str, int], num_test: int) -> str:
         f"of {num_test:,} test sequences, the training set has {counts['identical']:,} too,"
         f" {counts['reverse_complement']:,} as reverse complement, {counts['near']:,} nearly"
     )
-
-
-def _reverse(sequence: str) -> str:
-    return reverse_complement(sequence.encode()).decode()
 
 
 def _find_near(

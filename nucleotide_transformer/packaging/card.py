@@ -9,7 +9,6 @@ from pathlib import Path
 from nucleotide_transformer.config import Dtype, ModelConfig, PretrainConfig
 from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.packaging.records import (
-    MODEL,
     Comparisons,
     EarlierRun,
     GenomeRecord,
@@ -17,6 +16,7 @@ from nucleotide_transformer.packaging.records import (
     SeedRun,
 )
 from nucleotide_transformer.packaging.rounding import Rounding
+from nucleotide_transformer.pretraining.scores import MODEL
 from nucleotide_transformer.training.identity import flatten
 from nucleotide_transformer.weights.exports import (
     describe_architecture,

@@ -15,6 +15,7 @@ from nucleotide_transformer.data.manifest import load_manifest
 from nucleotide_transformer.data.sources import SHIPPED_GENOMES
 from nucleotide_transformer.errors import InputError, MissingInputError, require
 from nucleotide_transformer.pretraining.run import FREE_FIELDS
+from nucleotide_transformer.pretraining.scores import MODEL
 from nucleotide_transformer.training.identity import (
     REMOVED_FIELDS,
     drop_fields,
@@ -29,8 +30,6 @@ Comparisons = Mapping[str, Mapping[str, Any]]
 """The comparisons of an evaluation, by group of species: see `read_evaluation`."""
 EVALUATION = "evaluation.json"
 """What a finished run wrote of itself."""
-MODEL = "this model"
-"""Name of the model among the predictors of an evaluation."""
 _COLUMNS = ("file", "species", "assembly", "group", "nucleotides", "licence", "sha256")
 _MEASURED = ("cross_entropy", "accuracy", "bits_per_nucleotide")
 _DECIDE = ("total_tokens", "model.init")

@@ -142,7 +142,8 @@ def find_difference(model: Scores, other: Scores) -> Difference:
 
 
 def estimate_error(
-    sums: Float[np.ndarray, " S"] | Int[np.ndarray, " S"], counts: Int[np.ndarray, " S"]
+    sums: Float[np.ndarray, " S"] | Int[np.ndarray, " S"],
+    counts: Float[np.ndarray, " S"] | Int[np.ndarray, " S"],
 ) -> float:
     """Standard error of the ratio sum(sums) / sum(counts), for S sequences drawn at random.
 
@@ -150,7 +151,7 @@ def estimate_error(
     """
     residuals = sums - sums.sum() / counts.sum() * counts
     variance = len(sums) / (len(sums) - 1) * float(residuals @ residuals)
-    return math.sqrt(variance) / int(counts.sum())
+    return math.sqrt(variance) / float(counts.sum())
 
 
 def select_scores(scores: Scores, chosen: Bool[np.ndarray, " S"]) -> Scores:

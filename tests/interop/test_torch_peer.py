@@ -9,7 +9,7 @@ import pytest
 
 from nucleotide_transformer.benchmark import run
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, list_cases
-from nucleotide_transformer.benchmark.peak import Peak
+from nucleotide_transformer.benchmark.machine import Peak
 from nucleotide_transformer.benchmark.torch_peer import TorchPeer
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.model import init_params
