@@ -1,4 +1,4 @@
-"""Bars of long commands, on standard error."""
+"""Bars of long commands, on standard error but for those of bytes."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
@@ -13,6 +14,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.table import Column
 from rich.text import Text
@@ -46,6 +48,12 @@ def make_bar(unit: str, *, is_shown: bool) -> Progress:
         console=Console(quiet=not is_shown, stderr=True),
         disable=not is_shown,
     )
+
+
+def make_byte_bar(title: str, *, is_shown: bool) -> Progress:
+    """A bar over the bytes of files, as a context; on standard output."""
+    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    return Progress(*columns, TimeRemainingColumn(), disable=not is_shown)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ import datetime
 import gc
 import itertools
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -235,12 +234,7 @@ class BenchmarkProgress:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def say(self, what: str) -> None:

@@ -18,15 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-
+from nucleotide_transformer.bars import make_byte_bar
 from nucleotide_transformer.data.assemblies import Assembly, load_assemblies
 from nucleotide_transformer.data.parallel import catch_termination
 from nucleotide_transformer.data.web import (
@@ -138,14 +130,7 @@ def download(
 @contextlib.contextmanager
 def show_bytes(*, visible: bool) -> Iterator[Callable[[int], Advance]]:
     """A bar over the bytes of a download; gives what `download` takes as `start`."""
-    columns = (
-        TextColumn("download"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=not visible) as bar:
+    with make_byte_bar("download", is_shown=visible) as bar:
 
         def start(total: int) -> Advance:
             task = bar.add_task("download", total=total or None)

@@ -9,15 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-
+from nucleotide_transformer.bars import make_byte_bar
 from nucleotide_transformer.data.fasta import GZIP_MAGIC
 from nucleotide_transformer.data.problems import Problems
 from nucleotide_transformer.errors import InputError, MissingInputError
@@ -150,9 +142,8 @@ def estimate_bytes(sources: Sequence[Source], compression: str) -> int:
 @contextlib.contextmanager
 def show_hashing(sources: Sequence[Source], *, visible: bool) -> Iterator[Callable[[Path], str]]:
     """Gives a `digest_file` that moves a bar over the bytes of these genomes."""
-    columns = (TextColumn("files checked"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     total = sum(source.file.stat().st_size for source in sources)
-    with Progress(*columns, TimeRemainingColumn(), disable=not visible) as bar:
+    with make_byte_bar("files checked", is_shown=visible) as bar:
         task = bar.add_task("", total=total)
 
         def digest_and_show(path: Path) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nucleotide_transformer.bars import show_steps
 from nucleotide_transformer.config import ComputeConfig, MaskingConfig, PretrainConfig
 from nucleotide_transformer.configfile import config_from_dict
 from nucleotide_transformer.data.dataset import make_evaluation_set
@@ -280,7 +280,5 @@ def score_model(
     )
     evaluator = Evaluator(held_out.masked, model.config, step, like=layout)
     params = place_state(arrange_params(model.params, model.compute.stack), devices)
-    columns = (TextColumn("evaluation"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not progress) as bar:
-        task = bar.add_task("", total=layout.accumulation)
-        return evaluator.score(params, report=lambda: bar.advance(task))
+    with show_steps(progress) as steps:
+        return evaluator.score(params, report=steps("evaluation", layout.accumulation))

@@ -118,7 +118,7 @@ class Evaluator:
             values["standard_error"] = errors.cross_entropy
         return values
 
-    def score(self, params: Any, *, report: Callable[[], None] | None = None) -> Scores:
+    def score(self, params: Any, *, report: Callable[[], object] | None = None) -> Scores:
         """Runs the model over all held-out sequences.
 
         Args:
