@@ -6,7 +6,6 @@ k-mers marginalised to letters, the mean over the frames. There each token is hi
 `apart` tokens from one to the next, the neighbours that a k-mer depends on most stay in sight.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -14,8 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from nucleotide_transformer.config import ComputeConfig, ModelConfig
-from nucleotide_transformer.inference.batching import BatchConfig, Row, run_rows
+from nucleotide_transformer.inference.batching import BatchConfig, ModelTask, Row, run_rows
 from nucleotide_transformer.inference.likelihoods import log_probability, mask_and_score
 from nucleotide_transformer.inference.nucleotides import (
     NUCLEOTIDES,
@@ -42,12 +40,8 @@ class TokenScores(NamedTuple):
     """1 where that token is the likeliest, else 0."""
 
 
-@dataclasses.dataclass(frozen=True)
-class HiddenTokensTask:
+class HiddenTokensTask(ModelTask):
     """Scores of the tokens at `numbers`, all of them hidden; softmax over the whole vocabulary."""
-
-    config: ModelConfig
-    compute: ComputeConfig
 
     def __call__(
         self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B M"]

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from nucleotide_transformer.config import ModelConfig
+from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.inference.windows import WindowSize
 from nucleotide_transformer.model import exact_products
@@ -157,6 +157,14 @@ class Task(Hashable, Protocol):
         self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
     ) -> Any:
         """Returns a tree of arrays, a row each."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelTask:
+    """What tasks know: the model that they run, whose parameters they are given."""
+
+    config: ModelConfig
+    compute: ComputeConfig
 
 
 @functools.partial(jax.jit, static_argnames=("task", "mesh"))

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.inference.batching import (
     SIZES_ON_CPU,
     BatchConfig,
+    ModelTask,
     Row,
     encode_sequences,
     encode_whole,
@@ -121,11 +122,9 @@ def resolve_layers(config: ModelConfig, layers: Sequence[int]) -> tuple[int, ...
 
 
 @dataclasses.dataclass(frozen=True)
-class PoolTask:
+class PoolTask(ModelTask):
     """Pools the embeddings of a row over the tokens from numbers[0] on, to before numbers[1]."""
 
-    config: ModelConfig
-    compute: ComputeConfig
     layers: tuple[int, ...]
     pooling: Pooling
 

@@ -14,6 +14,7 @@ from nucleotide_transformer.config import ComputeConfig, ModelConfig, require_po
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.inference.batching import (
     BatchConfig,
+    ModelTask,
     Row,
     encode_sequences,
     encode_whole,
@@ -246,12 +247,8 @@ def score_tokens(
         ahead += itertools.islice(results, 1)
 
 
-@dataclasses.dataclass(frozen=True)
-class LogitsTask:
+class LogitsTask(ModelTask):
     """Logits of every token."""
-
-    config: ModelConfig
-    compute: ComputeConfig
 
     def __call__(
         self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
@@ -261,12 +258,8 @@ class LogitsTask:
         return make_forward(self.config, self.compute).apply(params, tokens).logits
 
 
-@dataclasses.dataclass(frozen=True)
-class TokenLogLikelihoodTask:
+class TokenLogLikelihoodTask(ModelTask):
     """Log-probability of every token that spells a known nucleotide, NaN for the others."""
-
-    config: ModelConfig
-    compute: ComputeConfig
 
     def __call__(
         self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
@@ -276,12 +269,8 @@ class TokenLogLikelihoodTask:
         return jnp.where(is_known(tokens, self.config), log_probability(scores, tokens), jnp.nan)
 
 
-@dataclasses.dataclass(frozen=True)
-class MaskedLogLikelihoodTask:
+class MaskedLogLikelihoodTask(ModelTask):
     """Log-probabilities of the tokens at `numbers`, all of them hidden by `<mask>`."""
-
-    config: ModelConfig
-    compute: ComputeConfig
 
     def __call__(
         self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B M"]

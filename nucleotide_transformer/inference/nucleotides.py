@@ -23,7 +23,6 @@ the nucleotides at the end of a run that no k-mer holds have the distribution of
 """
 
 import collections
-import dataclasses
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -32,10 +31,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.inference.batching import (
     BatchConfig,
+    ModelTask,
     Row,
     encode_sequences,
     resolve_windows,
@@ -223,12 +223,8 @@ def marginalise(scores: Float[Array, "*batch V"], config: ModelConfig) -> Margin
     return Marginals(jnp.stack(each, axis=-2), jax.nn.softmax(singles, axis=-1))
 
 
-@dataclasses.dataclass(frozen=True)
-class MarginalsTask:
+class MarginalsTask(ModelTask):
     """Marginals at every token, in sight of the model."""
-
-    config: ModelConfig
-    compute: ComputeConfig
 
     def __call__(
         self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
@@ -238,12 +234,8 @@ class MarginalsTask:
         return marginalise(scores, self.config)
 
 
-@dataclasses.dataclass(frozen=True)
-class MaskedMarginalsTask:
+class MaskedMarginalsTask(ModelTask):
     """Marginals at the tokens at `numbers`, all of them hidden by `<mask>`."""
-
-    config: ModelConfig
-    compute: ComputeConfig
 
     def __call__(
         self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B M"]

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.config import ModelConfig
+from nucleotide_transformer.inference.batching import ModelTask
 from nucleotide_transformer.inference.embedding import is_known
 from nucleotide_transformer.inference.likelihoods import mask_and_score
 from nucleotide_transformer.model import make_forward
@@ -32,12 +33,8 @@ class MaskedResult(NamedTuple):
     """Of the k-mer itself."""
 
 
-@dataclasses.dataclass(frozen=True)
-class MaskedTask:
+class MaskedTask(ModelTask):
     """Hides the k-mer at numbers[0] of each row."""
-
-    config: ModelConfig
-    compute: ComputeConfig
 
     def __call__(
         self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B 1"]
@@ -55,12 +52,8 @@ class MaskedTask:
         return MaskedResult(log_letters(kmers, self.config.k), at.reshape(changed.shape), mine)
 
 
-@dataclasses.dataclass(frozen=True)
-class WildTask:
+class WildTask(ModelTask):
     """Hides nothing."""
-
-    config: ModelConfig
-    compute: ComputeConfig
 
     def __call__(
         self, params: AnyParams, tokens: Int[Array, "B T"], numbers: Int[Array, "B E"]
@@ -82,11 +75,9 @@ class SeenResult(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class SeenTask:
+class SeenTask(ModelTask):
     """The mean embedding of a row, and the distributions before the token at numbers[0]."""
 
-    config: ModelConfig
-    compute: ComputeConfig
     layer: int
     num_before: int
     """0 or `JSD_TOKENS`."""
