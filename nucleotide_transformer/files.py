@@ -99,27 +99,55 @@ def name_parts(output: Path) -> Path:
 
 
 @contextmanager
+def refuse_unwritable(path: Path) -> Iterator[None]:
+    """Names a file or folder that the system does not let us write.
+
+    Raises:
+        NotAFolderError: if a file is where a folder must be.
+        UnwritableOutputError: for any other refusal.
+    """
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError):
+        raise NotAFolderError(f"{path}: a file is in its path: must be a folder") from None
+    except OSError as error:
+        raise UnwritableOutputError(f"{path}: can't be written: {error.strerror}") from None
+
+
+@contextmanager
+def open_output(folder: Path) -> Iterator[None]:
+    """Makes a folder if it is not there, and keeps other processes out of it.
+
+    Raises:
+        NotAFolderError, UnwritableOutputError: if the system refuses.
+        InputError: if another process writes there.
+    """
+    with ExitStack() as stack:
+        with refuse_unwritable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            rule = "another process writes there: wait for it, or end it"
+            stack.enter_context(hold_folder(folder, rule))
+        yield
+
+
+@contextmanager
 def hold_parts(output: Path) -> Iterator[Path]:
     """Makes the folder `<output>.parts`, and keeps other processes out of it.
 
     At the end it is removed if it is empty: see `empty_parts`.
 
     Raises:
-        InputError: if another process writes there.
-        OutputExistsError: if one has just written the output.
-        UnwritableOutputError: if the system refuses.
+        InputError: as `open_output`.
+        OutputExistsError: if another process has just written the output.
     """
     folder = name_parts(output)
-    with ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.callback(_remove_empty, folder)  # once the lock's file is gone
-            rule = "another process writes there: wait for it, or end it"
-            stack.enter_context(hold_folder(folder, rule))
-        except OSError as error:
-            raise UnwritableOutputError(f"{folder}: can't be written: {error.strerror}") from None
-        check_new(output)
-        yield folder
+    try:
+        with open_output(folder):
+            check_new(output)
+            yield folder
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def empty_parts(folder: Path) -> None:
@@ -129,11 +157,6 @@ def empty_parts(folder: Path) -> None:
             shutil.rmtree(path)
         elif path.name != LOCK_FILE:
             path.unlink()
-
-
-def _remove_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
 
 
 def keep_settings(folder: Path, settings: Mapping[str, Any], what: str, rule: str) -> None:
@@ -151,11 +174,8 @@ def keep_settings(folder: Path, settings: Mapping[str, Any], what: str, rule: st
     """
     path = folder / "settings.json"
     if not path.exists():
-        try:
-            with write_whole(path) as partial:
-                partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-        except OSError as error:
-            raise UnwritableOutputError(f"{folder}: can't be written: {error.strerror}") from None
+        with refuse_unwritable(folder), write_whole(path) as partial:
+            partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
         return
     try:
         found = dict(json.loads(path.read_text(encoding="utf-8")))
@@ -236,6 +256,13 @@ def write_whole(path: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
         else:
             partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any, **options: Any) -> None:
+    """Writes a JSON file, whole or not at all; indented by one, if no option says otherwise."""
+    with write_whole(path) as partial:
+        text = json.dumps(content, **{"indent": 1} | options)
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def digest_file(path: Path) -> str:

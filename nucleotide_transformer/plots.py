@@ -14,13 +14,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nucleotide_transformer.errors import (
-    NotAFolderError,
-    UnwritableOutputError,
-    import_extra,
-    require,
-)
-from nucleotide_transformer.files import require_local, write_whole
+from nucleotide_transformer.errors import import_extra, require
+from nucleotide_transformer.files import refuse_unwritable, require_local, write_whole
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES
 from nucleotide_transformer.types import Float
 
@@ -46,14 +41,10 @@ def save_figure(figure: Figure, path: Path) -> Path:
     rule = f"must be a file {', '.join(kinds)}"
     require(path.suffix.lower() in kinds, "picture", str(path), rule)
     require_local("picture", path)
-    try:
+    with refuse_unwritable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_whole(path) as partial:
             figure.savefig(partial, dpi=_DPI)
-    except (FileExistsError, NotADirectoryError):
-        raise NotAFolderError(f"{path}: its folder is a file") from None
-    except OSError as error:
-        raise UnwritableOutputError(f"{path}: can't be written: {error.strerror}") from None
     return path
 
 

@@ -319,8 +319,8 @@ def test_the_peak_is_looked_up_and_measured_in_the_type_of_the_computation(
             "must be a multiple of 2 devices",
             marks=pytest.mark.devices(2),
         ),
-        ("--output {tmp}/file", "is a file; the output must be a folder"),
-        ("--output {tmp}/file/below", "is a file; the output must be a folder"),
+        ("--output {tmp}/file", "a file is in its path: must be a folder"),
+        ("--output {tmp}/file/below", "a file is in its path: must be a folder"),
     ],
 )
 def test_bad_input_is_one_line(capfd, tmp_path, args, message):

@@ -155,7 +155,7 @@ def test_figure_is_saved_whole_or_not_at_all(
     with pytest.raises(ValueError, match=r"new\.png: can't be written: No space left on device"):
         save_figure(figure, tmp_path / "new.png")
     assert [item.name for item in tmp_path.iterdir()] == ["new"]
-    with pytest.raises(NotADirectoryError, match=r"x\.png: its folder is a file"):
+    with pytest.raises(NotADirectoryError, match=r"x\.png: a file is in its path"):
         save_figure(figure, path / "x.png")
 
 

@@ -20,6 +20,7 @@ from small_models import V2, random_params, save_model
 from nucleotide_transformer.benchmark.config import BenchmarkConfig
 from nucleotide_transformer.benchmark.results import write_json
 from nucleotide_transformer.data.manifest import load_manifest, save_manifest
+from nucleotide_transformer.finetuning.embedding_store import EmbeddingStore
 from nucleotide_transformer.inference import (
     BatchConfig,
     EmbedConfig,
@@ -146,6 +147,8 @@ def test_settings_of_embeddings_are_written_whole(tmp_path: Path) -> None:
     with full_disk(), pytest.raises((OSError, ValueError), match="File too large"):
         embed_file(model, config)
     assert not (tmp_path / "x.npz.parts" / "settings.json").exists()
+    with full_disk(), pytest.raises(ValueError, match="store: can't be written: File too large"):
+        EmbeddingStore(tmp_path / "store", model)
 
 
 @pytest.mark.parametrize("layout", ["huggingface", "jax"])

@@ -1,10 +1,10 @@
 """What a case gave, and the file that keeps it."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
+from nucleotide_transformer import files
 from nucleotide_transformer.benchmark.compilation import CompileTimes, StepMemory
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case
 from nucleotide_transformer.benchmark.machine import Peak
@@ -171,6 +171,4 @@ def write_json(
         "config": {k: v for k, v in config_to_dict(config).items() if k != "output"},
         "results": [result.to_dict() for result in results],
     }
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    files.write_json(path, content, indent=2)

@@ -35,7 +35,8 @@ from nucleotide_transformer.benchmark.timing import (
 )
 from nucleotide_transformer.benchmark.torch_peer import TorchPeer, explain_absence
 from nucleotide_transformer.benchmark.workloads import check_case, make_workload
-from nucleotide_transformer.errors import InputError, NotAFolderError, require
+from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.files import refuse_unwritable
 from nucleotide_transformer.model import count_parameters
 from nucleotide_transformer.model.platform import resolve_compute
 from nucleotide_transformer.plots import save_figure
@@ -96,10 +97,8 @@ def resolve_config(config: BenchmarkConfig, device: jax.Device) -> BenchmarkConf
 def name_files(folder: Path) -> tuple[Path, Path]:
     """Makes the output folder; the JSON file and the picture in it have the time in their names."""
     folder = Path(folder)
-    try:
+    with refuse_unwritable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise NotAFolderError(f"{folder}: is a file; the output must be a folder") from None
     stem = f"benchmark_{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H-%M-%S}"
     taken = len(list(folder.glob(f"{stem}*.json")))
     stem += f"_{taken}" if taken else ""

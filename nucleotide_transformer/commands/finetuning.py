@@ -1,13 +1,12 @@
 """The commands `nt finetune` and `nt predict`."""
 
-import json
 from typing import Any
 
 import jax
 
 from nucleotide_transformer.commands.console import INTERRUPTED, say
 from nucleotide_transformer.errors import InputError
-from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.files import write_json
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.folds import cross_validate
 from nucleotide_transformer.finetuning.labels import LabelledSequences, read_labelled
@@ -133,5 +132,4 @@ def say_once(text: str) -> None:
 def write_results(config: FinetuneConfig, content: dict[str, Any]) -> None:
     """Writes what a run came to, for tables and pictures; the first process does so for all."""
     if jax.process_index() == 0:
-        with write_whole(config.output / RESULTS) as partial:
-            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(config.output / RESULTS, content)

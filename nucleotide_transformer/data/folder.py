@@ -14,7 +14,7 @@ from nucleotide_transformer.data.manifest import (
     SAMPLES_FILE,
 )
 from nucleotide_transformer.errors import NotAFolderError, OutputExistsError
-from nucleotide_transformer.files import LOCK_FILE, PARTIAL_PREFIX, hold_folder
+from nucleotide_transformer.files import LOCK_FILE, PARTIAL_PREFIX, hold_folder, refuse_unwritable
 
 MARKER_FILE = ".corpus"
 """Says that `nt corpus build` made the folder. Corpora of earlier versions have none: their own
@@ -37,16 +37,13 @@ def own_folder(folder: Path) -> Iterator[None]:
 
     Raises:
         NotAFolderError, OutputExistsError: if the folder is a file, or holds anything but a corpus.
-        InputError: if another process builds there.
+        InputError: if another process builds there, or the system refuses.
     """
     _check_own(folder)
     genomes = folder / "genomes"
     new = [path for path in (genomes, *genomes.parents) if not path.exists()]
-    try:
+    with refuse_unwritable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        rule = "a file is in its path: the output must be a folder"
-        raise NotAFolderError(f"{folder}: {rule}") from None
     rule = "another process is building this corpus: wait for it, or end it"
     with hold_folder(folder, rule):
         try:

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nucleotide_transformer.errors import UnwritableOutputError
-from nucleotide_transformer.files import keep_settings, write_whole
+from nucleotide_transformer.files import keep_settings, refuse_unwritable, write_whole
 from nucleotide_transformer.finetuning.batches import turn
 from nucleotide_transformer.inference.batching import BatchConfig, resolve_windows
 from nucleotide_transformer.inference.embedding import Embedding, embed, resolve_layers
@@ -56,11 +55,9 @@ class EmbeddingStore:
         every = tuple(range(model.config.num_layers + 1))
         self.folder, self.layers = folder, resolve_layers(model.config, tuple(layers) or every)
         self._model, self._batching = model, batching
-        try:
+        with refuse_unwritable(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._check_settings()
-        except OSError as error:
-            raise UnwritableOutputError(f"{folder}: can't be written: {error.strerror}") from None
+        self._check_settings()
         self._parts = sorted(folder.glob("part-*.npz"))
         self._places: dict[int, tuple[int, int]] = {}
         for number in range(len(self._parts)):

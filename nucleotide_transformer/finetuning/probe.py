@@ -6,7 +6,6 @@ set are shown, and choose nothing.
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,13 +18,12 @@ from nucleotide_transformer.bars import Steps
 from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.errors import require
-from nucleotide_transformer.files import require_local, write_whole
+from nucleotide_transformer.files import open_output, require_local, write_json
 from nucleotide_transformer.finetuning.embedding_store import EmbeddingStore
 from nucleotide_transformer.finetuning.estimators import Estimator, Fitted, fit_estimator
 from nucleotide_transformer.finetuning.labels import Kind, LabelledSequences, read_labelled
 from nucleotide_transformer.finetuning.leaks import drop_leaks, find_leaks
 from nucleotide_transformer.finetuning.metrics import METRICS, score_predictions
-from nucleotide_transformer.finetuning.output import open_output
 from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.plots import save_figure
 from nucleotide_transformer.pretrained import Model, randomise
@@ -241,8 +239,7 @@ def _describe(
 
 def _write(folder: Path, result: dict[str, Any]) -> None:
     """The JSON and the plot, each whole or not at all."""
-    with write_whole(folder / RESULT_FILE) as partial:
-        partial.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(folder / RESULT_FILE, result, allow_nan=False)
     save_figure(plot_layers(result), folder / PLOT_FILE)
 
 

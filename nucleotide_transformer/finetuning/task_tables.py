@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nucleotide_transformer.errors import UnwritableOutputError, import_extra
-from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.errors import import_extra
+from nucleotide_transformer.files import refuse_unwritable, write_json, write_whole
 from nucleotide_transformer.finetuning.labels import Kind
 from nucleotide_transformer.finetuning.methods import METHODS, NO_WEIGHTS
 from nucleotide_transformer.finetuning.metrics import METRICS
@@ -45,17 +45,13 @@ def write_tables(
         "rows": [dataclasses.asdict(row) for row in rows],
         "published": [dataclasses.asdict(each) for each in published],
     }
-    try:
+    with refuse_unwritable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with write_whole(folder / f"{TABLE}.json") as partial:
-            encoded = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-            partial.write_text(encoded + "\n", encoding="utf-8")
+        write_json(folder / f"{TABLE}.json", content, ensure_ascii=False, allow_nan=False)
         with write_whole(folder / f"{TABLE}.md") as partial:
             partial.write_text(text, encoding="utf-8")
         with write_whole(folder / f"{TABLE}.parquet") as partial:
             _write_parquet(partial, rows)
-    except OSError as error:
-        raise UnwritableOutputError(f"{folder}: can't be written: {error.strerror}") from None
     save_figure(plot_tasks(rows, published), folder / f"{TABLE}.png")
     return text
 

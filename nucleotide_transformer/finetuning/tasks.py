@@ -25,7 +25,7 @@ from nucleotide_transformer.errors import (
     require,
     require_positive,
 )
-from nucleotide_transformer.files import require_local, write_whole
+from nucleotide_transformer.files import open_output, require_local, write_json
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.estimators import Estimator
 from nucleotide_transformer.finetuning.intervals import bootstrap
@@ -41,7 +41,6 @@ from nucleotide_transformer.finetuning.methods import (
     find_default,
 )
 from nucleotide_transformer.finetuning.metrics import METRICS, score_predictions
-from nucleotide_transformer.finetuning.output import open_output
 from nucleotide_transformer.finetuning.probe import PRETRAINED, RANDOM
 from nucleotide_transformer.finetuning.task_sources import (
     ColumnsConfig,
@@ -347,9 +346,7 @@ def _round(value: float) -> float | None:
 def save_record(path: Path, record: dict[str, Any]) -> None:
     """Writes the result of a trial, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with write_whole(path) as partial:
-        text = json.dumps(record, indent=1, allow_nan=False)
-        partial.write_text(text + "\n", encoding="utf-8")
+    write_json(path, record, allow_nan=False)
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -18,7 +18,6 @@ and P has the fields of `scores.Metrics` (`cross_entropy` in nats per masked tok
 differences. What is not known, as the error of one sequence, is null.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.files import write_json
 from nucleotide_transformer.pretraining.scores import (
     MODEL,
     Comparison,
@@ -70,9 +69,7 @@ def write_evaluation(path: Path, head: dict[str, Any], evaluation: Evaluation) -
         evaluation: the comparisons.
     """
     content = {"format_version": FORMAT_VERSION} | head | describe_evaluation(evaluation)
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    with write_whole(path) as partial:
-        partial.write_text(text + "\n", encoding="utf-8")
+    write_json(path, content, ensure_ascii=False)
 
 
 def print_summary(console: Console, folder: Path, evaluation: Evaluation) -> None:

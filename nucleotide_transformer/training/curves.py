@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib.figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
+from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.training.metrics import read_metrics
 
 
@@ -48,9 +49,8 @@ def plot_curves(
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     path = Path(run) / "curves.png"
-    partial = path.with_name("curves.partial.png")
-    figure.savefig(partial, dpi=130)
-    partial.replace(path)
+    with write_whole(path) as partial:
+        figure.savefig(partial, dpi=130)
     return path
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from nucleotide_transformer import __version__
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, MissingInputError, require
-from nucleotide_transformer.files import show_digest, write_whole
+from nucleotide_transformer.files import show_digest, write_json, write_whole
 from nucleotide_transformer.model.adapters import (
     LINEAR,
     Method,
@@ -33,7 +33,7 @@ from nucleotide_transformer.model.heads import Pooling
 from nucleotide_transformer.model.task_network import HEAD, TaskNetwork, is_trained
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights.assembly import compare_shapes, digest_params, show_name
-from nucleotide_transformer.weights.configs import read_json, write_json
+from nucleotide_transformer.weights.configs import read_json
 from nucleotide_transformer.weights.huggingface import open_tensors, write_safetensors
 
 KINDS = ("classification", "multilabel", "regression", "segmentation")

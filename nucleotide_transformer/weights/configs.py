@@ -48,11 +48,6 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file, indented by one as the released ones are."""
-    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
 def find_vocabulary(size: int) -> tuple[Vocabulary, int] | None:
     """The vocabulary and the k that have so many tokens, or None."""
     for k in range(3, 9):

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import re
 import shutil
 import tempfile
@@ -12,7 +11,13 @@ from typing import get_args
 
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.errors import NotAFolderError, OutputExistsError, require
-from nucleotide_transformer.files import PARTIAL_PREFIX, require_local, sync, write_whole
+from nucleotide_transformer.files import (
+    PARTIAL_PREFIX,
+    require_local,
+    sync,
+    write_json,
+    write_whole,
+)
 from nucleotide_transformer.model.token_tables import fold_tables
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Params
@@ -271,7 +276,7 @@ def write_tokenizer_files(folder: Path, config: ModelConfig) -> None:
         },
     }
     for name, content in contents.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / name, content, indent=2)
 
 
 def make_card(config: ModelConfig, *, layout: str, origin: str, license: str | None) -> str:

@@ -21,13 +21,13 @@ from jaxtyping import Shaped
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, MissingInputError
+from nucleotide_transformer.files import write_json
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights.assembly import ParamsBuilder, show_name
 from nucleotide_transformer.weights.configs import (
     make_huggingface_config,
     read_huggingface_config,
     read_json,
-    write_json,
 )
 
 CONFIG = "config.json"

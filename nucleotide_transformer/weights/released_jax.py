@@ -15,9 +15,10 @@ from jaxtyping import Shaped
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.files import write_json
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights.assembly import ParamsBuilder, count_bytes, expected_shapes
-from nucleotide_transformer.weights.configs import make_hyperparams, read_hyperparams, write_json
+from nucleotide_transformer.weights.configs import make_hyperparams, read_hyperparams
 from nucleotide_transformer.weights.unpickle import Budget, load_joblib
 
 HYPERPARAMS, CHECKPOINT = "hyperparams.json", "pytree_ckpt.joblib"
