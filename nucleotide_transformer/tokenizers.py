@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import SupportsIndex
 
 import numpy as np
-from jaxtyping import Shaped, UInt16
+from jaxtyping import Integer, Shaped
 
 from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.token_ids import SPECIAL_TOKENS, TokenIds
@@ -221,7 +221,7 @@ class KmerTokenizer(TokenIds):
         starts = np.add.accumulate(widths, dtype=np.intp)
         starts -= widths
 
-        ids = _roll_kmers(codes, self.k)[starts].astype(np.int32)
+        ids = roll_words(codes, self.k, np.uint16)[starts].astype(np.int32)
         ids += self.first_kmer_id
         alone = np.flatnonzero(widths == 1)
         ids[alone] = self._ids_by_code[codes[starts[alone]]]
@@ -250,22 +250,41 @@ def _to_ascii(sequence: Nucleotides) -> bytes:
     return bytes(sequence)
 
 
-def _roll_kmers(codes: UInt8[np.ndarray, " N"], k: int) -> UInt16[np.ndarray, " W"]:
-    """Returns the number that the k letters from each place on spell, 2 bits a letter.
+def roll_words(
+    codes: UInt8[np.ndarray, " N"], length: int, dtype: type[np.integer]
+) -> Integer[np.ndarray, " W"]:
+    """Returns the number that `length` letters from each place on spell, 2 bits a letter.
 
-    Words of 1 letter become words of 2, 4, and then k: two that overlap agree in the letters that
-    they share, so that an `or` joins them. Where one of the k codes is no letter, the number means
+    Words of 1 letter become words of 2, 4, and so on: two that overlap agree in the letters that
+    they share, so that an `or` joins them. Where one of the codes is no letter, the number means
     nothing.
     """
-    words: UInt16[np.ndarray, " W"] = codes.astype(np.uint16)
-    length = 1
-    while length < k:
-        step = min(length, k - length)
+    words: Integer[np.ndarray, " W"] = codes.astype(dtype)
+    num_letters = 1
+    while num_letters < length:
+        step = min(num_letters, length - num_letters)
         following = words[step:]
         words = words[:-step] << 2 * step
         words |= following
-        length += step
+        num_letters += step
     return words
+
+
+def number_kmers(codes: UInt8[np.ndarray, " N"], k: int) -> Int[np.ndarray, " W"]:
+    """Returns the number of the k-mer that starts at each place, -1 if a letter is unknown (4)."""
+    unknown = np.concatenate([[0], np.cumsum(codes > _LAST_LETTER)])
+    return np.where(unknown[k:] > unknown[:-k], -1, roll_words(codes, k, np.int64))
+
+
+def reverse_words(
+    words: Int[np.ndarray, " N"], length: int, *, flip: int = 3
+) -> Int[np.ndarray, " N"]:
+    """Returns the numbers of the reverse complements; a letter `^ flip` is its complement."""
+    reverse = np.zeros_like(words)
+    for _ in range(length):
+        reverse = reverse << 2 | words & 3 ^ flip
+        words = words >> 2
+    return reverse
 
 
 def _require_fit(sizes: Int[np.ndarray, " B"], length: int) -> None:

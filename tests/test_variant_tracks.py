@@ -28,12 +28,12 @@ from nucleotide_transformer.inference import (
     score_sequences,
     token_log_likelihoods,
 )
+from nucleotide_transformer.tokenizers import reverse_words
 from nucleotide_transformer.variants import saturation
 from nucleotide_transformer.variants.background import (
     CalibrateConfig,
     calibrate,
     draw_pieces,
-    reverse_contexts,
 )
 from nucleotide_transformer.variants.calibration import load_calibration
 from nucleotide_transformer.variants.pieces import check_sequences
@@ -168,9 +168,9 @@ def test_a_calibrated_background_is_zero_on_average(model, tmp_path):
     assert scorer.score(list_changes(TEXT, 1)).reasons == ["unknown"] * 3
 
     contexts = np.arange(1024)
-    other = reverse_contexts(contexts)
+    other = reverse_words(contexts, 5)
     assert sorted(other) == contexts.tolist()
-    np.testing.assert_array_equal(reverse_contexts(other), contexts)
+    np.testing.assert_array_equal(reverse_words(other, 5), contexts)
     np.testing.assert_allclose(table.means[other][:, ::-1], table.means)
     assert np.isnan(table.means).sum() == 1024
 
@@ -179,7 +179,7 @@ def test_contexts_are_reversed_by_letters():
     def number(text):
         return int("".join(str("ACGT".index(x)) for x in text), 4)
 
-    found = reverse_contexts(np.array([number("AACGT"), number("TTTTC")]))
+    found = reverse_words(np.array([number("AACGT"), number("TTTTC")]), 5)
     assert found.tolist() == [number("ACGTT"), number("GAAAA")]
 
 

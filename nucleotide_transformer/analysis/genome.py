@@ -16,6 +16,7 @@ from nucleotide_transformer.data.manifest import load_contigs, load_manifest
 from nucleotide_transformer.data.sequences import FASTA_SUFFIXES, get_suffix
 from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES
+from nucleotide_transformer.tokenizers import number_kmers, reverse_words
 from nucleotide_transformer.types import Bool, Int, UInt8
 
 UNKNOWN = 4
@@ -177,17 +178,4 @@ def count_kmers(genome: Genome, k: int) -> Int[np.ndarray, " words"]:
     for first in range(0, genome.codes.size, _PIECE):
         numbers = number_kmers(genome.codes[first : first + _PIECE + k - 1], k)
         counts += np.bincount(numbers[numbers >= 0], minlength=4**k)
-    words = np.arange(4**k)
-    letters = words[:, None] // 4 ** np.arange(k) % 4  # the last one first
-    return counts + counts[(3 - letters) @ 4 ** np.arange(k - 1, -1, -1)]
-
-
-def number_kmers(codes: UInt8[np.ndarray, " size"], k: int) -> Int[np.ndarray, " places"]:
-    """The number of the k-mer that starts at each place; -1 if it holds an N."""
-    count = max(codes.size - k + 1, 0)
-    numbers, unknown = np.zeros(count, np.int64), np.zeros(count, bool)
-    for i in range(k):
-        letters = codes[i : i + count]
-        numbers = 4 * numbers + letters
-        unknown |= letters == UNKNOWN
-    return np.where(unknown, -1, numbers)
+    return counts + counts[reverse_words(np.arange(4**k), k)]

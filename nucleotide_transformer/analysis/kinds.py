@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nucleotide_transformer.analysis.estimates import Estimate, average_ratio
-from nucleotide_transformer.analysis.genome import Genome, count_kmers, number_kmers, orient, spell
+from nucleotide_transformer.analysis.genome import Genome, count_kmers, orient, spell
 from nucleotide_transformer.analysis.judging import Report, TokenScores
 from nucleotide_transformer.analysis.regions import KINDS
 from nucleotide_transformer.analysis.sampling import Sample, draw, estimate_parts
 from nucleotide_transformer.inference.batching import Row
-from nucleotide_transformer.tokenizers import KmerTokenizer
+from nucleotide_transformer.tokenizers import KmerTokenizer, number_kmers
 from nucleotide_transformer.types import Bool, Float, Int, UInt8
 
 RATIO = 0.15

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nucleotide_transformer.analysis.estimates import to_numbers
-from nucleotide_transformer.analysis.genome import Genome, number_kmers
+from nucleotide_transformer.analysis.genome import Genome
 from nucleotide_transformer.analysis.regions import KINDS, find_runs
 from nucleotide_transformer.errors import import_extra
+from nucleotide_transformer.tokenizers import number_kmers
 from nucleotide_transformer.types import Bool, Float, Int, UInt8
 
 PROBED = ("coding", "tRNA", "LTR", "intergenic")

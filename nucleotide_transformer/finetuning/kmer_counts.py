@@ -8,6 +8,7 @@ from scipy import sparse
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.finetuning.estimators import Fitted, fit_estimator
 from nucleotide_transformer.finetuning.labels import LabelledSequences
+from nucleotide_transformer.tokenizers import roll_words
 from nucleotide_transformer.types import UInt
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -55,14 +56,8 @@ def number_words(sequence: str, size: int, *, stranded: bool = False) -> UInt[np
         stranded: False to take, of a word and its reverse complement, the smaller number.
     """
     codes = _CODES[np.frombuffer(sequence.encode(), np.uint8)]
-    count = len(codes) - size + 1
-    if count < 1:
-        return np.zeros(0, np.uint64)
-    forward, backward = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
-    for place in range(size):
-        letters = (codes[place : place + count] & 3).astype(np.uint64)
-        forward |= letters << np.uint64(2 * (size - 1 - place))
-        backward |= (letters ^ np.uint64(3)) << np.uint64(2 * place)
+    forward = roll_words(codes & 3, size, np.uint64)
+    backward = roll_words(~codes[::-1] & 3, size, np.uint64)[::-1]
     unknown = np.concatenate([[0], np.cumsum(codes > 3)])
     is_known = unknown[size:] == unknown[:-size]
     return (forward if stranded else np.minimum(forward, backward))[is_known]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nucleotide_transformer.tokenizers import reverse_words, roll_words
 from nucleotide_transformer.types import Float, Int, UInt, UInt8
 
 UNKNOWN = 4
@@ -51,22 +52,6 @@ def encode_letters(text: bytes) -> UInt8[np.ndarray, " N"]:
     return np.frombuffer(text.translate(_CODES), np.uint8)
 
 
-def roll_words(codes: UInt8[np.ndarray, " N"], length: int) -> Int[np.ndarray, " W"]:
-    """The word of `length` letters from each place on; unknown letters count as A.
-
-    Words of 1 letter become words of 2, 4, and so on: two that overlap agree in what they share.
-    """
-    words: Int[np.ndarray, " W"] = (codes & UNKNOWN - 1).astype(np.int32)
-    num_letters = 1
-    while num_letters < length:
-        step = min(num_letters, length - num_letters)
-        following = words[step:]
-        words = words[:-step] << 2 * step
-        words |= following
-        num_letters += step
-    return words
-
-
 class WordCounter:
     """Counts how often each word without an unknown letter occurs.
 
@@ -89,7 +74,7 @@ class WordCounter:
         length = self._length
         for first in range(0, len(codes) - length + 1, _LETTERS_AT_ONCE):
             block = codes[first : first + _LETTERS_AT_ONCE + length - 1]
-            words = roll_words(block, length).astype(np.intp)
+            words = roll_words(block & 3, length, np.int32).astype(np.intp)
             unknown = np.flatnonzero(block == UNKNOWN)[:, None] - np.arange(length)
             words[unknown[(unknown >= 0) & (unknown < len(words))]] = 4**length
             np.add.at(self._counts, words, np.int32(1))
@@ -106,22 +91,15 @@ def add_reverse_complements(
     """Counts of words on both strands, from those on one: DNA is read from either end."""
     num_letters = (len(counts).bit_length() - 1) // 2
     first, last = num_letters // 2, num_letters - num_letters // 2
-    complements_of_first, complements_of_last = _list_complements(first), _list_complements(last)
+    # A and T, C and G differ in one bit.
+    complements_of_first = reverse_words(np.arange(4**first), first, flip=1)
+    complements_of_last = reverse_words(np.arange(4**last), last, flip=1)
     table = counts.reshape(4**first, 4**last)
     both = counts.astype(np.promote_types(counts.dtype, np.uint32)).reshape(4**last, 4**first)
     for start in range(0, 4**last, _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
         both[complements_of_last[rows]] += table[:, rows].T[:, complements_of_first]
     return both.ravel()
-
-
-def _list_complements(length: int) -> Int[np.ndarray, " C"]:
-    """The reverse complement of every word of `length` letters."""
-    words, complements = np.arange(4**length), np.zeros(4**length, np.int64)
-    for _ in range(length):
-        complements = complements << 2 | (words & 3) ^ 1  # A and T, C and G differ in one bit
-        words = words >> 2
-    return complements
 
 
 def fit_chains(
@@ -171,7 +149,7 @@ def find_contexts(
     """
     edge = np.full(MAX_ORDER + 1, UNKNOWN, np.uint8)
     padded = np.concatenate([edge, codes, edge])
-    words = roll_words(padded, MAX_ORDER)
+    words = roll_words(padded & 3, MAX_ORDER, np.int32)  # unknown as A
     places = np.arange(len(padded))
     unknown = padded == UNKNOWN
     last = np.maximum.accumulate(np.where(unknown, places, 0))

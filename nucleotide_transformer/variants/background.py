@@ -15,6 +15,7 @@ from nucleotide_transformer.files import check_new
 from nucleotide_transformer.inference.blocks import Arrays, Blocks, run_jobs
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES
 from nucleotide_transformer.pretrained import Model
+from nucleotide_transformer.tokenizers import reverse_words
 from nucleotide_transformer.types import Float, Int
 from nucleotide_transformer.variants.calibration import (
     FILE_NAME,
@@ -186,18 +187,10 @@ def _add(
     """Adds changes, as both strands have them."""
     known = (contexts >= 0) & ~np.isnan(values)
     contexts, alts, values = contexts[known], alts[known], values[known]
-    for context, alt in ((contexts, alts), (reverse_contexts(contexts), COMPLEMENT[alts])):
+    reverse = reverse_words(contexts, 2 * CONTEXT + 1)
+    for context, alt in ((contexts, alts), (reverse, COMPLEMENT[alts])):
         np.add.at(sums.totals, (context, alt), values)
         np.add.at(sums.counts, (context, alt), 1)
-
-
-def reverse_contexts(contexts: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-    """The numbers of the reverse complements of some contexts."""
-    reverse = np.zeros_like(contexts)
-    for _ in range(2 * CONTEXT + 1):
-        reverse = 4 * reverse + 3 - contexts % 4
-        contexts = contexts // 4
-    return reverse
 
 
 def _fill(sums: _Sums) -> Float[np.ndarray, "C 4"]:

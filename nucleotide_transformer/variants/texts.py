@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nucleotide_transformer.config import ModelConfig
+from nucleotide_transformer.tokenizers import number_kmers
 from nucleotide_transformer.types import Bool, Int, UInt8
 
 LETTERS = b"ATCG"
@@ -175,13 +176,5 @@ def _number_kmers(codes: np.ndarray, k: int) -> Int[np.ndarray, " N"]:
 
     A k-mer may reach into the next text: nobody asks for it, as it is beyond the end of its own.
     """
-    size = codes.size - k + 1
-    numbers = np.full(codes.size, -1, np.int32)
-    if size > 0:
-        known = codes < _UNKNOWN
-        value, good = np.zeros(size, np.int32), np.ones(size, bool)
-        for i in range(k):
-            value = 4 * value + codes[i : i + size]
-            good &= known[i : i + size]
-        numbers[:size] = np.where(good, value, -1)
-    return numbers
+    numbers = number_kmers(codes, k).astype(np.int32)
+    return np.pad(numbers, (0, codes.size - numbers.size), constant_values=-1)
