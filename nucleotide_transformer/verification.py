@@ -24,7 +24,7 @@ from nucleotide_transformer.model.platform import describe, find_default_device
 from nucleotide_transformer.pretrained import Model, load_pretrained
 from nucleotide_transformer.types import Float, Int
 from nucleotide_transformer.weights import folders
-from nucleotide_transformer.weights.hub import PACKAGED, RELEASED
+from nucleotide_transformer.weights.hub import RELEASED, LoadConfig
 
 PLAIN = ComputeConfig(attention="einsum", stack="loop", remat="none")
 """Float32, and no form that is tuned for a platform."""
@@ -40,19 +40,13 @@ _DAMAGED = (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VerifyConfig:
+class VerifyConfig(LoadConfig):
     """Runs three sequences through a model and compares its logits with known ones.
 
     Those of the packaged model come with it: they were computed in float32 on a CPU. Those of any
     other model are computed now, in float32 on the CPU, by plain products and block after block.
     Prints the largest difference and "ok", or "not ok" with exit code 1.
     """
-
-    model: str = PACKAGED
-    """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
-    model that comes with the package."""
-    compute: ComputeConfig = ComputeConfig()
-    """Precision and form of the computation that is verified."""
 
 
 class Reference(NamedTuple):

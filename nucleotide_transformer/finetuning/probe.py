@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nucleotide_transformer.bars import Steps
-from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.files import open_output, require_local, write_json
@@ -29,7 +28,7 @@ from nucleotide_transformer.plots import save_figure
 from nucleotide_transformer.pretrained import Model, randomise
 from nucleotide_transformer.types import Float
 from nucleotide_transformer.weights.adapter_files import Strand
-from nucleotide_transformer.weights.hub import PACKAGED
+from nucleotide_transformer.weights.hub import LoadConfig
 
 PRETRAINED, RANDOM = "pretrained", "random"
 """Weights of a network: those that were given, or those of its control."""
@@ -37,12 +36,9 @@ RESULT_FILE, PLOT_FILE = "probe.json", "probe.png"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProbeConfig:
+class ProbeConfig(LoadConfig):
     """What the layers of a frozen model know of labelled sequences."""
 
-    model: str = PACKAGED
-    """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
-    model that comes with the package."""
     train: Path
     """Table of the training sequences: .csv or .tsv (also with .gz), or .parquet."""
     test: Path
@@ -76,8 +72,6 @@ class ProbeConfig:
     """Seed of the folds and of the random weights."""
     batching: BatchConfig = BatchConfig()
     """Size of windows and batches, devices."""
-    compute: ComputeConfig = ComputeConfig()
-    """Precision."""
 
     def __post_init__(self) -> None:
         require_local("output", self.output)

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.errors import (
     InputError,
     require,
@@ -53,7 +52,7 @@ from nucleotide_transformer.model.encoder import check_layers
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.weights.adapter_files import Strand
 from nucleotide_transformer.weights.assembly import digest_params
-from nucleotide_transformer.weights.hub import PACKAGED
+from nucleotide_transformer.weights.hub import LoadConfig
 
 FORMAT_VERSION = 2
 """Of results. Those of version 1 had another loss under class weights, and in 16 bits heads that
@@ -63,7 +62,7 @@ DIGITS = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TasksConfig:
+class TasksConfig(LoadConfig):
     """Methods on tasks, beside k-mer counts and the same network with random weights."""
 
     tasks: str
@@ -76,9 +75,6 @@ class TasksConfig:
     full: fine-tuning."""
     only: tuple[str, ...] = ()
     """Names of tasks; all by default."""
-    model: str = PACKAGED
-    """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
-    model that comes with the package."""
     seeds: int = 1
     """Seeds 0, 1, ... of each method that draws random numbers."""
     drop_leaks: bool = False
@@ -103,8 +99,6 @@ class TasksConfig:
     """Updates, batch and learning rate of head, ia3, lora and full."""
     batching: BatchConfig = BatchConfig()
     """Size of windows and batches, devices."""
-    compute: ComputeConfig = ComputeConfig()
-    """Precision of embeddings and fine-tuning."""
 
     def __post_init__(self) -> None:
         require_local("output", self.output)

@@ -14,7 +14,6 @@ from rich.progress import Progress
 
 from nucleotide_transformer import __version__
 from nucleotide_transformer.bars import make_bar
-from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.data.sequences import (
     SequenceRecord,
     SequenceTotals,
@@ -36,7 +35,7 @@ from nucleotide_transformer.inference.embedding_tables import (
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.weights.assembly import digest_params
 from nucleotide_transformer.weights.folders import find_config
-from nucleotide_transformer.weights.hub import PACKAGED
+from nucleotide_transformer.weights.hub import LoadConfig
 
 PART_SECONDS = 30.0
 PART_BYTES = 1 << 26
@@ -46,12 +45,9 @@ MAX_ROW_BYTES = 1 << 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EmbedConfig:
+class EmbedConfig(LoadConfig):
     """Embeddings of the sequences of a file, with names and coordinates."""
 
-    model: str = PACKAGED
-    """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
-    model that comes with the package."""
     input: Path
     """Sequences: .fa, .fasta, .fna, .csv or .tsv (also with .gz), or .parquet."""
     output: Path
@@ -76,8 +72,6 @@ class EmbedConfig:
     """Layers, 0 to the number of blocks; the last one by default."""
     batching: BatchConfig = BatchConfig()
     """Size of windows and batches, devices."""
-    compute: ComputeConfig = ComputeConfig()
-    """Precision."""
 
     def __post_init__(self) -> None:
         get_kind(self.output)

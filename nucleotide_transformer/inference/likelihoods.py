@@ -28,25 +28,20 @@ from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer, Nucleotides
 from nucleotide_transformer.types import Array, Bool, Float, Int
-from nucleotide_transformer.weights.hub import PACKAGED
+from nucleotide_transformer.weights.hub import LoadConfig
 
 _MASK = "<mask>"
 _NO_MASK = f"must hold at least one {_MASK}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FillMaskConfig:
+class FillMaskConfig(LoadConfig):
     """The likeliest tokens at each <mask> of a sequence."""
 
-    model: str = PACKAGED
-    """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
-    model that comes with the package."""
     sequence: str
     """Nucleotides with at least one <mask>, each of which stands for one token."""
     top_k: int = 5
     """Tokens to show for each <mask>."""
-    compute: ComputeConfig = ComputeConfig()
-    """Precision."""
 
     def __post_init__(self) -> None:
         require_positive(self, "top_k")

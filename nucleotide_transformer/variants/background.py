@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nucleotide_transformer.bars import make_bar
-from nucleotide_transformer.config import ComputeConfig, require_positive
+from nucleotide_transformer.config import require_positive
 from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.files import check_new
 from nucleotide_transformer.inference.blocks import Arrays, Blocks, run_jobs
@@ -30,7 +30,7 @@ from nucleotide_transformer.variants.evidence import COMPLEMENT, CONTEXT
 from nucleotide_transformer.variants.reference import Reference, open_reference
 from nucleotide_transformer.variants.scores import llr
 from nucleotide_transformer.variants.scoring import Scorer
-from nucleotide_transformer.weights.hub import PACKAGED
+from nucleotide_transformer.weights.hub import LoadConfig
 
 PIECE = 60
 """Nucleotides of a piece: all of their changes share passes."""
@@ -39,7 +39,7 @@ _TRIES = 1_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CalibrateConfig(WindowConfig):
+class CalibrateConfig(WindowConfig, LoadConfig):
     """The mean of llr over a background, by the change and the five nucleotides around it."""
 
     fasta: Path
@@ -47,15 +47,10 @@ class CalibrateConfig(WindowConfig):
     output: Path | None = None
     """File to write, .json; llr_calibration.json in the model's folder by default, where
     `nt score-variants` looks for it. What is unfinished lies in <output>.parts."""
-    model: str = PACKAGED
-    """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
-    model that comes with the package."""
     num_places: int = 60_000
     """Nucleotides of the background, in pieces of 60 from random places; about two passes each."""
     seed: int = 0
     """Of the places."""
-    compute: ComputeConfig = ComputeConfig()
-    """Precision."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,13 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.model.encoder import check_length
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.variants.evidence import Settings
 from nucleotide_transformer.variants.scores import SCORES
-from nucleotide_transformer.weights.hub import PACKAGED
+from nucleotide_transformer.weights.hub import LoadConfig
 
 WINDOW = 1_024
 """Nucleotides of a window by default, if the model takes them."""
@@ -70,7 +69,7 @@ class WindowConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScoreVariantsConfig(WindowConfig):
+class ScoreVariantsConfig(WindowConfig, LoadConfig):
     """How much a model expects the variants of a file, next to the reference."""
 
     vcf: Path
@@ -82,9 +81,6 @@ class ScoreVariantsConfig(WindowConfig):
     output: Path
     """File to write: .vcf.gz (bgzip, with a tabix index), .vcf, .tsv.gz (the same), .tsv or
     .parquet. What is unfinished lies in <output>.parts."""
-    model: str = PACKAGED
-    """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
-    model that comes with the package."""
     scores: tuple[str, ...] = ("llr",)
     """One or several of llr, llr_kmer, llr_calibrated, wt_llr, pll, cosine, l2, dot, jsd and
     entropy."""
@@ -94,8 +90,6 @@ class ScoreVariantsConfig(WindowConfig):
     calibration: Path | None = None
     """Table of `nt calibrate` for llr_calibrated; llr_calibration.json in the model's folder by
     default."""
-    compute: ComputeConfig = ComputeConfig()
-    """Precision."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

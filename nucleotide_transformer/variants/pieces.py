@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.data.sequences import (
     SequenceRecord,
     SequenceTotals,
@@ -19,7 +18,7 @@ from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.model.platform import find_default_device
 from nucleotide_transformer.variants.reference import open_reference
 from nucleotide_transformer.variants.regions import find_region
-from nucleotide_transformer.weights.hub import PACKAGED
+from nucleotide_transformer.weights.hub import LoadConfig
 
 BLOCK_ON_CPU, BLOCK_ELSEWHERE, BLOCK_SEEN = 2_048, 65_536, 1 << 20
 """Nucleotides of a block, what a stop can cost: up to a pass for each of them, or few passes where
@@ -27,7 +26,7 @@ the model sees all. Each block ends with batches that are not full."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SequencesConfig:
+class SequencesConfig(LoadConfig):
     """Sequences of a file, or a region of one."""
 
     input: Path
@@ -38,15 +37,10 @@ class SequencesConfig:
     """Of a FASTA file: contig:first-last, from 1, both ends included, instead of all contigs."""
     margin: int = 0
     """Nucleotides on either side of a region that the model sees, and that are not reported."""
-    model: str = PACKAGED
-    """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
-    model that comes with the package."""
     masked: bool = True
     """Hide each token in turn, in a pass of its own; or one pass in which the model sees all."""
     batching: BatchConfig = BatchConfig()
     """Size of windows and batches, devices."""
-    compute: ComputeConfig = ComputeConfig()
-    """Precision."""
 
     def __post_init__(self) -> None:
         require(self.margin >= 0, "margin", self.margin, "must be 0 or above")

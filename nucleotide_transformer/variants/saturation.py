@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nucleotide_transformer.bars import make_bar
-from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.data.tracks import open_track
 from nucleotide_transformer.errors import import_extra
 from nucleotide_transformer.files import check_new, write_whole
@@ -24,7 +23,7 @@ from nucleotide_transformer.variants.reference import EXTRA, Reference, open_ref
 from nucleotide_transformer.variants.regions import Region, find_region
 from nucleotide_transformer.variants.scores import average
 from nucleotide_transformer.variants.scoring import Scorer
-from nucleotide_transformer.weights.hub import PACKAGED
+from nucleotide_transformer.weights.hub import LoadConfig
 
 BLOCK = 1_000
 """Nucleotides whose changes are scored together."""
@@ -33,7 +32,7 @@ _PER_LINE = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SaturateConfig(WindowConfig):
+class SaturateConfig(WindowConfig, LoadConfig):
     """Every single-nucleotide change of a region, next to the reference."""
 
     region: str
@@ -45,15 +44,10 @@ class SaturateConfig(WindowConfig):
     changes of a place), and pictures of the first score, heat_map.png and logo.png, where the
     region is short enough (4,000 and 400 nucleotides). What is unfinished lies in
     <output>.parts."""
-    model: str = PACKAGED
-    """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
-    model that comes with the package."""
     scores: tuple[str, ...] = ("llr",)
     """As of `nt score-variants`."""
     calibration: Path | None = None
     """As of `nt score-variants`."""
-    compute: ComputeConfig = ComputeConfig()
-    """Precision."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

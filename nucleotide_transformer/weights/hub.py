@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from nucleotide_transformer.config import ModelConfig
+from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, MissingInputError, require
 from nucleotide_transformer.files import digest_file
 
@@ -22,6 +22,18 @@ PACKAGED = "10M_multi_species_v2"
 
 RELEASED_LICENSE, PACKAGED_LICENSE = "cc-by-nc-sa-4.0", "apache-2.0"
 """Of the weights that InstaDeep released, and of those that this project trained."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoadConfig:
+    """What every command that loads a model is told of it."""
+
+    model: str = PACKAGED
+    """Name of a model, hub repository, or folder: what `load_pretrained` takes. By default the
+    model that comes with the package."""
+    compute: ComputeConfig = ComputeConfig()
+    """Precision and form of the computation."""
+
 
 _V1 = ModelConfig(
     vocabulary="v1",
