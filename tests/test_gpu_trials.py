@@ -27,14 +27,26 @@ def trials():
     return module
 
 
+SMALL_PRODUCTS = """
+import sys
+if any(word.startswith("--inside") for word in sys.argv):
+    from nucleotide_transformer.benchmark import machine
+    machine.SIZES["cpu"] = (128,)
+"""
+"""Run by Python as it starts: a benchmark measures the machine's peak by small matrix products."""
+
+
 def run(*words, folder):
+    (folder / "sitecustomize.py").write_text(SMALL_PRODUCTS)
     command = [sys.executable, "experiments/gpu_trials.py", "--output", str(folder), *words]
     environment = os.environ | {"XLA_FLAGS": " ".join(quick_compiler.FLAGS)}
+    environment |= {"PYTHONPATH": str(folder)}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 def test_every_trial_that_a_cpu_can_run_gives_a_row_once(tmp_path):
-    options = ["--models", "custom", "--sequences", "2", "--options", f"{TINY} {FAST}"]
+    exact = f"{TINY} {FAST} --compute.compute-dtype float32"
+    options = ["--models", "custom", "--sequences", "2", "--options", exact]
     assert run(*options, "--trials", "8", folder=tmp_path).returncode == 0
     first = json.loads((tmp_path / "trials.json").read_text())
     assert " s |" in (tmp_path / "trials.md").read_text()
@@ -48,8 +60,9 @@ def test_every_trial_that_a_cpu_can_run_gives_a_row_once(tmp_path):
     names = ["queries, keys and values apart", "default (scan, dots)"]
     assert [row["trial"] for row in rows] == [file["trial"]["trial"] for file in files] == names
     assert all(row["tokens_per_second"] > 0 and row["compile_seconds"] > 0 for row in rows)
-    # The same numbers up to rounding: a trial changes how, never what.
-    assert abs(rows[0]["loss"] - rows[1]["loss"]) < 0.05
+    # The same numbers up to rounding: a trial changes how, never what. The last bit of a loss of
+    # 8.5 is 1e-6; no difference was seen, and 0.03 where queries, keys and values are doubled.
+    assert abs(rows[0]["loss"] - rows[1]["loss"]) < 1e-5
     table = (tmp_path / "trials.md").read_text()
     assert table.count("\n") == 4
     assert "| custom | 2 | default (scan, dots) |" in table
