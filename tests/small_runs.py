@@ -1,4 +1,4 @@
-"""A run of pre-training that takes seconds."""
+"""A corpus and a run of pre-training that take seconds."""
 
 from nucleotide_transformer.config import (
     CheckpointConfig,
@@ -8,6 +8,22 @@ from nucleotide_transformer.config import (
     OptimizerConfig,
     PretrainConfig,
 )
+from nucleotide_transformer.data.corpus import build_corpus
+from nucleotide_transformer.data.corpus_config import CorpusConfig
+
+
+def build_small_corpus(inputs, output, **changes):
+    """Chunks of 200 nt, of 30,000 nt or so; a tenth is held out for each of the other splits."""
+    fields = {
+        "chunk_length": 200,
+        "overlap": 20,
+        "block_length": 1_000,
+        "validation_fraction": 0.1,
+        "test_fraction": 0.1,
+        "workers": 1,
+    }
+    build_corpus(CorpusConfig(inputs=inputs, output=output, **fields | changes))
+    return output
 
 
 def make_run_config(corpus, folder):

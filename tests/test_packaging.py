@@ -6,7 +6,6 @@ import json
 import re
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,13 +13,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 from packaged_models import FILES, ROOT, write_evaluation, write_genomes
-from real_command import make_environment
 from safetensors.numpy import load_file
+from small_runs import build_small_corpus, make_run_config
 
-from nucleotide_transformer import config as configs
 from nucleotide_transformer.configfile import config_to_dict
-from nucleotide_transformer.data.corpus import build_corpus
-from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.errors import InputError, MissingInputError, OutputExistsError
 from nucleotide_transformer.packaging import package as packaging
 from nucleotide_transformer.packaging.package import PackageConfig, package_run
@@ -45,31 +41,13 @@ def made(tmp_path_factory):
     lines = write_genomes(folder).read_text().splitlines()
     table = folder / "inputs.tsv"  # without the digests, of which one is another file's
     table.write_text("".join(line.rpartition("\t")[0] + "\n" for line in lines))
-    build_corpus(
-        CorpusConfig(
-            inputs=(table,),
-            output=folder / "corpus",
-            chunk_length=200,
-            overlap=20,
-            block_length=1_000,
-            validation_fraction=0.1,
-            test_fraction=0.1,
-            workers=1,
-        )
-    )
-    shape = {"k": 3, "num_layers": 2, "embed_dim": 16, "num_heads": 2, "ffn_dim": 24}
-    run = configs.PretrainConfig(
-        output=folder / "run",
-        model=configs.ModelConfig(**shape, token_tables="pairs", init="truncated_normal"),
-        data=configs.DataConfig(corpus=folder / "corpus", sequence_tokens=64),
-        tokens_per_update=512,
-        sequences_per_device=4,
-        total_tokens=512 * 8,
-        num_devices=1,
+    run = make_run_config(build_small_corpus((table,), folder / "corpus"), folder)
+    run = dataclasses.replace(
+        run,
+        model=dataclasses.replace(run.model, token_tables="pairs", init="truncated_normal"),
         log_every_steps=3,
-        optimizer=configs.OptimizerConfig(peak_learning_rate=3e-2, warmup_steps=4),
-        evaluation=configs.EvaluationConfig(num_sequences=5, every_steps=4),
-        checkpoint=configs.CheckpointConfig(every_steps=4, keep=2),
+        optimizer=dataclasses.replace(run.optimizer, peak_learning_rate=3e-2),
+        checkpoint=dataclasses.replace(run.checkpoint, every_steps=4),
     )
     pretrain(run, show=False)
     (folder / "run" / "evaluation.json").unlink(missing_ok=True)
@@ -226,7 +204,8 @@ def test_hours_are_those_of_the_timed_updates(made, job, tmp_path):
 
 
 def test_a_run_that_went_on_from_another(made, job, tmp_path, monkeypatch, capsys):
-    """Its card adds up both; of the first only the metrics are left, under another name."""
+    """As the script packages it. Its card adds up both; of the first only the metrics are left,
+    under another name."""
     _, first = made
     second = dataclasses.replace(
         first, output=tmp_path / "second", init_from=str(first.output), total_tokens=512 * 5
@@ -250,8 +229,9 @@ def test_a_run_that_went_on_from_another(made, job, tmp_path, monkeypatch, capsy
     words = ["--run", second.output, "--checkpoint", "last", "--folder", job.folder]
     words += ["--genomes", job.genomes, "--unseen", "none", "--earlier", metrics]
     words += ["--recipe", recipes[1], "--earlier-recipes", recipes[0]]
-    monkeypatch.setattr(sys, "argv", ["package.py", *map(str, words)])
-    assert runpy.run_path(str(SCRIPT))["main"]() == 0, capsys.readouterr().err
+    code, out, err = run_script(monkeypatch, capsys, words)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1].startswith(f"wrote {job.folder} after update 5: ")
     card = (job.folder / "README.md").read_text()
     hours = 5 * 512 / 0.5 / 3600
     assert f"| 1 | 8 | 4,096 | {hours:.3g} |" in card
@@ -275,25 +255,31 @@ def test_the_evaluation_of_the_run_is_taken_by_itself(made, job, tmp_path):
         package_run(dataclasses.replace(job, run=run))
 
 
-@pytest.fixture(scope="module")
-def seed_runs(made):
+def copy_half(run, folder, **fields):
+    """A run as if its first half had been all of it, with other fields in its config."""
+    shutil.copytree(run.output, folder)
+    shutil.rmtree(folder / "checkpoints" / "8")
+    path = folder / "checkpoints" / "4" / "config" / "metadata"
+    config = json.loads(path.read_text())
+    assert config.keys() >= {"total_tokens", *fields}
+    path.write_text(json.dumps(config | {"total_tokens": 512 * 4} | fields))
+    return folder
+
+
+@pytest.fixture
+def seed_runs(made, tmp_path):
     """Two shorter runs of the same recipe, of seeds 5 and 2, that finished."""
-    folder, run = made
-    runs = []
+    folders = []
     for seed in (5, 2):
-        short = dataclasses.replace(
-            run, seed=seed, output=folder / f"seed{seed}", total_tokens=512 * 2
-        )
-        pretrain(short, show=False)
-        write_evaluation(short.output / "evaluation.json", 6.0 + seed, step=2)
-        runs.append(short.output)
-    return tuple(runs)
+        folders.append(copy_half(made[1], tmp_path / f"seed{seed}", seed=seed))
+        write_evaluation(folders[-1] / "evaluation.json", 6.0 + seed, step=4)
+    return tuple(folders)
 
 
 def test_the_card_says_how_far_seeds_are_apart(seed_runs, job):
     package_run(dataclasses.replace(job, seed_runs=seed_runs))
     card = (job.folder / "README.md").read_text()
-    assert "2 runs of this recipe, each of 1,024 tokens." in card
+    assert "2 runs of this recipe, each of 2,048 tokens." in card
     assert "|  | tokens | seed 2 | seed 5 | apart |" in card
     assert "| all | 1,234 | 8.0000 | 11.0000 | 3.0000 |" in card
 
@@ -307,17 +293,10 @@ def test_seed_runs_that_differ_in_more_or_less_than_their_seeds(made, seed_runs,
     ):
         with pytest.raises(InputError, match=re.escape(message)):
             package_run(dataclasses.replace(job, seed_runs=some))
-    other = dataclasses.replace(
-        run,
-        seed=2,
-        output=tmp_path / "other",
-        total_tokens=512 * 2,
-        masking=configs.MaskingConfig(ratio=0.3),
-    )
-    pretrain(other, show=False)
+    other = copy_half(run, tmp_path / "other", seed=2, masking={"ratio": 0.3})
     message = "other: masking.ratio = 0.3 there, 0.15 here: only the seed may differ"
     with pytest.raises(InputError, match=re.escape(message)):
-        package_run(dataclasses.replace(job, seed_runs=(seed_runs[0], other.output)))
+        package_run(dataclasses.replace(job, seed_runs=(seed_runs[0], other)))
     assert not job.folder.exists()
 
 
@@ -361,29 +340,21 @@ def test_a_number_that_float16_does_not_reach(made, job, monkeypatch):
     assert not job.folder.exists()
 
 
-def run_script(*words):
-    return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, words)],
-        capture_output=True,
-        text=True,
-        env=make_environment(),
-        check=False,
-    )
+def run_script(monkeypatch, capsys, words):
+    """Runs the script in this process: its exit status, and what it prints."""
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    return stop.value.code, *capsys.readouterr()
 
 
-def test_the_script(made, job):
-    words = ("--run", job.run, "--genomes", job.genomes, "--unseen", "none")
-    done = run_script(*words, "--folder", job.folder)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1].startswith(f"wrote {job.folder} after update 8: ")
-    assert load_pretrained(job.folder).config.num_layers == 2
+def test_a_mistake_is_one_line_of_the_script(job, monkeypatch, capsys):
     recipe = SCRIPT.parent / "pretrain.toml"  # it is not the run of this
-    done = run_script(*words, "--folder", job.folder, "--recipe", recipe)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
-    assert "pretrain.toml: " in done.stderr
-    assert done.stderr.count("\n") == 1
+    words = ("--run", job.run, "--genomes", job.genomes, "--unseen", "none", "--recipe", recipe)
+    code, out, err = run_script(monkeypatch, capsys, (*words, "--folder", job.folder))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert re.match(r"error: \S*pretrain\.toml: ", err)
+    assert not job.folder.exists()
 
 
 def test_a_type_of_32_bits_is_not_packaged():

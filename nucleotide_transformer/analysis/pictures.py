@@ -157,7 +157,7 @@ def plot_kinds(genomes: Mapping[str, Any], k: int) -> Figure:
     return figure
 
 
-def _plot_kind(axes: Axes, parts: Mapping[str, Any], key: str, place: float, factor: float) -> None:
+def _plot_kind(axes: Axes, parts: Mapping[str, Any], key: str, place: int, factor: int) -> None:
     """One line of a panel: the frequencies' number, and the model's in each part."""
     frequency = parts[WHOLE][f"frequency_{key}"]["mean"]
     if frequency is not None:
@@ -169,7 +169,7 @@ def _plot_kind(axes: Axes, parts: Mapping[str, Any], key: str, place: float, fac
 
 
 def _plot_point(
-    axes: Axes, numbers: Mapping[str, Any], place: float, color: str, factor: float
+    axes: Axes, numbers: Mapping[str, Any], place: float, color: str, factor: int
 ) -> None:
     """A mean with its standard error."""
     error = factor * (numbers["standard_error"] or 0.0)
