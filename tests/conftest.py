@@ -38,7 +38,7 @@ jaxtyping.install_import_hook("nucleotide_transformer", "beartype.beartype")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts modules with dear fixtures first: what an idle worker takes over is made twice."""
-    dear = ("test_what_it_knows.py", "test_packaging.py")
+    dear = ("test_what_it_knows.py", "test_packaging.py", "test_loop.py", "test_start.py")
     items.sort(key=lambda item: item.path.name not in dear)
 
 
@@ -70,13 +70,24 @@ def pytest_runtest_teardown() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def small_products() -> Iterator[None]:
-    """A run measures the machine's peak by matrix products when it starts: small ones in tests."""
+def quick_ends() -> Iterator[None]:
+    """What a run does at its ends: small products for the machine's peak, and no picture."""
+    from nucleotide_transformer.pretraining import report
     from nucleotide_transformer.training import peaks
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(peaks.SIZES, "cpu", (128,))
+        patch.setattr(report, "plot_curves", lambda _run, _panels, **_: None)
         yield
+
+
+@pytest.fixture
+def drawn_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs of a test draw their curves."""
+    from nucleotide_transformer.pretraining import report
+    from nucleotide_transformer.training.curves import plot_curves
+
+    monkeypatch.setattr(report, "plot_curves", plot_curves)
 
 
 @pytest.fixture(scope="session")
@@ -121,3 +132,18 @@ def run_config(small_corpus: Path, tmp_path: Path) -> object:
     from small_runs import make_run_config
 
     return make_run_config(small_corpus, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished_run(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> object:
+    """Such a run that has ended, with its curves: its config and its summary. Only read it."""
+    from small_runs import make_run_config
+
+    from nucleotide_transformer.pretraining import report
+    from nucleotide_transformer.pretraining.run import pretrain
+    from nucleotide_transformer.training.curves import plot_curves
+
+    config = make_run_config(small_corpus, tmp_path_factory.mktemp("finished"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "plot_curves", plot_curves)
+        return config, pretrain(config, show=False)

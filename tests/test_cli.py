@@ -228,7 +228,7 @@ def test_an_error_survives_the_way_from_another_process(error):
     assert isinstance(copy, ValueError)
 
 
-def test_from_fasta_to_a_trained_model(capfd, tmp_path):
+def test_from_fasta_to_a_trained_model(capfd, drawn_curves, tmp_path):
     rng = np.random.default_rng(0)
     fasta = tmp_path / "yeast.fa"
     fasta.write_text(">chrI\n" + "".join(rng.choice(list("ACGT"), 40_000)) + "\n")

@@ -25,13 +25,15 @@ from nucleotide_transformer.configfile import config_to_dict, load_config
 from nucleotide_transformer.data.manifest import load_manifest
 from nucleotide_transformer.data.reader import open_split
 from nucleotide_transformer.model import init_params
-from nucleotide_transformer.pretraining import run
+from nucleotide_transformer.pretraining import report, run
 from nucleotide_transformer.pretraining.baselines import (
     MARKOV,
     evaluate_baselines,
     fit_baselines,
 )
-from nucleotide_transformer.pretraining.counts import count_split
+from nucleotide_transformer.pretraining.counts import count_split, save_counts
+from nucleotide_transformer.tokenizers import KmerTokenizer
+from nucleotide_transformer.training.curves import plot_curves
 from nucleotide_transformer.training.identity import flatten
 from nucleotide_transformer.training.metrics import MetricWriter, read_metrics
 from nucleotide_transformer.weights.runs import load_run
@@ -46,6 +48,8 @@ above the rounding of gradients, so that Adam makes nothing of those that should
 STOP_AT = 16
 """The update whose line of metrics SIGTERM follows. It is saved, and the next one ends the run."""
 STOPPED = 17
+MAX_ORDER = 6
+"""Of the baselines' chains: 12, as `nt corpus baselines` has it, takes seconds."""
 RESUMED = ["--num-devices", "2", "--sequences-per-device", "4", "--compute.stack", "scan"]
 RESUMED += ["--compute.remat", "none", "--compute.attention", "einsum"]
 
@@ -111,6 +115,7 @@ def watched(case):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(matplotlib.figure.Figure, "savefig", save)
         patch.setattr(run, "make_forward", make_watched)
+        patch.setattr(report, "plot_curves", plot_curves)
         yield patch
     case.figures, case.precisions = figures, case.precisions + tuple(precisions)
     case.printed = printed.getvalue()
@@ -120,8 +125,10 @@ def watched(case):
 def learned(corpus, tmp_path_factory):
     """The run that is stopped and resumed, on a corpus with baselines."""
     folder = tmp_path_factory.mktemp("learned")
-    corpus = shutil.copytree(corpus, folder / "corpus")
-    assert cli.main(["corpus", "baselines", str(corpus), "--k", str(LEARNED["model"]["k"])]) == 0
+    corpus, k = shutil.copytree(corpus, folder / "corpus"), LEARNED["model"]["k"]
+    manifest = load_manifest(corpus)
+    counts = count_split(open_split(manifest, "train"), KmerTokenizer(k=k), 10**9, MAX_ORDER)
+    save_counts(manifest, counts, k)
     case = make_case(make_config(LEARNED, corpus, folder / "run"), (0, STOPPED))
     file = write_toml(folder / "run.toml", config_to_dict(case.config))
     assert load_config(file) == case.config
@@ -254,7 +261,7 @@ def measure_baselines(case):
     positions[valid] = np.concatenate(places)
     train = open_split(load_manifest(case.config.data.corpus), "train")
     fitted = fit_baselines(
-        count_split(train, tokenizer, 10**9), tokenizer, num_tokens=24, share=0.3
+        count_split(train, tokenizer, 10**9, MAX_ORDER), tokenizer, num_tokens=24, share=0.3
     )
     markov = evaluate_baselines(fitted, held_out.tokens, positions, valid)[MARKOV]
     return {

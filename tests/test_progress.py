@@ -91,7 +91,7 @@ def test_a_model_without_baselines_is_shown_alone(tmp_path):
     assert set(read_table(groups)["Fungi"]) == {"sequences", MODEL}
 
 
-def test_the_file_has_the_numbers_of_the_tables(evaluation, tmp_path):
+def test_the_file_has_the_numbers_of_the_tables(evaluation, drawn_curves, tmp_path):
     MetricWriter(tmp_path, step=0).close()
     write_results(tmp_path, 7, evaluation)
     values = json.loads((tmp_path / EVALUATION_FILE).read_text())
