@@ -1,11 +1,12 @@
-"""Several processes train as one: same numbers, one word to stop, one checkpoint, and resume.
+"""Two processes train as one: same numbers, one word to stop, one checkpoint, and resume.
 
-The real command runs, as a cluster would start it.
+The command runs as a cluster would start it. What it is compared with runs in this process.
 """
 
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,16 +17,61 @@ from pathlib import Path
 import numpy as np
 import pytest
 import quick_compiler
-from real_command import COMMAND
 from safetensors.numpy import load_file
 from small_models import V2, save_model
-from small_tasks import make_task
+from small_tasks import make_config, make_model, make_task
 
+from nucleotide_transformer import cli
+from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.finetuning.run import finetune as finetune_here
 from nucleotide_transformer.training.metrics import read_metrics
 from nucleotide_transformer.weights.runs import load_run
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 120
+
+
+PROGRAM = """
+import os, signal, sys
+from nucleotide_transformer import cli
+from nucleotide_transformer.training import peaks
+
+def stop_after(number, function):
+    calls = 0
+
+    def call(*words, **options):
+        nonlocal calls
+        found = function(*words, **options)
+        calls += 1
+        if calls == number and os.environ["JAX_PROCESS_ID"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    return call
+
+peaks.SIZES["cpu"] = (128,)
+{lines}
+sys.exit(cli.main(sys.argv[1:]))
+"""
+"""The command `nt` after some lines more; it measures the machine's peak by a small product."""
+
+
+def make_command(*lines):
+    return (sys.executable, "-c", PROGRAM.format(lines="\n".join(lines)))
+
+
+def stop_after(number, module, name):
+    """Lines by which the second process gets a signal after some calls of a function."""
+    return (
+        f"import nucleotide_transformer.{module} as module",
+        f"module.{name} = stop_after({number}, module.{name})",
+    )
+
+
+NO_CURVES = (
+    "from nucleotide_transformer.pretraining import report",
+    "report.plot_curves = lambda *_, **__: None",
+)
 
 
 def write_toml(path, config):
@@ -46,28 +92,21 @@ def find_address():
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def running(config_file, *, num_processes, num_devices, last=()):
-    """`nt pretrain` in each of the processes; the last one gets the options `last` besides."""
-    words = ("pretrain", "--config", config_file)
-    return starting(words, num_processes=num_processes, num_devices=num_devices, last=last)
-
-
 @contextlib.contextmanager
-def starting(words, *, num_processes, num_devices, last=(), command=COMMAND):
-    """`nt WORDS` in each of the processes; those that are left at the end are killed."""
-    address = find_address()
+def starting(words, *, num_devices=1, last=(), command):
+    """`nt WORDS` in each of two processes, in the second with the options `last` besides.
+
+    Those that are left at the end are killed.
+    """
     devices = f"--xla_force_host_platform_device_count={num_devices}"
     variables = os.environ | {"XLA_FLAGS": " ".join([devices, *quick_compiler.FLAGS])}
-    command = [*command, *map(str, words)]
-    if num_processes > 1:
-        variables |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(num_processes)}
-        command += ["--distributed"]
+    variables |= {"JAX_COORDINATOR_ADDRESS": find_address(), "JAX_NUM_PROCESSES": "2"}
+    command, pipe = [*command, *map(str, words), "--distributed"], subprocess.PIPE
     processes = []
     try:
-        for rank in range(num_processes):
-            own = variables | {"JAX_PROCESS_ID": str(rank)} if num_processes > 1 else variables
-            words = [*command, *(last if rank == num_processes - 1 else ())]
-            pipe = subprocess.PIPE
+        for rank in range(2):
+            own = variables | {"JAX_PROCESS_ID": str(rank)}
+            words = [*command, *(last if rank else ())]
             processes.append(
                 subprocess.Popen(words, env=own, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
             )
@@ -95,8 +134,9 @@ def wait_for_updates(folder, number):
     raise TimeoutError(f"{folder}: no update {number}")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config(small_corpus):
+    """Six updates, each of seven sequences."""
     return {
         "model": {"k": 3, "num_layers": 1, "embed_dim": 16, "num_heads": 2, "ffn_dim": 24},
         "data": {"corpus": str(small_corpus), "sequence_tokens": 32},
@@ -104,28 +144,43 @@ def config(small_corpus):
         "seed": 4,
         "tokens_per_update": 32 * 7,
         "sequences_per_device": 2,
-        "total_tokens": 32 * 7 * 3,
+        "total_tokens": 32 * 7 * 6,
         "log_every_steps": 1,
         "evaluation": {"num_sequences": 3, "every_steps": 1_000_000},
         "checkpoint": {"every_steps": 1_000_000},
     }
 
 
-def test_two_processes_of_three_devices_equal_one_of_one(config, tmp_path):
+def pretraining(config, output):
+    """What begins or resumes a run."""
+    file = write_toml(output.with_suffix(".toml"), config | {"output": str(output)})
+    return ("pretrain", "--config", str(file))
+
+
+def pretrain(config, output, *lines, code=0):
+    """What each of two processes of three devices prints."""
+    words, command = pretraining(config, output), make_command(*NO_CURVES, *lines)
+    with starting(words, num_devices=3, command=command) as processes:
+        return finish(processes, code)
+
+
+@pytest.fixture(scope="module")
+def trained(config, tmp_path_factory):
+    """A run of two processes, and what each of them printed."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    return run, pretrain(config, run)
+
+
+def test_two_processes_of_three_devices_equal_one_of_one(config, trained, tmp_path):
     """Seven sequences on six devices, of which two processes have four and three."""
-    alone, together = tmp_path / "alone", tmp_path / "together"
-    one = write_toml(tmp_path / "one.toml", config | {"output": str(alone)})
-    two = write_toml(tmp_path / "two.toml", config | {"output": str(together)})
-    with running(one, num_processes=1, num_devices=1) as processes:
-        finish(processes)
-    with running(two, num_processes=2, num_devices=3) as processes:
-        first, second = finish(processes)
+    alone, (together, (first, second)) = tmp_path / "alone", trained
+    assert cli.main([*pretraining(config, alone), "--num-devices", "1"]) == 0
     assert "6 devices in 2 processes x 1 accumulated x 2 sequences" in first
     assert "5 of the sequences blank" in first
     assert "devices" not in second
 
     expected, found = read_metrics(alone), read_metrics(together)
-    assert [line["step"] for line in found] == [1, 2, 3, 3]
+    assert [line["step"] for line in found] == [*range(1, 7), 6]
     for line, other in zip(expected, found, strict=True):
         name = "loss" if line["kind"] == "train" else "cross_entropy"
         np.testing.assert_allclose(line[name], other[name], atol=1e-5)
@@ -141,37 +196,26 @@ def test_two_processes_of_three_devices_equal_one_of_one(config, tmp_path):
             np.testing.assert_allclose(leaf, others[module][name], atol=1e-5, err_msg=module)
 
 
-def test_one_process_asked_to_stop_stops_both_and_both_resume(config, tmp_path):
-    endless = config | {"output": str(tmp_path / "run"), "total_tokens": 32 * 7 * 1_000_000}
-    folder = tmp_path / "run"
-    file = write_toml(tmp_path / "run.toml", endless)
-    with running(file, num_processes=2, num_devices=1) as processes:
-        wait_for_updates(folder, 3)
-        processes[1].send_signal(signal.SIGTERM)
-        outputs = finish(processes, code=130)
-    (stopped,) = {int(path.name) for path in (folder / "checkpoints").iterdir()}
+def test_one_process_asked_to_stop_stops_both_and_both_resume(config, trained, tmp_path):
+    """The second process is asked to stop after its first update."""
+    run = tmp_path / "run"
+    outputs = pretrain(config, run, *stop_after(1, "training.loop", "Run._update"), code=130)
+    (stopped,) = {int(path.name) for path in (run / "checkpoints").iterdir()}
+    assert 2 <= stopped < 6
     assert all(f"stopped after update {stopped:,}" in output for output in outputs)
-    assert read_metrics(folder)[-1]["step"] == stopped
+    assert read_metrics(run)[-1]["step"] == stopped
 
-    total = stopped + 2
-    longer = endless | {"total_tokens": 32 * 7 * total}
-    with running(write_toml(file, longer), num_processes=2, num_devices=1) as processes:
-        finish(processes)
-    whole = longer | {"output": str(tmp_path / "whole")}
-    whole_file = write_toml(tmp_path / "whole.toml", whole)
-    with running(whole_file, num_processes=2, num_devices=1) as processes:
-        finish(processes)
-    lines, expected = read_metrics(folder), read_metrics(tmp_path / "whole")
-    assert [line["step"] for line in lines] == [*range(1, total + 1), total]
+    pretrain(config, run)
+    lines, expected = read_metrics(run), read_metrics(trained[0])
+    assert [line["step"] for line in lines] == [*range(1, 7), 6]
     for line, other in zip(lines, expected, strict=True):
         name = "loss" if line["kind"] == "train" else "cross_entropy"
         assert line[name] == other[name]
 
 
 def test_a_second_signal_ends_a_distributed_run_at_once(config, tmp_path):
-    endless = config | {"output": str(tmp_path / "run"), "total_tokens": 32 * 7 * 1_000_000}
-    file = write_toml(tmp_path / "run.toml", endless)
-    with running(file, num_processes=2, num_devices=1) as processes:
+    endless = pretraining(config | {"total_tokens": 32 * 7 * 1_000_000}, tmp_path / "run")
+    with starting(endless, command=make_command()) as processes:
         wait_for_updates(tmp_path / "run", 2)
         os.kill(processes[0].pid, signal.SIGSTOP)  # the update of the other can't end now
         processes[1].send_signal(signal.SIGTERM)
@@ -184,39 +228,15 @@ def test_a_second_signal_ends_a_distributed_run_at_once(config, tmp_path):
 
 def test_processes_with_different_settings_do_not_start(config, tmp_path):
     """Each compiles its own step: their parameters would drift apart, and nothing would tell."""
-    file = write_toml(tmp_path / "run.toml", config | {"output": str(tmp_path / "run")})
+    words = pretraining(config, tmp_path / "run")
     other = ("--optimizer.peak-learning-rate", "2e-3", "--output", str(tmp_path / "elsewhere"))
-    with running(file, num_processes=2, num_devices=1, last=other) as processes:
+    with starting(words, last=other, command=make_command()) as processes:
         errors = [process.communicate(timeout=TIMEOUT)[1] for process in processes]
     for rank, (process, rate) in enumerate(zip(processes, ("0.001", "0.002"), strict=True)):
         expected = f"error: optimizer.peak_learning_rate = {rate} in process {rank}: must be the"
         assert expected in errors[rank], errors[rank][-3000:]
         assert process.returncode == 2
     assert not (tmp_path / "run").exists()
-
-
-STOPPED = """
-import os, signal, sys
-from nucleotide_transformer import cli
-from nucleotide_transformer.finetuning import batches, folds
-
-calls = 0
-
-def stop_after(number, function):
-    def call(*words, **options):
-        global calls
-        found = function(*words, **options)
-        calls += 1
-        if calls == number:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return found
-    return call
-
-if os.environ["JAX_PROCESS_ID"] == "1":
-    {place} = stop_after({number}, {place})
-sys.exit(cli.main(sys.argv[1:]))
-"""
-"""The command, in which the second process gets a signal after some calls of a function."""
 
 
 @pytest.fixture(scope="module")
@@ -236,11 +256,16 @@ def task(tmp_path_factory):
     return ("finetune", "--model", folder / "base", *tables, *options)
 
 
-def finetune(words, output, num_processes, *, command=COMMAND, code=0):
-    """What each process of a run prints."""
+def finetune(words, output, *lines, code=0):
+    """What each of two processes prints."""
     words = (*words, "--output", output)
-    with starting(words, num_processes=num_processes, num_devices=1, command=command) as processes:
+    with starting(words, command=make_command(*lines)) as processes:
         return finish(processes, code)
+
+
+def finetune_alone(words, output):
+    words = (*words, "--output", output, "--num-devices", 1)
+    assert cli.main([*map(str, words)]) == 0
 
 
 def read_tuned(run, folds=("",)):
@@ -249,74 +274,56 @@ def read_tuned(run, folds=("",)):
     return adapters, json.loads((run / "results.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def tuned(task, tmp_path_factory):
-    """The run of two processes, and what each of them printed."""
-    run = tmp_path_factory.mktemp("tuned") / "run"
-    return run, finetune(task, run, 2)
-
-
-def assert_same_tuning(found, expected, atol):
+def assert_same_tuning(found, expected):
     """Adapters, steps and metrics of two runs."""
     for one, other in zip(found[0], expected[0], strict=True):
         assert one.keys() == other.keys()
         for name, leaf in other.items():
-            np.testing.assert_allclose(one[name], leaf, rtol=0, atol=atol, err_msg=name)
+            np.testing.assert_allclose(one[name], leaf, rtol=0, atol=1e-5, err_msg=name)
     assert found[1] == expected[1]
 
 
-def test_two_processes_fine_tune_as_one(task, tuned, tmp_path):
+def test_two_processes_fine_tune_as_one(task, tmp_path, capfd):
     """Four and three sequences of each update; the first process alone says what came of it."""
-    run, (first, second) = tuned
-    (alone,) = finetune(task, tmp_path / "alone", 1)
-    last_lines = alone.replace(str(tmp_path / "alone"), str(run)).splitlines()[-3:]
+    run, alone = tmp_path / "run", tmp_path / "alone"
+    first, second = finetune(task, run)
+    finetune_alone(task, alone)
+    last_lines = capfd.readouterr().out.replace(str(alone), str(run)).splitlines()[-3:]
     assert first.splitlines()[-3:] == last_lines
     assert all(line.startswith("[Gloo] ") for line in second.splitlines())
-    assert_same_tuning(read_tuned(run), read_tuned(tmp_path / "alone"), atol=1e-5)
+    assert_same_tuning(read_tuned(run), read_tuned(alone))
 
 
-def test_a_stopped_fine_tuning_of_two_processes_resumes(task, tuned, tmp_path):
-    """The second process is asked to stop at its second batch; what resumes is the same run."""
-    run, program = tmp_path / "run", STOPPED.format(place="batches.Batches.__next__", number=2)
-    outputs = finetune(task, run, 2, command=(sys.executable, "-c", program), code=130)
-    assert all("stopped after update " in output for output in outputs)
-    (step,) = {int(path.name) for path in (run / "checkpoints").iterdir()}
-    assert 2 <= step < 6
-    finetune(task, run, 2)
-    assert_same_tuning(read_tuned(run), read_tuned(tuned[0]), atol=0)
-
-
-def test_processes_stopped_between_two_folds_agree_and_resume(task, tmp_path):
-    """The second process is asked to stop after the first fold: the other does not wait for it."""
-    words, run = (*task, "--folds", "2"), tmp_path / "run"
-    program = STOPPED.format(place="folds.score_model", number=1)
-    outputs = finetune(words, run, 2, command=(sys.executable, "-c", program), code=130)
+def test_folds_stopped_in_one_and_between_two_resume(task, tmp_path):
+    """The second process is asked to stop; the other does not wait for it."""
+    words, run, alone = (*task, "--folds", "2"), tmp_path / "run", tmp_path / "alone"
+    lines = stop_after(2, "finetuning.batches", "Batches.__next__")
+    outputs = finetune(words, run, *lines, code=130)
     assert all("stopped; the same command resumes there" in output for output in outputs)
+    (step,) = {int(path.name) for path in (run / "fold-0" / "checkpoints").iterdir()}
+    assert 2 <= step < 6
     assert not (run / "fold-1").exists()
-    finetune(words, run, 2)
-    finetune(words, tmp_path / "alone", 1)
-    found, expected = (read_tuned(at, ("fold-0", "fold-1")) for at in (run, tmp_path / "alone"))
-    assert_same_tuning(found, expected, atol=1e-5)
+
+    lines = stop_after(1, "finetuning.folds", "score_model")
+    outputs = finetune(words, run, *lines, code=130)
+    assert all("stopped; the same command resumes there" in output for output in outputs)
+    assert [path.name for path in run.glob("fold-*")] == ["fold-0"]
+    assert (run / "fold-0" / "adapter").exists()
+
+    finetune(words, run)
+    finetune_alone(words, alone)
+    assert_same_tuning(*(read_tuned(at, ("fold-0", "fold-1")) for at in (run, alone)))
 
 
 def test_who_loads_a_model_before_joining_is_told(tmp_path):
-    """JAX joins only before it has computed anything; a process of its own."""
-    program = (
-        "import sys\n"
-        "sys.path.insert(0, 'tests')\n"
-        "from small_tasks import make_config, make_model, make_task\n"
-        "from pathlib import Path\n"
-        "from nucleotide_transformer import InputError, finetune\n"
-        "config = make_config(Path(sys.argv[1]), distributed=True)\n"
-        "try:\n    finetune(make_model(), make_task(), None, config)\n"
-        "except InputError as error:\n    print(error)\n"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
-    assert done.stdout == (
+    """JAX joins only before it has computed anything."""
+    model, config = make_model(), make_config(tmp_path, distributed=True)
+    rule = (
         "distributed = True: JAX is in use in this process already: call"
-        " nucleotide_transformer.join_processes(distributed=True) before a model is loaded\n"
-    ), done.stderr[-2000:]
+        " nucleotide_transformer.join_processes(distributed=True) before a model is loaded"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(rule)}$"):
+        finetune_here(model, make_task(), None, config)
     assert not (tmp_path / "run").exists()
 
 
