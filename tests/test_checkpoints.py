@@ -1,6 +1,7 @@
 """Checkpoints: the best one is known to every process, readers only read, old runs open."""
 
 import contextlib
+import functools
 import json
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from nucleotide_transformer.model import init_params
 from nucleotide_transformer.model.stacking import arrange_params
 from nucleotide_transformer.training.checkpoints import Checkpointer, restore
 from nucleotide_transformer.training.state import init_state
+from nucleotide_transformer.weights.assembly import digest_params
 from nucleotide_transformer.weights.runs import (
     FORMAT_VERSION,
     find_checkpoint,
@@ -33,11 +35,17 @@ CONFIG = {"model": {"k": 3, "num_layers": 3, "embed_dim": 8, "num_heads": 2, "ff
 OPTIMIZER = optax.adam(1e-3)
 
 
+@functools.cache
+def make_shapes(stack):
+    return jax.eval_shape(
+        lambda: init_state(arrange_params(init_params(jax.random.key(0), MODEL), stack), OPTIMIZER)
+    )
+
+
 def make_state(step, stack="scan"):
     """A state whose every number tells its step."""
-    params = arrange_params(init_params(jax.random.key(0), MODEL), stack)
-    state = init_state(params, OPTIMIZER)
-    state = jax.tree.map(lambda leaf: np.full(leaf.shape, step, leaf.dtype), state)
+    shapes = make_shapes(stack)
+    state = jax.tree.map(lambda leaf: np.full(leaf.shape, step, leaf.dtype), shapes)
     return state._replace(step=np.int32(step))
 
 
@@ -79,7 +87,9 @@ def test_the_best_is_known_to_another_process_and_survives_it(tmp_path):
     assert open_elsewhere(tmp_path, 1, (4, 7.6), (5, None), (6, 9.0)) == "2"
     assert steps(tmp_path) == [2, 6]
     assert find_checkpoint(tmp_path).name == "2"
-    assert open_elsewhere(tmp_path, 1, (7, 6.5)) == "7"
+    with contextlib.closing(Checkpointer(tmp_path, keep=1)) as checkpointer:
+        save(checkpointer, 7, 6.5)
+        assert checkpointer.best_step == 7
     assert steps(tmp_path) == [7]
 
 
@@ -129,7 +139,7 @@ def test_what_is_saved_does_not_depend_on_the_stack(stack, other, tmp_path):
     checkpointer = Checkpointer(tmp_path, keep=1)
     save(checkpointer, 5, stack=stack)
     checkpointer.close()
-    like = jax.eval_shape(lambda: make_shapes(other))
+    like = make_shapes(other)
     state, position = restore(find_checkpoint(tmp_path), like)
     assert jax.tree.structure(state) == jax.tree.structure(like)
     assert position == {"next_index": 5}
@@ -138,16 +148,12 @@ def test_what_is_saved_does_not_depend_on_the_stack(stack, other, tmp_path):
         assert (leaf == 5).all()
 
 
-def make_shapes(stack):
-    return init_state(arrange_params(init_params(jax.random.key(0), MODEL), stack), OPTIMIZER)
-
-
 def test_a_checkpoint_is_found_from_the_folder_that_one_stands_in(tmp_path, monkeypatch):
     """As `output = "runs/quickstart"` names it."""
     monkeypatch.chdir(tmp_path)
     with contextlib.closing(Checkpointer(Path("run"), keep=1)) as checkpointer:
         save(checkpointer, 1)
-    state, _ = restore(Path("run/checkpoints/1"), jax.eval_shape(lambda: make_shapes("scan")))
+    state, _ = restore(Path("run/checkpoints/1"), make_shapes("scan"))
     assert int(state.step) == 1
     params, _ = load_run(Path("run/checkpoints/1"))
     assert params
@@ -187,7 +193,10 @@ def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path):
 
 @pytest.mark.parametrize("version", [0, 1])
 def test_golden_runs_of_every_version_open(version, tmp_path):
-    """tests/golden/run_vN was written by `make_run.py` with the package of its time."""
+    """tests/golden/run_vN was written by `make_run.py` with the package of its time.
+
+    The digests of versions 0 and 1 were taken from their files with tensorstore alone.
+    """
     folder = shutil.copytree(ROOT / "tests" / "golden" / f"run_v{version}", tmp_path / "run")
     expected = json.loads((folder / "expected.json").read_text())
     checkpoint = find_checkpoint(folder)
@@ -195,13 +204,12 @@ def test_golden_runs_of_every_version_open(version, tmp_path):
     params, model = load_run(folder)
     assert model == ModelConfig(k=3, num_layers=3, embed_dim=16, num_heads=2, ffn_dim=24)
     assert {name: sorted(leaves) for name, leaves in params.items()} == expected["names"]
-    total = sum(np.abs(leaf).sum(dtype=np.float64) for leaf in jax.tree.leaves(params))
-    assert total == pytest.approx(expected["sum"], rel=1e-6)
+    assert digest_params(params) == expected["digest"]
 
 
 def test_runs_in_threads_save_side_by_side(tmp_path):
     """orbax numbers saves by a counter of the process, which two at once would confuse."""
-    states = [make_state(step) for step in range(1, 6)]
+    states = [make_state(step) for step in range(1, 4)]
 
     def run(number):
         checkpointer = Checkpointer(tmp_path / str(number), keep=2)
@@ -211,9 +219,9 @@ def test_runs_in_threads_save_side_by_side(tmp_path):
         checkpointer.close()
         return steps(tmp_path / str(number))
 
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(run, range(4))) == [[4, 5]] * 4
-    for number in range(4):
-        saved = tmp_path / str(number) / "checkpoints" / "5"
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(run, range(2))) == [[2, 3]] * 2
+    for number in range(2):
+        saved = tmp_path / str(number) / "checkpoints" / "3"
         assert read_record(saved)["corpus"] == str(number)
-        assert float(jax.tree.leaves(load_run(saved)[0])[0].ravel()[0]) == 5
+        assert float(jax.tree.leaves(load_run(saved)[0])[0].ravel()[0]) == 3
