@@ -32,7 +32,6 @@ OTHER_VALUES = {
     "model.token_tables": "pairs",
     "evaluation.sequence_tokens": 500,
     "evaluation.masking_ratio": 0.2,
-    "model.token_dropout": False,
     "compute.compute_dtype": "bfloat16",
     "compute.output_dtype": "bfloat16",
     "compute.attention": "einsum",
@@ -45,7 +44,7 @@ OTHER_VALUES = {
     "data.corpus": "elsewhere",
     "output": "elsewhere",
 }
-UNCHANGEABLE = {"compute.param_dtype", "model.token_dropout"}
+UNCHANGEABLE = {"compute.param_dtype"}
 """Fields with no other value that a run accepts by itself."""
 BEGAN = PretrainConfig(tokens_per_update=8_000_000)
 
@@ -135,5 +134,5 @@ def test_another_length_must_leave_the_rates_so_far(tmp_path):
 
 def test_every_field_of_the_model_is_covered():
     names = {field.name for field in dataclasses.fields(ModelConfig)}
-    covered = {field.removeprefix("model.") for field, _ in list_changes()} | {"token_dropout"}
+    covered = {field.removeprefix("model.") for field, _ in list_changes()}
     assert names <= covered
