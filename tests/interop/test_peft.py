@@ -4,23 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_models import V1, random_params
+from test_adapter_exports import make_adapter
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-peft = pytest.importorskip("peft")
-
-from small_models import V1, random_params  # noqa: E402
-from test_adapter_exports import make_adapter  # noqa: E402
-
-from nucleotide_transformer.pretrained import Model, export_model, load_pretrained  # noqa: E402
-from nucleotide_transformer.tokenizers import KmerTokenizer  # noqa: E402
-from nucleotide_transformer.weights.adapter_files import save_adapter  # noqa: E402
+from nucleotide_transformer.pretrained import Model, export_model, load_pretrained
+from nucleotide_transformer.tokenizers import KmerTokenizer
+from nucleotide_transformer.weights.adapter_files import save_adapter
 
 TOLERANCE = 1e-4
 """Absolute, on logits of order 1, in float32."""
 
 
 def test_peft_puts_our_lora_on_the_base_in_transformers(tmp_path: Path) -> None:
+    torch, transformers, peft = map(pytest.importorskip, ("torch", "transformers", "peft"))
     tokenizer = KmerTokenizer(vocabulary=V1.vocabulary, k=V1.k)
     base = Model(params=random_params(V1), config=V1, tokenizer=tokenizer)
     base.save_pretrained(tmp_path / "base")

@@ -11,15 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_models import AGRO, V2, V2_BIASED, random_params, save_model
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-from small_models import AGRO, V2, V2_BIASED, random_params, save_model  # noqa: E402
-
-from nucleotide_transformer.config import ModelConfig  # noqa: E402
-from nucleotide_transformer.pretrained import Model, export_model, load_pretrained  # noqa: E402
-from nucleotide_transformer.tokenizers import KmerTokenizer  # noqa: E402
+from nucleotide_transformer.config import ModelConfig
+from nucleotide_transformer.pretrained import Model, export_model, load_pretrained
+from nucleotide_transformer.tokenizers import KmerTokenizer
 
 SEQUENCES = ["ATTCCGATTCCGATT<mask>CCGACGTNACGT", "ATTTCTCTCTCTCTCTGAG", "ATG"]
 TOLERANCE = 1e-4
@@ -67,6 +63,15 @@ attention_mask = torch.unsqueeze(attention_mask, dim=-1)
 mean_sequence_embeddings = torch.sum(attention_mask*embeddings, axis=-2)/torch.sum(attention_mask, axis=1)
 """  # noqa: E501
 """The example of the published model card."""
+torch: Any = None
+transformers: Any = None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def import_others() -> None:
+    """Not at the top: each process of the tests reads this file, and few run it."""
+    global torch, transformers
+    torch, transformers = map(pytest.importorskip, ("torch", "transformers"))
 
 
 @pytest.fixture(autouse=True)

@@ -14,9 +14,6 @@ from nucleotide_transformer.benchmark.torch_peer import TorchPeer
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.model import init_params
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-
 MODEL = ModelConfig(k=3, num_layers=2, embed_dim=16, num_heads=2, ffn_dim=32, max_positions=64)
 CONFIG = BenchmarkConfig(
     tasks=("train", "embed", "probe", "logits"),
@@ -29,6 +26,13 @@ CONFIG = BenchmarkConfig(
     rounds=2,
     round_steps=1,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torch():
+    """Not at the top: each process of the tests reads this file, and few run it."""
+    pytest.importorskip("transformers")
+    return pytest.importorskip("torch")
 
 
 def make_cases(config=CONFIG):
@@ -52,7 +56,7 @@ def test_it_multiplies_by_as_many_numbers():
     assert sum(theirs.values()) == ours
 
 
-def test_an_update_changes_the_parameters():
+def test_an_update_changes_the_parameters(torch):
     peer = TorchPeer(make_cases()[0], CONFIG, "cpu")
     before = {name: param.detach().clone() for name, param in peer._model.named_parameters()}
     losses = [float(peer.start()) for _ in range(3)]
