@@ -118,15 +118,6 @@ def test_bad_fasta_leaves_nothing(
     assert not (tmp_path / "runs").exists()
 
 
-def test_error_in_another_process(config: CorpusConfig, tmp_path: Path) -> None:
-    for number, path in enumerate(config.inputs):
-        path.write_bytes(b">one\nACGTMKTL" + b"A" * number)
-    with pytest.raises(ValueError, match="position 8") as error:
-        build_corpus(dataclasses.replace(config, workers=2))
-    assert_one_line(error, "contig 'one'", "'L'")
-    assert not (tmp_path / "runs").exists()
-
-
 def test_bad_inputs(config: CorpusConfig, tmp_path: Path) -> None:
     missing = tmp_path / "none.fa"
     with pytest.raises(FileNotFoundError, match="no such FASTA file") as error:

@@ -1,6 +1,7 @@
 """Counts of a corpus: right, made once by any number of processes, and of this corpus only."""
 
 import dataclasses
+import functools
 import json
 import re
 import shutil
@@ -41,6 +42,13 @@ def manifest(small_corpus: Path, tmp_path: Path) -> Manifest:
     return load_manifest(shutil.copytree(small_corpus, tmp_path / "corpus"))
 
 
+@pytest.fixture
+def short_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words of 8 nucleotides in place of 13: 65,536 counts, not 67 million."""
+    monkeypatch.setattr(counts_module, "MAX_ORDER", 7)
+    monkeypatch.setattr(counts_module, "count_split", functools.partial(count_split, max_order=7))
+
+
 def read_training(manifest: Manifest) -> list[bytes]:
     reader = open_split(manifest, "train")
     return reader.read(np.arange(len(reader)))
@@ -76,14 +84,15 @@ def test_counts_are_those_of_the_training_split(manifest: Manifest) -> None:
     assert counts.tokens.tolist() == [tokens[first + i] for i in range(4**6 + 4)]
 
 
-@pytest.mark.parametrize("vocabulary", ["v1", "v2"])
-def test_a_run_reads_what_it_would_count(manifest: Manifest, vocabulary: str) -> None:
-    tokenizer = KmerTokenizer(vocabulary)
+@pytest.mark.usefixtures("short_words")
+def test_a_run_reads_what_it_would_count(manifest: Manifest) -> None:
+    """Whatever its vocabulary: counts are made with that of v2."""
+    tokenizer = KmerTokenizer("v1")
     assert load_counts(manifest, k=6) is None
     count_corpus(BaselinesConfig(folder=manifest.folder))
     loaded = load_counts(manifest, k=6)
-    assert_equal(loaded, count_split(open_split(manifest, "train"), tokenizer, 10**9))
-    other = count_split(open_split(manifest, "validation"), tokenizer, 10**9)
+    assert_equal(loaded, count_split(open_split(manifest, "train"), tokenizer, 10**9, max_order=7))
+    other = count_split(open_split(manifest, "validation"), tokenizer, 10**9, max_order=7)
     assert not np.array_equal(loaded.tokens, other.tokens)
 
 
@@ -138,21 +147,23 @@ def test_no_more_is_left_out_than_1_in_50_and_about_1_024_records(num_records: i
     np.testing.assert_array_equal(choose_held_back(some, num_records)[1], held_back[::7])
 
 
-@pytest.mark.parametrize(("workers", "size"), [(1, 10_000), (2, 10**9), (2, 10_000)])
+@pytest.mark.parametrize(
+    ("workers", "size", "most"),
+    [(1, 10_000, 10**9), (1, 10_000, 30_000), (2, 10**9, 30_000), (2, 10_000, 10**9)],
+)
 def test_any_number_of_processes_and_tasks(
-    workers: int, size: int, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+    workers: int, size: int, most: int, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The parts of a large corpus, and of several processes, add up."""
     reader = open_split(manifest, "train")
-    for most in (10**9, 30_000):
-        expected = count_split(reader, TOKENIZER, most, max_order=5)
-        monkeypatch.setattr(counts_module, "_NUCLEOTIDES_OF_A_TASK", size)
-        parts = count_split(reader, TOKENIZER, most, max_order=5, workers=workers)
-        monkeypatch.undo()
-        assert_equal(parts, expected)
-        assert 0.99 < expected.num_nucleotides / min(most, 52_000) < 1.2
+    expected = count_split(reader, TOKENIZER, most, max_order=5)
+    monkeypatch.setattr(counts_module, "_NUCLEOTIDES_OF_A_TASK", size)
+    parts = count_split(reader, TOKENIZER, most, max_order=5, workers=workers)
+    assert_equal(parts, expected)
+    assert 0.99 < expected.num_nucleotides / min(most, 52_000) < 1.2
 
 
+@pytest.mark.usefixtures("short_words")
 def test_counted_once(manifest: Manifest) -> None:
     config = BaselinesConfig(folder=manifest.folder)
     path = manifest.folder / COUNTS_FILE
@@ -190,6 +201,7 @@ def test_counts_of_any_size_are_kept(largest: int, manifest: Manifest) -> None:
     assert_equal(load_counts(manifest, k=3), counts)
 
 
+@pytest.mark.usefixtures("short_words")
 def test_counts_of_another_corpus_or_tokenizer(manifest: Manifest) -> None:
     count_corpus(BaselinesConfig(folder=manifest.folder))
     path = manifest.folder / COUNTS_FILE
@@ -260,6 +272,7 @@ def write_text(path: Path) -> None:
         write_text,
     ],
 )
+@pytest.mark.usefixtures("short_words")
 def test_damaged_counts(damage: Callable[[Path], None], manifest: Manifest) -> None:
     count_corpus(BaselinesConfig(folder=manifest.folder))
     path = manifest.folder / COUNTS_FILE
@@ -270,6 +283,7 @@ def test_damaged_counts(damage: Callable[[Path], None], manifest: Manifest) -> N
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.usefixtures("short_words")
 def test_counts_of_another_version(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counts_module, "FORMAT_VERSION", 1)
     count_corpus(BaselinesConfig(folder=manifest.folder))
@@ -279,6 +293,7 @@ def test_counts_of_another_version(manifest: Manifest, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("place", ["counting", "writing"])
+@pytest.mark.usefixtures("short_words")
 def test_interrupt_leaves_what_was_there(
     place: str, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,6 +320,7 @@ def test_interrupt_leaves_what_was_there(
         assert (manifest.folder / COUNTS_FILE).read_bytes() == before
 
 
+@pytest.mark.usefixtures("short_words")
 def test_counts_are_written_whole(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     """On disk under another name first: what has the name is never half of a file."""
     path = manifest.folder / COUNTS_FILE
@@ -315,6 +331,7 @@ def test_counts_are_written_whole(manifest: Manifest, monkeypatch: pytest.Monkey
     assert there == [False, True]
 
 
+@pytest.mark.usefixtures("short_words")
 def test_command(manifest: Manifest, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(manifest.folder)
     assert cli.main(["corpus", "baselines", folder, "--nucleotides", "20000"]) == 0

@@ -9,7 +9,7 @@ from test_checkpoints import save
 
 from nucleotide_transformer.training.checkpoints import Checkpointer
 from nucleotide_transformer.training.curves import plot_curves
-from nucleotide_transformer.training.metrics import METRICS_FILE, MetricWriter, read_metrics
+from nucleotide_transformer.training.metrics import MetricWriter
 
 PANELS = (("loss", None, "loss"),) * 4
 
@@ -41,16 +41,6 @@ def run(tmp_path):
     writer.close()
     plot_curves(tmp_path, PANELS, labels={"train": "training"}, references={})
     return tmp_path
-
-
-def test_metrics_stay_when_a_run_resumes_on_a_full_disk(run, full_disk):
-    lines = read_metrics(run)
-    assert full_disk() == []
-    with pytest.raises(OSError, match="No space left"):
-        MetricWriter(run, step=1)
-    assert read_metrics(run) == lines
-    assert [line["step"] for line in lines] == [1, 2]
-    assert (run / METRICS_FILE).is_file()
 
 
 def test_curves_stay_when_the_disk_is_full(run, full_disk):
