@@ -18,10 +18,10 @@ def write_script(shell: str, folder: Path, capfd: pytest.CaptureFixture[str]) ->
     return script
 
 
-def test_bash_completes_the_commands_of_every_group(
+def test_bash_completes_commands_options_and_choices(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Also of a group with one command, whose options are called as they are typed."""
+    """Of every group, also of one with one command, whose options are called as they are typed."""
     script = write_script("bash", tmp_path, capfd)
     groups = {name.partition(" ")[0] for name in cli.COMMANDS if " " in name}
     expected = {
@@ -30,7 +30,14 @@ def test_bash_completes_the_commands_of_every_group(
         )
         for group in groups
     }
-    expected["tasks run --batching.w"] = ["--batching.window-tokens"]
+    expected |= {
+        "cor": ["corpus"],
+        "corpus b": ["baselines", "build"],
+        "corpus build --val": ["--validation-contigs", "--validation-fraction"],
+        "pretrain --conf": ["--config"],
+        "pretrain --model.position ro": ["rotary"],
+        "tasks run --batching.w": ["--batching.window-tokens"],
+    }
     lines = [f"source {script}"]
     for words in expected:
         last = len(words.split())
@@ -38,7 +45,9 @@ def test_bash_completes_the_commands_of_every_group(
         lines.append('echo $(printf "%s\\n" "${COMPREPLY[@]}" | grep -v "^-h$\\|^--help$" | sort)')
     command = ["bash", "-c", "\n".join(lines)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert [line.split() for line in done.stdout.splitlines()] == list(expected.values())
+    assert [line.split() for line in done.stdout.splitlines()] == list(expected.values()), (
+        done.stderr
+    )
 
 
 def test_zsh_reads_its_script(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from real_command import run_in_pipe
+from small_models import V2, save_model
 from task_folders import draw, make_model, write_rows, write_task
 
 from nucleotide_transformer import cli
@@ -212,12 +213,14 @@ def test_fine_tuning_is_a_method_like_others(tasks: Path, model: Model) -> None:
         run(dataclasses.replace(config, finetune=other), model)
 
 
-def test_a_metric_that_is_not_defined_ends_no_table(tasks: Path) -> None:
+def test_a_metric_that_is_not_defined_ends_no_table(tasks: Path, tmp_path: Path) -> None:
     """The rows held out to validate have one class: their AUROC is no number."""
     rows = draw(29, 0)
     write_rows(tasks / "a" / "train.csv", [(*row[:2], str(int(row is rows[0]))) for row in rows])
-    output = tasks.parent / "out"
+    output = tmp_path / "out"
+    save_model(tmp_path / "model", V2, "huggingface")
     words = ["tasks", "run", "--tasks", tasks, "--only", "a", "--methods", "head"]
+    words += ["--model", tmp_path / "model"]
     words += ["--finetune.total-steps", 2, "--finetune.warmup-steps", 1, "--output", output]
     words += ["--finetune.num-devices", 1, "--batching.num-devices", 1, "--resamples", 20]
     assert cli.main([str(word) for word in words]) == 0
@@ -360,7 +363,7 @@ def test_a_bad_table_stops_before_anything_runs(
 
 
 def test_the_command_writes_the_table_and_says_what_is_wrong(tasks: Path) -> None:
-    """`nt tasks run` as a user runs it, without a network."""
+    """`nt tasks run` as a user runs it: in a process of its own, without a network."""
     output = tasks.parent / "out"
     words = ["tasks", "run", "--tasks", tasks, "--output", output, "--methods", "kmers4"]
     done = run_in_pipe(*words, "--resamples", 20)
