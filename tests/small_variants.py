@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from small_models import V2, random_params
 
 from nucleotide_transformer.pretrained import Model
@@ -22,6 +23,11 @@ AROUND = WindowConfig(**OPTIONS)
 def make_model() -> Model:
     tokenizer = KmerTokenizer(vocabulary=V2.vocabulary, k=K)
     return Model(params=random_params(V2), config=V2, tokenizer=tokenizer)
+
+
+@pytest.fixture(scope="module", name="model")
+def random_model() -> Model:
+    return make_model()
 
 
 def make_text(size: int, seed: int = 0) -> str:

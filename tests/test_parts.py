@@ -11,7 +11,7 @@ import types
 import numpy as np
 import pytest
 from small_models import V2, random_params
-from small_variants import make_model
+from small_variants import random_model  # noqa: F401
 from variant_files import make_config, make_rows, write_fasta, write_vcf
 from variant_runs import (
     TEXT,
@@ -21,7 +21,7 @@ from variant_runs import (
     run_predict,
     run_saturate,
     run_score,
-    write_contigs,
+    two_contigs,  # noqa: F401
 )
 
 from nucleotide_transformer import __version__
@@ -37,16 +37,6 @@ from nucleotide_transformer.variants.run import check_variants, score_variants
 from nucleotide_transformer.variants.writing import Table, write_scores
 
 BUSY = r"\.parts: another process writes there: wait for it, or end it"
-
-
-@pytest.fixture(scope="module")
-def model():
-    return make_model()
-
-
-@pytest.fixture
-def fasta(tmp_path):
-    return write_contigs(tmp_path)
 
 
 @pytest.fixture

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 from small_models import V2
-from small_variants import K, list_changes, make_model, make_reference, make_scorer, make_text
+from small_variants import (
+    K,
+    list_changes,
+    make_reference,
+    make_scorer,
+    make_text,
+    random_model,  # noqa: F401
+)
 
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.variants.changes import Change, find_change
@@ -12,11 +19,6 @@ from nucleotide_transformer.variants.texts import Texts
 
 REPEAT = make_text(40, seed=1) + "GATATATATC" + make_text(40, seed=2)
 LIMIT = 12
-
-
-@pytest.fixture(scope="module")
-def model():
-    return make_model()
 
 
 def change(text, start, ref, alt, limit=LIMIT):

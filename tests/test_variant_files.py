@@ -13,15 +13,15 @@ import pyarrow.parquet
 import pysam
 import pysam.bcftools
 import pytest
-from small_variants import AROUND, make_model
+from small_variants import AROUND, random_model  # noqa: F401
 from variant_files import (
     HEADER,
     OTHER,
     TEXT,
+    genome_file,  # noqa: F401
     make_config,
     make_rows,
     other_letters,
-    write_fasta,
     write_vcf,
 )
 
@@ -31,17 +31,6 @@ from nucleotide_transformer.variants.reading import read_variants
 from nucleotide_transformer.variants.reference import open_reference
 from nucleotide_transformer.variants.run import score_variants
 from nucleotide_transformer.variants.scoring import Scored, Scorer
-
-
-@pytest.fixture(scope="module")
-def model():
-    return make_model()
-
-
-@pytest.fixture
-def fasta(tmp_path):
-    return write_fasta(tmp_path / "genome.fa")
-
 
 WHY = [".", "., ., star, .", "symbolic", "breakend", ".", "not_snv", ".", ".", "not_acgt", "same"]
 

@@ -14,16 +14,16 @@ import pyarrow.parquet
 import pysam
 import pysam.bcftools
 import pytest
-from small_variants import make_model
+from small_variants import random_model  # noqa: F401
 from variant_files import (
     HEADER,
     OTHER,
     TEXT,
+    genome_file,  # noqa: F401
     make_config,
     make_rows,
     other_letters,
     write_bytes,
-    write_fasta,
     write_vcf,
 )
 
@@ -33,16 +33,6 @@ from nucleotide_transformer.options import parse
 from nucleotide_transformer.variants.config import STDIN, ScoreVariantsConfig
 from nucleotide_transformer.variants.reference import open_reference
 from nucleotide_transformer.variants.run import check_variants, score_variants
-
-
-@pytest.fixture(scope="module")
-def model():
-    return make_model()
-
-
-@pytest.fixture
-def fasta(tmp_path):
-    return write_fasta(tmp_path / "genome.fa")
 
 
 def fails(config, message):

@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 from small_models import V2, random_params
-from small_variants import OPTIONS, make_model, make_text
+from small_variants import OPTIONS, make_text, random_model  # noqa: F401
 from variant_runs import (
     ONE,
     SHORT,
@@ -18,7 +18,7 @@ from variant_runs import (
     run_predict,
     run_saturate,
     run_score,
-    write_contigs,
+    two_contigs,  # noqa: F401
 )
 
 from nucleotide_transformer.config import ComputeConfig
@@ -34,16 +34,6 @@ from nucleotide_transformer.variants.tracks import (
     write_likelihoods,
     write_probabilities,
 )
-
-
-@pytest.fixture(scope="module")
-def model():
-    return make_model()
-
-
-@pytest.fixture
-def fasta(tmp_path):
-    return write_contigs(tmp_path)
 
 
 def stop_at(monkeypatch, number):
@@ -126,11 +116,17 @@ def test_an_error_before_the_first_block_leaves_no_folder(model, tmp_path, fasta
     assert not list(tmp_path.glob("*.parts"))
 
 
-@pytest.mark.parametrize(("text", "options"), [("N" * 90, {}), (TEXT, {"window": 1})])
-def test_calibrate_leaves_nothing_of_bad_input(model, tmp_path, fasta, text, options):
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("N" * 90, {}, "no 60 nucleotides in a row without N"),
+        (TEXT, {"window": 1}, "window = 1: must be 3 or above"),
+    ],
+)
+def test_calibrate_leaves_nothing_of_bad_input(model, tmp_path, fasta, text, options, message):
     fasta.write_text(f">chr1\n{text}\n")
     config = CalibrateConfig(fasta=fasta, output=tmp_path / "t.json", **OPTIONS | options)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=message):
         calibrate_to_file(model, config)
     assert not list(tmp_path.glob("*.parts"))
 

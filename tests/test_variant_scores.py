@@ -12,11 +12,11 @@ from small_variants import (
     complement,
     cut_window,
     list_changes,
-    make_model,
     make_reference,
     make_scorer,
     make_text,
     plain_distribution,
+    random_model,  # noqa: F401
     score_kmers,
 )
 
@@ -33,11 +33,6 @@ CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 TEXT = make_text(90)
 PLACES = (0, 1, 40, 41, 88, 89)
 ALL = tuple(name for name in SCORES if name != "llr_calibrated")
-
-
-@pytest.fixture(scope="module")
-def model():
-    return make_model()
 
 
 @pytest.mark.parametrize(("name", "masked"), [("llr", True), ("wt_llr", False)])

@@ -15,13 +15,14 @@ from small_variants import (
     OPTIONS,
     K,
     list_changes,
-    make_model,
     make_reference,
     make_scorer,
     make_text,
+    random_model,  # noqa: F401
 )
-from variant_runs import ONE, TEXT, write_contigs
+from variant_runs import ONE, TEXT, two_contigs  # noqa: F401
 
+from nucleotide_transformer import cli
 from nucleotide_transformer.errors import UnwritableOutputError
 from nucleotide_transformer.inference import (
     nucleotide_probabilities,
@@ -53,16 +54,6 @@ from nucleotide_transformer.variants.tracks import (
 )
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
-
-
-@pytest.fixture(scope="module")
-def model():
-    return make_model()
-
-
-@pytest.fixture
-def fasta(tmp_path):
-    return write_contigs(tmp_path, second="two:1-9")
 
 
 @pytest.mark.parametrize(
@@ -344,8 +335,8 @@ def test_learned_positions_end(model):
         dataclasses.replace(AROUND, window=60).resolve(wide)
 
 
-def test_the_commands(tmp_path, fasta):
-    """`nt score-variants` and `nt saturate` as a user runs them."""
+def test_the_commands(tmp_path, fasta, capsys):
+    """`nt score-variants` as a user runs it, and `nt saturate`."""
     folder = tmp_path / "model"
     save_model(folder, V2, "huggingface")
     other = "ACGT".replace(TEXT[9], "")[0]
@@ -362,7 +353,7 @@ def test_the_commands(tmp_path, fasta):
         f"wrote {output}.tbi",
     ]
     assert "contigs are named differently in" in done.err
-    region = ("--region", "1:5-9", "--output", tmp_path / "s")
-    done = run_in_pipe("saturate", *region, *options)
-    assert done.code == 0, done.err
-    assert done.out.splitlines()[0] == f"wrote {tmp_path / 's' / 'saturation.parquet'}"
+    words = ("saturate", "--region", "1:5-9", "--output", tmp_path / "s", *options)
+    assert cli.main([str(word) for word in words]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[0] == f"wrote {tmp_path / 's' / 'saturation.parquet'}"

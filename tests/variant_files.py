@@ -1,6 +1,7 @@
 """A genome and variants in files, for the tests of them."""
 
 import pysam
+import pytest
 from small_variants import OPTIONS, make_text
 
 from nucleotide_transformer.variants.config import ScoreVariantsConfig
@@ -17,6 +18,11 @@ HEADER = """##fileformat=VCFv4.2
 def write_fasta(path):
     path.write_text(f">chr1 a contig\n{TEXT[:200]}\n{TEXT[200:].lower()}\n>two\n{OTHER}\n")
     return path
+
+
+@pytest.fixture(name="fasta")
+def genome_file(tmp_path):
+    return write_fasta(tmp_path / "genome.fa")
 
 
 def write_bytes(path, text):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 from small_variants import OPTIONS, make_text
 
 from nucleotide_transformer.inference.batching import BatchConfig
@@ -23,10 +24,11 @@ ONE = BatchConfig(num_devices=1, batch_tokens=64)
 SHORT = dataclasses.replace(ONE, window_tokens=16)
 
 
-def write_contigs(folder, second="two"):
+@pytest.fixture(name="fasta")
+def two_contigs(tmp_path):
     """A genome of two contigs; the second is the start of the first."""
-    path = folder / "genome.fa"
-    path.write_text(f">chr1\n{TEXT}\n>{second}\n{TEXT[:20]}\n")
+    path = tmp_path / "genome.fa"
+    path.write_text(f">chr1\n{TEXT}\n>two:1-9\n{TEXT[:20]}\n")
     return path
 
 
