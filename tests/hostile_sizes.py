@@ -67,7 +67,7 @@ def literal_in_bz2(folder: Path) -> None:
 
 
 def literal_in_zlib(folder: Path) -> None:
-    size = 1 << 29
+    size = 1 << 28
     body = b"\x80\x04\x8e" + struct.pack("<Q", size) + bytes(size) + b"."
     write_jax(folder, zlib.compress(body), **LARGEST)
 
@@ -204,13 +204,13 @@ def write_run(folder: Path, params: Any, **model: Any) -> None:
 
 def foreign_array_in_a_run(folder: Path) -> None:
     params, _ = runs.load_run(RUN)
-    write_run(folder, params | {"x/other": {"w": np.zeros(1 << 27, np.float32)}})
+    write_run(folder, params | {"x/other": {"w": np.zeros(1 << 26, np.float32)}})
 
 
 def run_of_zeros(folder: Path) -> None:
     """A model as its config says it is, and zeros compress."""
     _, config = runs.load_run(RUN)
-    wide = {"embed_dim": 1 << 12, "ffn_dim": 1 << 12}
+    wide = {"embed_dim": 1 << 11, "ffn_dim": 1 << 11}
     shapes = expected_shapes(dataclasses.replace(config, **wide))
     write_run(
         folder,
@@ -223,7 +223,7 @@ def run_of_zeros(folder: Path) -> None:
 
 
 def run_in_large_pieces(folder: Path) -> None:
-    """Arrays of the right shape, one of them in a piece of 1 GB."""
+    """Arrays of the right shape, one of them in a piece of 268 MB."""
     import tensorstore
 
     params, _ = runs.load_run(RUN)
@@ -235,7 +235,7 @@ def run_in_large_pieces(folder: Path) -> None:
         "driver": "zarr",
         "kvstore": {"driver": "ocdbt", "base": f"file://{state}"},
         "path": f"params.{module}.{name}/",
-        "metadata": {"shape": shape, "chunks": [1 << 14, 1 << 14], "dtype": "<f4"},
+        "metadata": {"shape": shape, "chunks": [1 << 13, 1 << 13], "dtype": "<f4"},
     }
     array = tensorstore.open(spec, create=True, delete_existing=True).result()
     array.write(params[module][name]).result()
@@ -270,7 +270,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a run in large pieces": (
         run_in_large_pieces,
-        "embed/embeddings [16384, 16384], not [75, 16]",
+        "embed/embeddings [8192, 8192], not [75, 16]",
     ),
     "a run of zeros": (run_of_zeros, "state: bytes of parameters = "),
     "positions": (numbers_of(max_positions=10**12), "max_positions = 1000000000000: must be"),
