@@ -1,5 +1,9 @@
 """A corpus and a run of pre-training that take seconds."""
 
+import functools
+
+import pytest
+
 from nucleotide_transformer.config import (
     CheckpointConfig,
     DataConfig,
@@ -10,6 +14,15 @@ from nucleotide_transformer.config import (
 )
 from nucleotide_transformer.data.corpus import build_corpus
 from nucleotide_transformer.data.corpus_config import CorpusConfig
+from nucleotide_transformer.pretraining import counts
+
+
+@pytest.fixture
+def short_words(monkeypatch):
+    """Counts of words of 8 nucleotides in place of 13: 65,536, not 67 million."""
+    shorter = functools.partial(counts.count_split, max_order=7)
+    monkeypatch.setattr(counts, "count_split", shorter)
+    monkeypatch.setattr(counts, "MAX_ORDER", 7)
 
 
 def build_small_corpus(inputs, output, **changes):

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 from printed_tables import read_table
+from small_runs import short_words  # noqa: F401
 
 from nucleotide_transformer import __version__, cli
 from nucleotide_transformer.commands import corpora
@@ -224,6 +225,7 @@ def test_an_error_survives_the_way_from_another_process(error):
     assert isinstance(copy, ValueError)
 
 
+@pytest.mark.usefixtures("short_words")
 def test_from_fasta_to_a_trained_model(capfd, drawn_curves, tmp_path):
     rng = np.random.default_rng(0)
     fasta = tmp_path / "yeast.fa"

@@ -1,7 +1,6 @@
 """Counts of a corpus: right, made once by any number of processes, and of this corpus only."""
 
 import dataclasses
-import functools
 import json
 import re
 import shutil
@@ -12,6 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pytest
+from small_runs import short_words  # noqa: F401
 
 from nucleotide_transformer import cli, files
 from nucleotide_transformer.data.corpus import Manifest, load_manifest, open_split
@@ -40,13 +40,6 @@ FILES_OF_A_CORPUS = {MARKER_FILE, "manifest.json", "genomes"}
 def manifest(small_corpus: Path, tmp_path: Path) -> Manifest:
     """A copy of the small corpus: 60,000 nt of two species, chunks of 200 nt."""
     return load_manifest(shutil.copytree(small_corpus, tmp_path / "corpus"))
-
-
-@pytest.fixture
-def short_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Words of 8 nucleotides in place of 13: 65,536 counts, not 67 million."""
-    monkeypatch.setattr(counts_module, "MAX_ORDER", 7)
-    monkeypatch.setattr(counts_module, "count_split", functools.partial(count_split, max_order=7))
 
 
 def read_training(manifest: Manifest) -> list[bytes]:

@@ -113,7 +113,9 @@ def test_intervals_resample_whole_groups():
     assert high == pytest.approx(0.5 + 1.96 / 8, abs=0.07)
 
 
-def test_all_probes_of_all_layers_and_splits():
+def test_all_probes_of_all_layers_and_splits(monkeypatch):
+    monkeypatch.setattr(probe, "FOLDS", 3)
+    monkeypatch.setattr(probe, "STRENGTHS", (0.1, 1.0))
     random = np.random.default_rng(3)
     codes = random.integers(0, 4, (120, 30)).astype(np.uint8)
     labels, groups = np.arange(120) % 4, np.arange(120) // 20
