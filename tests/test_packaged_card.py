@@ -93,7 +93,11 @@ def test_several_runs_add_up(facts):
     tokens = 40 * record.config.tokens_per_update
     card = make_trained_card(
         dataclasses.replace(
-            facts, record=record, earlier=earlier, hardware="an abacus", recipes=[RECIPE] * 3
+            facts,
+            record=record,
+            earlier=earlier,
+            hardware="an abacus",
+            recipes=[Path("experiments/model/x.toml")] * 3,
         )
     )
     for row in (
@@ -105,7 +109,7 @@ def test_several_runs_add_up(facts):
         assert f"\n{row}\n" in card
     assert "evaluating and saving, on an abacus; 5 updates were not timed." in card
     assert "these settings of the last of 3 runs:" in card
-    place = "`main/experiments/quickstart.toml`"
+    place = "`experiments/model/x.toml`"
     assert f"{place},\nthen {place},\nthen {place} have all of them. In a checkout" in card
     assert f"one before. Those of the last have the SHA-256\n`{'5' * 64}` (of names" in card
     assert "runs/first" not in card
