@@ -208,6 +208,7 @@ def main() -> int:
     arguments = parser.parse_args()
     file = arguments.output / "trials.json"
     rows = read_rows(file)
+    has_failed = False
     for model in arguments.models:
         for sequences in arguments.sequences or SEQUENCES.get(model, SEQUENCES["100M"][:1]):
             for number in arguments.trials:
@@ -220,11 +221,12 @@ def main() -> int:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 log = file.with_name(f"{model}-{sequences}-trial-{number}.log")
                 rows[key] = row | run_trial(row, log, arguments.timeout)
+                has_failed |= rows[key].get("error", OUT_OF_MEMORY) != OUT_OF_MEMORY
                 write_whole(file, json.dumps(list(rows.values()), indent=1) + "\n")
                 write_whole(file.with_suffix(".md"), format_table(rows.values()))
     if rows:
         print(format_table(rows.values()))
-    return int(any("error" in row for row in rows.values()))
+    return int(has_failed)
 
 
 if __name__ == "__main__":

@@ -108,10 +108,14 @@ def refuse_unwritable(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except InputError:  # some are errors of the system, too
+        raise
     except (FileExistsError, NotADirectoryError):
         raise NotAFolderError(f"{path}: a file is in its path: must be a folder") from None
     except OSError as error:
-        raise UnwritableOutputError(f"{path}: can't be written: {error.strerror}") from None
+        raise UnwritableOutputError(
+            f"{path}: can't be written: {error.strerror or error}"
+        ) from None
 
 
 @contextmanager
@@ -134,7 +138,7 @@ def open_output(folder: Path) -> Iterator[None]:
 def hold_parts(output: Path) -> Iterator[Path]:
     """Makes the folder `<output>.parts`, and keeps other processes out of it.
 
-    At the end it is removed if it is empty: see `empty_parts`.
+    At the end it is removed if it is empty.
 
     Raises:
         InputError: as `open_output`.
@@ -148,15 +152,6 @@ def hold_parts(output: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             folder.rmdir()
-
-
-def empty_parts(folder: Path) -> None:
-    """Removes what is in a folder of parts that this process holds, but for the lock."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != LOCK_FILE:
-            path.unlink()
 
 
 def keep_settings(folder: Path, settings: Mapping[str, Any], what: str, rule: str) -> None:

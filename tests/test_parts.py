@@ -114,8 +114,9 @@ def test_the_lock_of_a_killed_or_refused_run_holds_nothing_up(model, embed_confi
         with pytest.raises(InputError, match="unfinished run with model = 'other', not 'm'"):
             embed_file(model, embed_config)
     blocks.paths[0].unlink()
+    (blocks.folder / "notes.txt").write_text("mine")
     embed_file(model, embed_config)
-    assert not blocks.folder.exists()
+    assert [path.name for path in blocks.folder.iterdir()] == ["notes.txt"]
 
 
 def test_a_file_system_without_locks_embeds(model, embed_config, monkeypatch):

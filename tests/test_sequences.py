@@ -146,6 +146,7 @@ def test_table_without_coordinates_is_its_own_contig(tmp_path: Path) -> None:
     ("a.csv", "sequence,contig,start,end\nACGT,x,-4,0\n", "row 1: start, end = '-4', '0': are"),
     ("a.csv", "sequence,name\nACGT,a\nACGT,gene,x\n", "line 3: 3 values: must have 2, as the"),
     ("a.tsv", "sequence\tname\nACGT\n", "a.tsv: line 2: 1 values: must have 2, as the header has"),
+    ("a.tsv", "sequence\tname\nACGT\ta\n\n\t\n", "a.tsv: row 2: column 'sequence' is empty"),
     ("a.csv", 'sequence\n"ACGT\n', "a.csv: line 2: unexpected end of data"),
     ("a.parquet", "no parquet", "a.parquet: not a Parquet file: "),
     ("a.csv.gz", "not gzip at all\n", "a.csv.gz: no column 'sequence' with the sequences"),

@@ -251,6 +251,7 @@ def test_an_index_of_another_file_is_made_again(change, name, tmp_path, fasta):
     [
         b">a\nACGT",
         b">a x\nACGT\nACGT",
+        b">a\nACGT\n> b x\nACGT",
         b"\n>a\n" + TEXT.encode() * 500 + b"\n\n>b x\nAC\nAC",
         b"".join(b">%d\nACGT\nAC\n" % i for i in range(1000)) + b"\n",
     ],

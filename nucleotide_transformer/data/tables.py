@@ -27,7 +27,7 @@ def read_rows(
         path: the table.
         kind: "csv", "tsv" or "parquet".
         select: takes the columns that are there, and returns those to read.
-        comment: what lines begin with that are skipped, as blank ones are.
+        comment: what lines begin with that are skipped, as empty ones are.
         extra: what a message says to install where there is no pyarrow.
 
     Raises:
@@ -47,7 +47,7 @@ def _read_text(
     def take_lines() -> Iterator[str]:
         nonlocal number
         for number, line in read_lines(path):  # noqa: B007
-            if not (line.isspace() or (comment and line.startswith(comment))):
+            if not (comment and line.startswith(comment)):
                 yield line + "\n"
 
     rows = _lift_limit(csv.reader(take_lines(), delimiter=delimiter, strict=True))

@@ -10,8 +10,8 @@ import numpy as np
 
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.files import (
+    PARTIAL_PREFIX,
     UNFINISHED,
-    empty_parts,
     hold_parts,
     keep_settings,
     name_parts,
@@ -21,6 +21,10 @@ from nucleotide_transformer.files import (
 Arrays = dict[str, np.ndarray]
 Job = TypeVar("Job")
 AnyBlocks = TypeVar("AnyBlocks", bound="Blocks")
+INPUT = "input"
+"""Name of a copy of standard input, without its suffix."""
+_BLOCKS = "block-*.npz"
+_OURS = ("block-*", "settings.json", f"{INPUT}.*", f"{PARTIAL_PREFIX}*")
 
 
 class Blocks:
@@ -50,7 +54,7 @@ class Blocks:
         if self._held is None:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(hold_parts(self._output))
-                self.paths = sorted(self.folder.glob("block-*.npz"))
+                self.paths = sorted(self.folder.glob(_BLOCKS))
                 self._held = stack.pop_all()
         return self
 
@@ -59,7 +63,9 @@ class Blocks:
         assert held, "entered"
         with held:
             if kind is None or not self.paths:
-                empty_parts(self.folder)
+                for pattern in _OURS:  # and nothing that somebody else keeps there
+                    for path in self.folder.glob(pattern):
+                        path.unlink()
 
     def keep_settings(self, settings: Mapping[str, Any]) -> None:
         """Writes what the blocks depend on, or, if there are blocks, compares it with theirs.

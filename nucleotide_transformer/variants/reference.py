@@ -30,7 +30,7 @@ from nucleotide_transformer.files import write_whole
 EXTRA = "variants"
 """The extra of setup.py that has pysam and pyarrow."""
 _START_BYTES = 18
-_BETWEEN = re.compile(rb"[^\s>]?\s*>(\S+)[^\n]*\n")
+_BETWEEN = re.compile(rb"[^\s>]?\s*>[^\S\n]*(\S+)[^\n]*\n")
 """From the last nucleotide of a contig to the first of the next, whose name it gives."""
 _MOST_BETWEEN = 1 << 20
 """Bytes of that: no header is longer."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.files import check_new, write_whole
+from nucleotide_transformer.inference.blocks import INPUT
 from nucleotide_transformer.model.platform import find_default_device
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.variants.blocks import ScoredBlocks
@@ -33,8 +34,6 @@ BLOCK_ON_CPU, BLOCK_ELSEWHERE = 256, 2_048
 """Variants of a block: those that share passes, and what a stop can cost."""
 ALWAYS_SKIPPED = ("no_alt", "star", "breakend", "symbolic", "not_acgt", "same", "unknown")
 """Reasons that are no mistake, as `check_allele` gives them."""
-_INPUT = "input"
-"""Name of a copy of standard input, without its suffix."""
 
 
 class Variants(NamedTuple):
@@ -171,7 +170,7 @@ def _copy_stdin(folder: Path) -> Path:
     """Copies standard input into a folder: it is read more than once."""
     stream = sys.stdin.buffer
     start = stream.read(1 << 16)
-    path = folder / f"{_INPUT}{find_kind_of_bytes(start)}"
+    path = folder / f"{INPUT}{find_kind_of_bytes(start)}"
     with write_whole(path) as partial, partial.open("wb") as file:
         file.write(start)
         shutil.copyfileobj(stream, file)
