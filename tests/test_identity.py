@@ -130,6 +130,9 @@ def test_another_length_must_leave_the_rates_so_far(tmp_path):
         check_same_rates(tmp_path, 95, rates(100, **cooling), rates(200, **cooling))
     with pytest.raises(InputError, match=r"total_tokens: the learning rate of update"):
         check_same_rates(tmp_path, 50, rates(100, schedule="cosine"), rates(200, schedule="cosine"))
+    check_same_rates(tmp_path, 1, lambda _: 0.0, lambda _: 0.0)
+    with pytest.raises(InputError, match=r"was 1e-06 and would be 1.01e-06 with"):
+        check_same_rates(tmp_path, 1, lambda _: 1e-6, lambda _: 1.009e-6)
 
 
 def test_every_field_of_the_model_is_covered():

@@ -1,5 +1,6 @@
 """What makes a run the same run: which settings may change when it resumes."""
 
+import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def check_same_rates(
     """
     for place in np.unique(np.linspace(0, max(step - 1, 0), 101).round()).astype(int).tolist():
         one, other = float(before(place)), float(now(place))
-        if not np.isclose(one, other, rtol=1e-6):
+        if not math.isclose(one, other, rel_tol=1e-6):
             rule = "the schedule depends on the length; give another output folder"
             raise InputError(
                 f"{checkpoint}: total_tokens: the learning rate of update {place + 1} was"
