@@ -125,6 +125,19 @@ def test_what_can_not_be_had_is_reported_and_the_rest_is_fetched(
     assert NAME not in list_names(tmp_path)
 
 
+@pytest.mark.parametrize("knows", [True, False])
+def test_an_empty_answer_is_asked_for_once_more(
+    knows: bool, server: LoopbackServer, tmp_path: Path
+) -> None:
+    known = {} if knows else {"num_bytes": None, "checksum": ""}
+    assemblies = [make_assembly(server, name, **known) for name in (NAME, "moss.fa.gz")]  # type: ignore[arg-type]
+    server.files |= {f"/{NAME}": b"", "/moss.fa.gz": BODY}
+    done = run(tmp_path, *assemblies)
+    assert done == Downloaded(("moss.fa.gz",), (), {NAME: "came empty"})
+    assert [path for path, _ in server.asked].count(f"/{NAME}") == 2
+    assert list_names(tmp_path) == {"moss.fa.gz", "genomes.tsv"}
+
+
 def test_no_server(tmp_path: Path, server: LoopbackServer) -> None:
     assembly = make_assembly(server)._replace(address="http://127.0.0.1:9/x.fa.gz")
     done = run(tmp_path, assembly, num_retries=1)

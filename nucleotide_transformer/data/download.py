@@ -169,11 +169,11 @@ class _Download:
                 self._partial.unlink(missing_ok=True)
             self._advance(self._size())
             self._fetch()
+            self._partial.replace(self._path)
         except _FailedError as error:
             return str(error)
         except OSError as error:
             return f"{error.filename or self._path}: {error.strerror or error}"
-        self._partial.replace(self._path)
         return _FETCHED
 
     def _fetch(self) -> None:
@@ -211,6 +211,8 @@ class _Download:
             self._advance(len(block))
         if self._length is not None and self._size() < self._length:
             raise _AgainError("the connection ended before the file did")
+        if not self._size():
+            raise _WrongError("came empty")
 
     def _ask_http(self) -> Iterator[bytes]:
         import requests
