@@ -117,3 +117,7 @@ def test_json_knows_all_numbers() -> None:
         "standard_errors": None,
         "difference": {"cross_entropy": 0.0, "error": None},
     }
+    model = model._replace(nats=np.array([np.nan]))
+    values = describe_evaluation(make_evaluation({MODEL: model, "other": model}, ["Fungi"]))
+    unknown = {"cross_entropy": None, "error": None}
+    assert values["all"]["predictors"]["other"]["difference"] == unknown

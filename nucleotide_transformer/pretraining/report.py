@@ -29,6 +29,7 @@ from nucleotide_transformer.files import write_json
 from nucleotide_transformer.pretraining.scores import (
     MODEL,
     Comparison,
+    Difference,
     Evaluation,
     Metrics,
     Row,
@@ -69,7 +70,7 @@ def write_evaluation(path: Path, head: dict[str, Any], evaluation: Evaluation) -
         evaluation: the comparisons.
     """
     content = {"format_version": FORMAT_VERSION} | head | describe_evaluation(evaluation)
-    write_json(path, content, ensure_ascii=False)
+    write_json(path, content, ensure_ascii=False, allow_nan=False)
 
 
 def print_summary(console: Console, folder: Path, evaluation: Evaluation) -> None:
@@ -178,11 +179,11 @@ def _describe_row(row: Row) -> dict[str, Any]:
     return {
         **_drop_infinite(row.metrics),
         "standard_errors": _drop_infinite(row.errors) if row.errors else None,
-        "difference": row.difference._asdict() if row.difference else None,
+        "difference": _drop_infinite(row.difference) if row.difference else None,
     }
 
 
-def _drop_infinite(metrics: Metrics) -> dict[str, float | None]:
-    """JSON knows no infinite number, such as the perplexity of a model that fails."""
-    fields = metrics._asdict().items()
-    return {name: value if math.isfinite(value) else None for name, value in fields}
+def _drop_infinite(numbers: Metrics | Difference) -> dict[str, float | None]:
+    """JSON knows no infinite number, such as the perplexity of a model that fails, and no NaN."""
+    fields = numbers._asdict().items()
+    return {name: x if x is not None and math.isfinite(x) else None for name, x in fields}
