@@ -111,7 +111,7 @@ def test_several_runs_add_up(facts):
     assert "these settings of the last of 3 runs:" in card
     place = "`experiments/model/x.toml`"
     assert f"{place},\nthen {place},\nthen {place} have all of them. In a checkout" in card
-    assert f"one before. Those of the last have the SHA-256\n`{'5' * 64}` (of names" in card
+    assert f"The last one began\nwith weights of the SHA-256 `{'5' * 64}`\n(of names" in card
     assert "runs/first" not in card
 
 

@@ -232,7 +232,8 @@ def _describe_runs(record: RunRecord, hardware: str, earlier: Sequence[EarlierRu
     where = f", on {hardware}" if hardware else ""
     digest = record.started_from
     known = (
-        f" Those of the last have the SHA-256\n`{digest}` (of names, shapes and\nfloat32 numbers)."
+        f" The last one began\nwith weights of the SHA-256 `{digest}`\n(of names, shapes and"
+        " float32 numbers)."
     )
     return (
         "## Compute\n\nEach run began with the best weights of the one before."
