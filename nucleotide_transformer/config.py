@@ -164,7 +164,8 @@ class DataConfig:
     corpus: Path = Path("runs/corpus")
     """Folder that `nt corpus build` made."""
     sequence_tokens: int = 1_000
-    """Tokens of a training sequence, <cls> included."""
+    """Tokens of a training sequence, <cls> included. It starts within the overlap of a record if it
+    fills a chunk of the corpus, and anywhere in the record if it is shorter."""
     temperature: float = 1.0
     """Species are drawn in proportion to size ** (1 / temperature): 1 as published."""
     reverse_complement: float = 0.0

@@ -50,7 +50,9 @@ class Corpus:
             if hash_numbers(config.seed, STRAND, row) / WORD < config.data.reverse_complement:
                 record = bytes(PARTNERS[letter] for letter in reversed(record))
             spare = max(len(record) - self.least, config.model.k - 1)
-            largest = min(spare, 2 * self.manifest.overlap, len(record) - 1)
+            largest = min(spare, len(record) - 1)
+            if self.needed >= self.manifest.chunk_length - config.model.k:
+                largest = min(largest, 2 * self.manifest.overlap)
             start = hash_numbers(config.seed, START, row) % (largest + 1)
             sequences.append(self.tokenize(record[start : start + self.needed], self.num_tokens))
         return np.array(sequences)

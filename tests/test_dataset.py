@@ -1,5 +1,6 @@
 """Input pipeline: what a row holds, the order of the run, and its state."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -155,14 +156,31 @@ def test_full_records_are_not_padded_and_short_ones_are_read_to_the_end(
     assert short_starts == set(range(6))  # so that the reading frame varies, and no more
 
 
-def test_a_short_record_that_is_long_enough_has_no_padding(manifest: Manifest) -> None:
+def test_sequences_shorter_than_a_chunk_read_all_of_a_record(manifest: Manifest) -> None:
+    """Of 240 nt: 10 of them in each record of 640 nt leave out 11 %, at its ends."""
     records, dataset = read_all(manifest), make_updates(manifest, num_tokens=41)
-    tokens = np.concatenate([dataset[n].tokens for n in range(30)])
-    assert (tokens != TOKENIZER.pad_token_id).all()
-    places = [locate(row, records) for row in tokens]
-    short = [start for record, start, _ in places if len(records[record]) == SHORT]
-    assert max(short) > 30  # 240 of its 300 nt are needed: starts of 0 to 40
-    assert max(short) <= 2 * OVERLAP
+    unread = [set(range(len(record))) for record in records]
+    short = set()
+    for row in np.concatenate([dataset[n].tokens for n in range(10 * len(records) // 12)]):
+        assert (row != TOKENIZER.pad_token_id).all()
+        record, start, length = locate(row, records)
+        unread[record] -= set(range(start, start + length))
+        short |= {start} if len(records[record]) == SHORT else set()
+    assert sum(map(len, unread)) < 0.13 * sum(map(len, records))
+    assert len(short) > 50
+    assert max(short) <= SHORT - 240
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "digest"), [(100, "3724d49106f557a9"), (101, "316d0bf0e4e1966b")]
+)
+def test_sequences_that_fill_a_chunk_stay_as_they_were(
+    manifest: Manifest, num_tokens: int, digest: str
+) -> None:
+    """Or a chunk but for one k-mer, as the published 1,000 tokens. Runs resume on them."""
+    dataset = make_updates(manifest, num_tokens, reverse_complement=0.5)
+    found = hashlib.sha256(b"".join(dataset[n].tokens.tobytes() for n in (0, 1, 77)))
+    assert found.hexdigest().startswith(digest)
 
 
 def test_sequences_a_little_longer_than_a_chunk_start_anywhere_in_the_overlap(
@@ -277,23 +295,18 @@ def test_state_restores_the_position_exactly(manifest: Manifest) -> None:
             assert_equal(batch, dataset[9 + n])
 
 
+def evaluate(manifest: Manifest, split: str = "validation", **changes: int) -> EvaluationSet:
+    arguments = {"sequence_tokens": NUM_TOKENS, "num_sequences": 4} | changes
+    return make_evaluation_set(manifest, split, tokenizer=TOKENIZER, **arguments)
+
+
 def test_evaluation_set_is_fixed_and_without_unknown_nucleotides(manifest: Manifest) -> None:
     records = read_all(manifest, "validation")
     end = OVERLAP + CHUNK
     usable = [r for r in records if len(r) >= end and b"N" not in r[OVERLAP:end]]
     assert len(usable) == 22
     assert {619, 620} < {len(r) for r in records}
-
-    def make(num_sequences: int) -> EvaluationSet:
-        return make_evaluation_set(
-            manifest,
-            "validation",
-            tokenizer=TOKENIZER,
-            sequence_tokens=NUM_TOKENS,
-            num_sequences=num_sequences,
-        )
-
-    everything, genomes = make(10_000)
+    everything, genomes = evaluate(manifest, num_sequences=10_000)
     assert (everything.dtype, everything.shape) == (np.int32, (len(usable), NUM_TOKENS))
     assert (everything > TOKENIZER.cls_token_id).sum() == len(usable) * (NUM_TOKENS - 1)
     for row, record in zip(everything, usable, strict=True):
@@ -303,12 +316,12 @@ def test_evaluation_set_is_fixed_and_without_unknown_nucleotides(manifest: Manif
     numbers = [records.index(record) for record in usable]
     assert species == [reader.locate(number).species for number in numbers]
     assert len(set(species)) > 1
-    few = make(5).tokens
-    np.testing.assert_array_equal(few, make(5).tokens)
+    few = evaluate(manifest, num_sequences=5).tokens
+    np.testing.assert_array_equal(few, evaluate(manifest, num_sequences=5).tokens)
     places = [usable.index(records[locate(row, records)[0]]) for row in few]
     assert places == sorted(set(places))
     assert max(np.diff([-1, *places, len(usable)])) <= 2 * len(usable) / 5  # evenly spread
-    assert len(make(len(usable)).tokens) == len(usable)
+    assert len(evaluate(manifest, num_sequences=len(usable)).tokens) == len(usable)
 
 
 def test_published_lengths_fit_their_chunks(manifest: Manifest) -> None:
@@ -324,11 +337,6 @@ def test_published_lengths_fit_their_chunks(manifest: Manifest) -> None:
     assert count_nucleotides(make_manifest(6_000), TOKENIZER, 1_112) == 6_666
     with pytest.raises(ValueError, match="1112 tokens at most"):
         count_nucleotides(make_manifest(6_000), TOKENIZER, 1_113)
-
-
-def evaluate(manifest: Manifest, split: str = "validation", **changes: int) -> EvaluationSet:
-    arguments = {"sequence_tokens": NUM_TOKENS, "num_sequences": 4} | changes
-    return make_evaluation_set(manifest, split, tokenizer=TOKENIZER, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -374,8 +382,7 @@ def test_a_split_without_a_usable_record_is_an_error(tmp_path: Path) -> None:
 def test_any_number_of_held_out_sequences_takes_some_records_at_a_time(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = {"tokenizer": TOKENIZER, "sequence_tokens": NUM_TOKENS}
-    expected = make_evaluation_set(manifest, "validation", num_sequences=12, **arguments)
+    expected = evaluate(manifest, num_sequences=12)
     sizes, read = [], SplitReader.read
 
     def spy(reader: SplitReader, indices: np.ndarray) -> list[bytes]:
@@ -384,8 +391,8 @@ def test_any_number_of_held_out_sequences_takes_some_records_at_a_time(
 
     monkeypatch.setattr(SplitReader, "read", spy)
     monkeypatch.setattr(dataset_module, "_MOST_RECORDS", 5)
-    found = make_evaluation_set(manifest, "validation", num_sequences=12, **arguments)
+    found = evaluate(manifest, num_sequences=12)
     np.testing.assert_array_equal(found.tokens, expected.tokens)
-    everything = make_evaluation_set(manifest, "validation", num_sequences=10**12, **arguments)
+    everything = evaluate(manifest, num_sequences=10**12)
     assert len(everything.tokens) >= len(found.tokens)
     assert max(sizes) == 5

@@ -64,12 +64,12 @@ def make_dataset(
     """Makes the endless data set whose element n is the `Batch` of update n.
 
     Records come in an order shuffled over the whole split (see `sampling.RecordOrder`; its
-    temperature is `data.temperature`). A sequence starts at a random nucleotide within the overlap
-    of its record, so that the reading frame varies, and ends after `data.sequence_tokens` tokens.
-    The rest of a record is not read: chunk_length should be about
-    (sequence_tokens - 1) * k. A record shorter than a chunk starts no later than needed for that
-    or for the frame to vary. The share `data.reverse_complement` of the sequences is read from the
-    other strand: they start and end as if the corpus held the reverse complement of their record.
+    temperature is `data.temperature`). A sequence has `data.sequence_tokens` tokens and starts at a
+    random nucleotide: within the overlap of its record if it fills a chunk, to one k-mer, and else
+    anywhere, so that in time all of the record is read. It starts no later than needed for the
+    record to fill it, or for the reading frame to vary. The share `data.reverse_complement` of the
+    sequences is read from the other strand: they start and end as if the corpus held the reverse
+    complement of their record.
 
     The update's sequences and their order are the same for every number of processes P: the slices
     of processes 0 to P - 1 follow one another. Where P does not divide the update, the first
@@ -151,9 +151,11 @@ class UpdateLoader:
         self._sequences_per_update = sequences_per_update
         self._num_tokens = data.sequence_tokens
         self._reverse_share = data.reverse_complement
-        self._overlap = reader.manifest.overlap
         self._needed = count_nucleotides(reader.manifest, tokenizer, data.sequence_tokens)
-        self._window = min(self._needed, reader.manifest.chunk_length)
+        chunk, overlap = reader.manifest.chunk_length, reader.manifest.overlap
+        self._window = min(self._needed, chunk)
+        fills = self._needed >= chunk - tokenizer.k
+        self._most_skipped = 2 * overlap if fills else chunk + 2 * overlap
         self._order = RecordOrder(reader.species_offsets, data.temperature, seed)
 
     def load(self, update: int, rows: Int[np.ndarray, " B"]) -> Batch:
@@ -172,12 +174,12 @@ class UpdateLoader:
     def _largest_starts(self, records: list[bytes]) -> Int[np.ndarray, " B"]:
         """Returns how many nucleotides of each record may be skipped.
 
-        Both overlaps of a full one; of a shorter one what its sequence doesn't need, or else up to
-        k - 1, so that its reading frame varies.
+        What its sequence doesn't need, but of a full one no more than both overlaps if the sequence
+        fills a chunk. At least k - 1, so that the reading frame varies.
         """
         lengths = np.fromiter(map(len, records), np.int64, len(records))
         spare = np.maximum(lengths - self._window, self._tokenizer.k - 1)
-        return np.minimum(np.minimum(spare, 2 * self._overlap), lengths - 1)
+        return np.minimum(np.minimum(spare, self._most_skipped), lengths - 1)
 
 
 def make_evaluation_set(
