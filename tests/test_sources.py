@@ -105,6 +105,20 @@ def test_a_contig_is_looked_up_before_anything_is_built(
     assert not config.output.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("moss:*", "chr1"), ("moss:chr1", "moss:*"), ("chr1", "moss:chr1"), ("chr1", "ant:*")],
+)
+def test_a_contig_is_in_one_split_by_whatever_names(
+    name: str, other: str, config: CorpusConfig
+) -> None:
+    config = dataclasses.replace(config, validation_contigs=(name,), test_contigs=(other,))
+    with pytest.raises(InputError, match="a contig is in one split") as error:
+        build_corpus(config)
+    assert_one_line(error, "test_contigs", repr(other), repr(name))
+    assert not config.output.exists()
+
+
 def test_names_are_found_in_genomes_that_are_finished(config: CorpusConfig) -> None:
     config = dataclasses.replace(config, test_contigs=("moss:chr1",))
     with pytest.raises(InputError, match="in no genome"):

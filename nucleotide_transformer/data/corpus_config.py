@@ -66,7 +66,7 @@ class CorpusConfig:
     (a FASTA file) in which a contig is named, here or for test, has no blocks held out: its other
     contigs are for training. All other genomes have held-out blocks."""
     test_contigs: tuple[str, ...] = ()
-    """Contigs that are the test split, named in the same ways."""
+    """Contigs that are the test split, named in the same ways; none that is in validation."""
     seed: int = 0
     """Decides which blocks are held out."""
     compression: Literal["none", "zstd"] = "none"

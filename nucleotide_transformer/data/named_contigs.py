@@ -1,6 +1,7 @@
 """Contigs that a config puts in a split by their names: which genomes have them."""
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 
 from nucleotide_transformer.data.corpus_config import CorpusConfig
@@ -37,7 +38,8 @@ def find_named_contigs(
         Name of a genome -> those of the names that it has a contig for.
 
     Raises:
-        InputError: if a name is in no genome.
+        InputError: if a name is in no genome, or a contig of one that is to be built is named for
+            both splits.
     """
     names = {*config.validation_contigs, *config.test_contigs}
     species = {source.species for source in sources}
@@ -62,6 +64,9 @@ def find_named_contigs(
         with show_progress("contigs", num_bytes, visible=progress) as report:
             problems.run_tasks(tasks, count_workers(config.workers, num_bytes), report, collect)
     _check_all_found(config, frozenset().union(*found.values()), problems)
+    for source in sources:
+        if source.name not in finished:
+            _check_one_split(config, source.species, found[source.name], problems)
     return found
 
 
@@ -97,3 +102,16 @@ def _check_all_found(config: CorpusConfig, found: frozenset[str], problems: Prob
             if name not in found:
                 problems.add(field, InputError(f"{field}: {name!r}: {where}: {_RULE}"))
                 problems.raise_all()
+
+
+def _check_one_split(
+    config: CorpusConfig, species: str, found: frozenset[str], problems: Problems
+) -> None:
+    """Checks that the two splits have no contig of a genome in common, by whatever names."""
+    for name, other in itertools.product(config.validation_contigs, config.test_contigs):
+        contigs = {each.removeprefix(f"{species}:") for each in (name, other)}
+        if {name, other} <= found and (len(contigs) == 1 or "*" in contigs):
+            rule = f"names a contig of {species!r} that {name!r} of validation_contigs names too"
+            error = InputError(f"test_contigs: {other!r} {rule}: a contig is in one split")
+            problems.add("test_contigs", error)
+            problems.raise_all()
