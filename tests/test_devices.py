@@ -64,6 +64,16 @@ def test_more_devices_than_there_are_is_an_error():
         devices.find_devices(here + 1)
 
 
+@pytest.mark.parametrize("num_devices", [None, 1])
+def test_processes_with_unequal_devices_are_told_of_all(num_devices, monkeypatch):
+    found = {None: ["a", "b", "c"], 0: ["a", "b", "c"], 1: ["d", "e"]}
+    monkeypatch.setattr(devices.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(devices.jax, "local_devices", lambda process=None: found[process])
+    rule = "devices: 3 in process 0, 2 in process 1: must be as many in all processes"
+    with pytest.raises(InputError, match=f"^distributed = True: {rule}$"):
+        devices.find_devices(num_devices)
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [

@@ -90,13 +90,18 @@ def find_devices(num_devices: int | None) -> list[jax.Device]:
     """This process's devices that take part: all, or the first `num_devices`.
 
     Raises:
-        InputError: if there are fewer, or none of the platform that JAX_PLATFORMS names.
+        InputError: if there are fewer, or none of the platform that JAX_PLATFORMS names, or if the
+            processes that have joined have unequal numbers of them.
     """
     try:
         devices = jax.local_devices()
     except (RuntimeError, AssertionError):
         platforms = os.environ.get("JAX_PLATFORMS", "")
         raise InputError(f"JAX_PLATFORMS = {platforms!r}: JAX finds no such device here") from None
+    numbers = [len(jax.local_devices(process)) for process in range(jax.process_count())]
+    if len(set(numbers)) > 1:  # the collectives of all processes ask for as many of each
+        each = ", ".join(f"{number} in process {p}" for p, number in enumerate(numbers))
+        raise InputError(f"distributed = True: devices: {each}: must be as many in all processes")
     number = len(devices) if num_devices is None else num_devices
     rule = f"this process has {len(devices)} of the platform {devices[0].platform}"
     require(1 <= number <= len(devices), "num_devices", number, rule)
