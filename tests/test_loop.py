@@ -24,6 +24,7 @@ from nucleotide_transformer.config import (
 from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.data.corpus import build_corpus
 from nucleotide_transformer.data.corpus_config import CorpusConfig
+from nucleotide_transformer.data.dataset import UpdateLoader
 from nucleotide_transformer.errors import InputError, OutputExistsError
 from nucleotide_transformer.model import make_forward
 from nucleotide_transformer.pretrained import load_pretrained
@@ -110,13 +111,32 @@ def held_out_losses(monkeypatch):
     return arm
 
 
-def test_an_interrupted_run_resumes_bit_for_bit(config, finished_run, stop_after, monkeypatch):
+def fail_to_read(monkeypatch, update):
+    load = UpdateLoader.load
+
+    def load_or_fail(self, number, rows):
+        if number == update:
+            raise OSError("a disk that is gone")
+        return load(self, number, rows)
+
+    monkeypatch.setattr(UpdateLoader, "load", load_or_fail)
+
+
+@pytest.mark.parametrize("cause", ["a signal", "its input"])
+def test_an_interrupted_run_resumes_bit_for_bit(
+    config, finished_run, stop_after, monkeypatch, cause
+):
     whole, summary = finished_run
     assert (summary.step, summary.finished) == (8, True)
 
-    stop_after(5, signal.SIGTERM)
-    first = pretrain(config, show=False)
-    assert (first.step, first.finished, first.held_out) == (5, False, None)
+    if cause == "a signal":
+        stop_after(5, signal.SIGTERM)
+        first = pretrain(config, show=False)
+        assert (first.step, first.finished, first.held_out) == (5, False, None)
+    else:
+        fail_to_read(monkeypatch, update=5)
+        with pytest.raises(OSError, match="a disk that is gone"):
+            pretrain(config, show=False)
     assert list_steps(config.output) == [3, 5]
     monkeypatch.undo()
     second = pretrain(config, show=False)

@@ -48,6 +48,7 @@ ALREADY_TRAINING = (
 )
 """They would remove each other's saves under way, and mix their metrics."""
 STOPPING = b"\nstopping: the run is saved after this update; Ctrl-C again ends it at once\n"
+_Pending = deque[tuple[int, StepMetrics]]  # updates that may still be under way
 
 
 class TrainingDivergedError(RunFailedError):
@@ -178,12 +179,12 @@ class Run:
         Returns:
             Held-out metrics at the end; None if the run was stopped before.
         """
-        pending: deque[tuple[int, StepMetrics]] = deque()
+        pending: _Pending = deque()
         stopping, over = False, self._find_end()
         while self.step < self._plan.total_steps and not (stopping or over):
             if self.progress.is_lost:
                 stop.set()
-            pending.append(self._update(stop, newest=pending[-1][1] if pending else None))
+            pending.append(self._update(stop, pending))
             stopping = self._record(pending, leave=METRICS_LAG)
             # Alone, a process need not wait for its own word to come back from the devices.
             stopping |= jax.process_count() == 1 and stop.is_set()
@@ -272,15 +273,22 @@ class Run:
         self._task.batches.set_state(position)
         return state
 
-    def _update(self, stop: threading.Event, newest: StepMetrics | None) -> tuple[int, StepMetrics]:
-        """One update: the next batch, and the step, which runs on while this returns.
+    def _read_batch(self, pending: _Pending) -> Any:
+        """The next batch; no update is lost if it can't be read."""
+        position = self._task.batches.get_state()
+        try:
+            with self._log.wait_for_input(pending[-1][1] if pending else None):
+                return next(self._task.batches)
+        except Exception:
+            self._record(pending, leave=0)
+            if self.step:
+                self._task.batches.set_state(position)
+                self._save({})
+            raise
 
-        Args:
-            stop: whether this process was asked to stop; all processes learn of it together.
-            newest: what the update before will return, if it may still be under way.
-        """
-        with self._log.wait_for_input(newest):
-            batch = next(self._task.batches)
+    def _update(self, stop: threading.Event, pending: _Pending) -> tuple[int, StepMetrics]:
+        """One update, which runs on while this returns; all processes learn of `stop` together."""
+        batch = self._read_batch(pending)
         self._fills.append(self._task.measure_fill(batch))
         laid_out = lay_out(batch, self._task.blank, self._layout)
         stops = np.full(self._layout.num_local, stop.is_set())
@@ -288,7 +296,7 @@ class Run:
         self.step += 1
         return self.step, metrics
 
-    def _record(self, pending: deque[tuple[int, StepMetrics]], *, leave: int) -> bool:
+    def _record(self, pending: _Pending, *, leave: int) -> bool:
         """Fetches, checks and logs the metrics of all but the last `leave` updates.
 
         Returns:
