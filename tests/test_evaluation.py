@@ -6,14 +6,22 @@ import jax
 import numpy as np
 import pytest
 
-from nucleotide_transformer.config import MaskingConfig, ModelConfig
+from nucleotide_transformer.config import (
+    DataConfig,
+    EvaluationConfig,
+    MaskingConfig,
+    ModelConfig,
+    PretrainConfig,
+)
 from nucleotide_transformer.model import init_params, make_forward
 from nucleotide_transformer.pretraining.evaluation import (
     Evaluator,
+    HeldOut,
     count_nucleotides,
     mask_evaluation_set,
 )
 from nucleotide_transformer.pretraining.objective import score_sequences
+from nucleotide_transformer.pretraining.run import make_evaluator
 from nucleotide_transformer.pretraining.scores import estimate_errors, make_metrics
 from nucleotide_transformer.training.devices import find_devices, plan_layout
 from nucleotide_transformer.training.step import make_gather_step
@@ -79,6 +87,23 @@ def test_scores_are_those_of_each_sequence(num_devices, at_once):
     }
     for leaf, other in zip(evaluator.scores, scores, strict=True):
         np.testing.assert_array_equal(leaf, other)
+
+
+@pytest.mark.parametrize(("num_tokens", "at_once"), [(20, 2), (40, 4), (10, 1), (5, 1)])
+def test_as_many_tokens_at_once_as_in_training(num_tokens, at_once):
+    """Held-out sequences have 20; of those of training a device takes two."""
+    config = PretrainConfig(
+        model=MODEL,
+        data=DataConfig(sequence_tokens=num_tokens),
+        evaluation=EvaluationConfig(sequence_tokens=20),
+        tokens_per_update=2 * num_tokens,
+        total_tokens=2 * num_tokens,
+    )
+    masked = mask_evaluation_set(make_tokens(), MaskingConfig(), MODEL)
+    layout = plan_layout(2, at_most=2, num_local=1, num_processes=1)
+    held_out = HeldOut(make_tokens(), masked, groups=())
+    evaluator = make_evaluator(config, held_out, find_devices(1), layout)
+    assert {batch.inputs.shape for batch in evaluator._batches} == {(1, at_once, 20)}
 
 
 def test_the_rows_of_two_processes_come_back_in_the_order_of_the_set(monkeypatch):

@@ -211,13 +211,15 @@ def make_task(
 def make_evaluator(
     config: PretrainConfig, held_out: HeldOut, devices: list[jax.Device], layout: Layout
 ) -> Evaluator:
-    """What evaluates the model on the held-out sequences, compiled."""
+    """What evaluates the model on the held-out sequences, as many tokens at once as in training."""
+    num_tokens = layout.per_device * config.data.sequence_tokens
+    like = layout._replace(per_device=max(1, num_tokens // held_out.tokens.shape[1]))
     step = make_gather_step(
         functools.partial(score_sequences, make_forward(config.model, config.compute)),
         devices,
         context=functools.partial(exact_products, config.compute),
     )
-    return Evaluator(held_out.masked, config.model, step, like=layout)
+    return Evaluator(held_out.masked, config.model, step, like=like)
 
 
 def make_input(config: PretrainConfig, manifest: Manifest, tokenizer: KmerTokenizer) -> Any:
