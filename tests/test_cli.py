@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -287,12 +288,16 @@ def test_an_interrupted_run_says_how_to_go_on(capfd, small_corpus, tmp_path, mon
 
     monkeypatch.setattr(Run, "_update", update_and_interrupt)
     many = "--evaluation.num-sequences 100000000"
-    command = f"pretrain --data.corpus {small_corpus} --output {tmp_path / 'run'} {RUN} {many}"
+    corpus = shutil.copytree(small_corpus, tmp_path / "corpus")
+    command = f"pretrain --data.corpus {corpus} --output {tmp_path / 'run'} {RUN} {many}"
     code, out, _ = run(capfd, command)
     assert code == 130
+    assert f"note no baselines: `nt corpus baselines {corpus}` counts" in " ".join(out.split())
     assert re.search(r"^held out +\d+ sequences x 32 tokens, all that there are of 1", out, re.M)
     assert "stopped after update 1; the same command resumes there" in out
     monkeypatch.undo()
+    (corpus / "baselines.npz").write_text("counts of no use keep no run from going on")
     code, out, _ = run(capfd, command)
     assert code == 0
+    assert f"note no baselines: {corpus}/baselines.npz: damaged" in " ".join(out.split())
     assert "2 updates, from 1" in out

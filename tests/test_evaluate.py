@@ -22,8 +22,14 @@ from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.packaging.card import compare
 from nucleotide_transformer.packaging.records import read_evaluation
 from nucleotide_transformer.pretrained import load_pretrained
+from nucleotide_transformer.pretraining import counts as counts_module
 from nucleotide_transformer.pretraining import evaluate
-from nucleotide_transformer.pretraining.counts import count_split, load_counts, save_counts
+from nucleotide_transformer.pretraining.counts import (
+    count_split,
+    find_counts,
+    load_counts,
+    save_counts,
+)
 from nucleotide_transformer.pretraining.evaluate import EvaluateConfig, evaluate_model
 from nucleotide_transformer.pretraining.evaluation import mask_evaluation_set
 from nucleotide_transformer.pretraining.run import pretrain
@@ -186,12 +192,22 @@ def test_baselines_of_another_corpus_than_the_model_s_are_noted(
     other = load_manifest(tmp_path / "other")
     _, trained = evaluate.find_trained(job.model)
     note = f"no baselines: `nt corpus baselines {other.folder}` counts them once"
-    assert evaluate.find_counts(job, other, trained, 3) == (None, (note,))
+    assert find_counts(other, 3, trained_on=trained.corpus) == (None, (note,))
     counts = load_counts(load_manifest(run.data.corpus), 3)
-    monkeypatch.setattr(evaluate, "load_counts", lambda *_: counts)
+    monkeypatch.setattr(counts_module, "load_counts", lambda *_: counts)
     note = f"the model was not trained on {other.folder}, unlike its baselines"
-    assert evaluate.find_counts(job, other, trained, 3) == (counts, (note,))
-    assert evaluate.find_counts(job, load_manifest(job.corpus), trained, 3) == (counts, ())
+    assert find_counts(other, 3, trained_on=trained.corpus) == (counts, (note,))
+    own = load_manifest(job.corpus)
+    assert find_counts(own, 3, trained_on=trained.corpus) == (counts, ())
+
+    def fail(*_):
+        raise PermissionError(13, "Permission denied", "baselines.npz")
+
+    monkeypatch.setattr(counts_module, "load_counts", fail)
+    note = "no baselines: [Errno 13] Permission denied: 'baselines.npz'"
+    assert find_counts(own, 3) == (None, (note,))
+    with pytest.raises(PermissionError):
+        find_counts(own, 3, optional=False)
 
 
 def test_without_a_name_it_is_the_packaged_model(capfd, job, tmp_path, monkeypatch):

@@ -279,6 +279,35 @@ def load_counts(manifest: Manifest, k: int) -> Counts | None:
     return counts
 
 
+def find_counts(
+    manifest: Manifest, k: int, *, trained_on: str | None = None, optional: bool = True
+) -> tuple[Counts | None, tuple[str, ...]]:
+    """What the baselines of a model are fitted to, and notes on it.
+
+    Args:
+        manifest: of the corpus that was counted.
+        k: of the model.
+        trained_on: digest of the corpus that the model was trained on, if that is known.
+        optional: counts that are of no use are noted, and no error.
+
+    Raises:
+        InputError: as `load_counts`, unless they are `optional`.
+    """
+    try:
+        counts = load_counts(manifest, k)
+    except (InputError, OSError) as error:
+        if not optional:
+            raise
+        return None, (f"no baselines: {error}",)
+    if counts is None and manifest.num_records("train") == 0:
+        return None, ("no baselines: the corpus has no training split; --baselines names another",)
+    if counts is None:
+        return None, (f"no baselines: `nt corpus baselines {manifest.folder}` counts them once",)
+    if trained_on not in (None, manifest.digest):
+        return counts, (f"the model was not trained on {manifest.folder}, unlike its baselines",)
+    return counts, ()
+
+
 def _is_finished(manifest: Manifest, k: int, num_records: int) -> bool:
     """Whether the counts that are wanted are there."""
     try:

@@ -19,7 +19,6 @@ from nucleotide_transformer.configfile import config_from_dict
 from nucleotide_transformer.data.dataset import make_evaluation_set
 from nucleotide_transformer.data.manifest import Manifest, load_manifest
 from nucleotide_transformer.errors import (
-    InputError,
     NotAFolderError,
     OutputExistsError,
     require,
@@ -28,11 +27,11 @@ from nucleotide_transformer.errors import (
 from nucleotide_transformer.model import exact_products, make_forward
 from nucleotide_transformer.model.stacking import arrange_params
 from nucleotide_transformer.pretrained import Model, load_pretrained
-from nucleotide_transformer.pretraining.counts import COUNTS_FILE, Counts, load_counts
+from nucleotide_transformer.pretraining.counts import COUNTS_FILE, find_counts
 from nucleotide_transformer.pretraining.evaluation import (
     Evaluator,
     HeldOut,
-    mask_evaluation_set,
+    make_held_out,
     measure_baselines,
 )
 from nucleotide_transformer.pretraining.objective import score_sequences
@@ -135,7 +134,9 @@ def evaluate_model(config: EvaluateConfig, *, progress: bool = False) -> Result:
     check_counted(config)
     source, trained = find_trained(config.model)
     model = load_pretrained(source, compute=config.compute)
-    counts, notes = find_counts(config, fitted_to, trained, model.config.k)
+    counts, notes = find_counts(
+        fitted_to, model.config.k, trained_on=trained.corpus, optional=not config.baselines
+    )
     held_out = read_split(config, chosen, model, trained.config)
     rows = {MODEL: score_model(config, model, held_out, devices, progress=progress)}
     rows |= measure_baselines(counts, model.tokenizer, held_out) if counts else {}
@@ -153,7 +154,7 @@ def evaluate_model(config: EvaluateConfig, *, progress: bool = False) -> Result:
     }
     config.output.parent.mkdir(parents=True, exist_ok=True)
     write_evaluation(config.output, head, evaluation)
-    return Result(evaluation, head, notes)
+    return Result(evaluation, head, (*held_out.notes, *notes))
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
@@ -196,29 +197,6 @@ def find_trained(source: str) -> tuple[str | Path, Trained]:
     return checkpoint, Trained(step, config, runs.read_record(checkpoint).get("corpus"))
 
 
-def find_counts(
-    config: EvaluateConfig, fitted_to: Manifest, trained: Trained, k: int
-) -> tuple[Counts | None, tuple[str, ...]]:
-    """What the baselines are fitted to, and notes on it.
-
-    Raises:
-        InputError: if `baselines` was given and was counted for other tokens, or is damaged.
-    """
-    try:
-        counts = load_counts(fitted_to, k)
-    except InputError as error:
-        if config.baselines:
-            raise
-        return None, (f"no baselines: {error}",)
-    if counts is None and fitted_to.num_records("train") == 0:
-        return None, ("no baselines: the corpus has no training split; --baselines names another",)
-    if counts is None:
-        return None, (f"no baselines: `nt corpus baselines {fitted_to.folder}` counts them once",)
-    if trained.corpus not in (None, fitted_to.digest):
-        return counts, (f"the model was not trained on {fitted_to.folder}, unlike its baselines",)
-    return counts, ()
-
-
 def read_split(
     config: EvaluateConfig, manifest: Manifest, model: Model, run: PretrainConfig | None
 ) -> HeldOut:
@@ -238,9 +216,7 @@ def read_split(
         sequence_tokens=num_tokens,
         num_sequences=config.num_sequences or default,
     )
-    masked = mask_evaluation_set(found.tokens, masking, model.config)
-    groups = tuple(manifest.genomes[genome].group for genome in found.genomes.tolist())
-    return HeldOut(found.tokens, masked, groups)
+    return make_held_out(found, manifest, masking, model.config)
 
 
 def choose_masking(config: EvaluateConfig, run: PretrainConfig | None) -> MaskingConfig:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from nucleotide_transformer.model.platform import resolve_compute
 from nucleotide_transformer.model.stacking import arrange_params
 from nucleotide_transformer.model.token_tables import unfold_tables
 from nucleotide_transformer.pretrained import load_pretrained
-from nucleotide_transformer.pretraining.counts import Counts, load_counts
+from nucleotide_transformer.pretraining.counts import Counts, find_counts
 from nucleotide_transformer.pretraining.evaluation import (
     Evaluator,
     HeldOut,
@@ -127,12 +128,12 @@ def pretrain(config: PretrainConfig, *, show: bool = True) -> RunSummary:
             num_processes=jax.process_count(),
         )
         held_out = read_held_out(config, manifest, tokenizer)
-        counts = load_counts(manifest, tokenizer.k) if first else None
+        counts, notes = find_counts(manifest, tokenizer.k) if first else (None, ())
         evaluator = make_evaluator(config, held_out, devices, layout)
         plan = make_plan(config, manifest)
         task = make_task(config, manifest, tokenizer, evaluator, devices, plan.record)
         run = Run(plan, task, devices=devices, layout=layout, show=show)
-        run.progress.announce(describe_run(config, manifest, layout, held_out, counts))
+        run.progress.announce(describe_run(config, manifest, layout, held_out, counts, notes))
         try:
             with run.progress:
                 result = run.train(stop)
@@ -292,6 +293,7 @@ def describe_run(
     layout: Layout,
     held_out: HeldOut,
     counts: Counts | None,
+    notes: Sequence[str],
 ) -> list[tuple[str, str]]:
     """The plan of a run: corpus, model, and what the tokens of an update become."""
     model = config.model
@@ -324,11 +326,7 @@ def describe_run(
             f"{num_held_out:,} sequences x {config.held_out_tokens} tokens"
             + (f", all that there are of {wanted:,}" if num_held_out < wanted else ""),
         ),
-        (
-            "baselines",
-            f"of {counts.num_nucleotides:,} nucleotides"
-            if counts
-            else f"none; `nt corpus baselines {config.data.corpus}` counts them once",
-        ),
+        *([("baselines", f"of {counts.num_nucleotides:,} nucleotides")] if counts else []),
+        *(("note", note) for note in (*held_out.notes, *notes)),
         ("folder", str(config.output)),
     ]
