@@ -306,7 +306,8 @@ def test_evaluation_set_is_fixed_and_without_unknown_nucleotides(manifest: Manif
     usable = [r for r in records if len(r) >= end and b"N" not in r[OVERLAP:end]]
     assert len(usable) == 22
     assert {619, 620} < {len(r) for r in records}
-    everything, genomes = evaluate(manifest, num_sequences=10_000)
+    everything, genomes, unusable = evaluate(manifest, num_sequences=10_000)
+    assert unusable == ("patchy",)
     assert (everything.dtype, everything.shape) == (np.int32, (len(usable), NUM_TOKENS))
     assert (everything > TOKENIZER.cls_token_id).sum() == len(usable) * (NUM_TOKENS - 1)
     for row, record in zip(everything, usable, strict=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nucleotide_transformer.config import DataConfig
+from nucleotide_transformer.config import DataConfig, EvaluationConfig, PretrainConfig
 from nucleotide_transformer.data.chunking import Packer, cut_chunks
 from nucleotide_transformer.data.corpus import (
     CorpusConfig,
@@ -19,6 +19,8 @@ from nucleotide_transformer.data.corpus import (
 from nucleotide_transformer.data.dataset import make_dataset
 from nucleotide_transformer.data.description import describe, list_notes
 from nucleotide_transformer.data.quality import find_n50
+from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.pretraining.evaluation import HeldOut, read_held_out
 from nucleotide_transformer.tokenizers import KmerTokenizer
 
 CHUNK, OVERLAP = 600, 20
@@ -95,6 +97,36 @@ def test_a_draft_assembly_is_trained_on_and_not_its_padding(config: CorpusConfig
         records = read_all(packed, split)
         assert {len(record) for record in records} == {RECORD}
     assert packed.digest != padded.digest
+
+
+def test_what_a_draft_assembly_lacks_for_an_evaluation_is_said(config: CorpusConfig) -> None:
+    """Its packed records have an N at each join, and a genome beside it has none."""
+    rng = np.random.default_rng(3)
+    drafts = {f"c{number}": draw(rng, 250 + number) for number in range(150)}
+    files = [
+        write_fasta(config.output.with_name(f"{name}.fa"), contigs)
+        for name, contigs in (("scraps", drafts), ("whole", {"chr1": draw(rng, 30_000)}))
+    ]
+    config = dataclasses.replace(config, validation_fraction=0.3)
+    alone, both = (
+        build_corpus(dataclasses.replace(config, inputs=inputs, output=config.output / name))
+        for name, inputs in (("alone", tuple(files[:1])), ("both", tuple(files)))
+    )
+
+    def find(manifest: Manifest, sequence_tokens: int, num_sequences: int = 8) -> HeldOut:
+        evaluation = EvaluationConfig(sequence_tokens=sequence_tokens, num_sequences=num_sequences)
+        run = PretrainConfig(evaluation=evaluation)
+        return read_held_out(run, manifest, KmerTokenizer())
+
+    with pytest.raises(InputError, match=r"lower evaluation.sequence_tokens.* to \d+$") as error:
+        find(alone, 101)
+    fits = int(str(error.value).rpartition(" ")[2])
+    assert find(alone, fits).notes == ()
+    with pytest.raises(InputError, match=f" to {fits}$"):
+        find(alone, fits + 1)
+    for num_sequences in (8, 10_000):
+        (note,) = find(both, 101, num_sequences).notes
+        assert note.startswith("no held-out sequence of scraps: records are too short or hold N")
 
 
 def test_every_record_is_what_its_places_say(config: CorpusConfig, contigs: dict[str, str]) -> None:

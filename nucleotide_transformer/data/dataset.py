@@ -29,6 +29,7 @@ _NUM_UPDATES = 2**40  # stands for endless; rows of the run stay far below 2**63
 _LEAST_FILL = 0.9
 _MOST_RECORDS = 1_000
 """Records in memory while some are chosen."""
+_ENOUGH_TRIED = 10
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
@@ -48,6 +49,8 @@ class EvaluationSet(NamedTuple):
     """int32: `<cls>` first."""
     genomes: Int[np.ndarray, " S"]
     """Place of each sequence's genome in `Manifest.genomes`."""
+    unusable: tuple[str, ...]
+    """Species of the genomes of which no record was usable, of all of them or of ten at least."""
 
 
 def make_dataset(
@@ -211,21 +214,34 @@ def make_evaluation_set(
     least = min(needed, manifest.chunk_length)
     reader = open_split(manifest, split)
     found: dict[int, bytes] = {}
+    longest = 0
     at_once = min(num_sequences, _MOST_RECORDS)
     for first in range(0, len(reader), at_once):
-        indices = _spread(first, min(first + at_once, len(reader)), len(reader))
+        last = min(first + at_once, len(reader))
+        indices = _spread(first, last, len(reader))
         for index, record in zip(indices.tolist(), reader.read(indices), strict=True):
             window = record[manifest.overlap : manifest.overlap + needed]
+            longest = max(longest, len(window.partition(b"N")[0]))
             if len(window) >= least and b"N" not in window:
                 found[index] = window
         if len(found) >= num_sequences:
             break
-    rule = f"needs at least one with {least} nt after the overlap and no N for an evaluation"
+    rule = (
+        f"needs at least one with {least} nt after the overlap and no N for an evaluation; the"
+        f" longest has {longest}: lower evaluation.sequence_tokens, of `nt evaluate`"
+        f" --sequence-tokens, to {longest // tokenizer.k + 1}"
+    )
     require(bool(found), f"{manifest.folder}: records of split {split!r}", len(reader), rule)
     chosen = sorted(list(found)[:num_sequences])
     windows = [found[index] for index in chosen]
     tokens = tokenizer.encode_batch(windows, length=sequence_tokens, truncate=True)
-    return EvaluationSet(tokens, reader.find_genomes(chosen))
+    counts = [
+        np.bincount(reader.find_genomes(numbers), minlength=len(manifest.genomes))
+        for numbers in (_spread(0, last, len(reader)), list(found))
+    ]
+    is_unusable = (counts[0] >= (1 if last == len(reader) else _ENOUGH_TRIED)) & (counts[1] == 0)
+    unusable = tuple(manifest.genomes[place].species for place in np.flatnonzero(is_unusable))
+    return EvaluationSet(tokens, reader.find_genomes(chosen), unusable)
 
 
 def count_nucleotides(manifest: Manifest, tokenizer: KmerTokenizer, sequence_tokens: int) -> int:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from nucleotide_transformer.config import MaskingConfig, ModelConfig, PretrainConfig
-from nucleotide_transformer.data.dataset import make_evaluation_set
+from nucleotide_transformer.data.dataset import EvaluationSet, make_evaluation_set
 from nucleotide_transformer.data.manifest import Manifest
 from nucleotide_transformer.pretraining.baselines import (
     evaluate_baselines,
@@ -36,6 +36,8 @@ class HeldOut(NamedTuple):
     masked: MaskedTokens
     groups: tuple[str, ...]
     """Group of species of each sequence."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the results should know."""
 
 
 def read_held_out(config: PretrainConfig, manifest: Manifest, tokenizer: KmerTokenizer) -> HeldOut:
@@ -47,9 +49,21 @@ def read_held_out(config: PretrainConfig, manifest: Manifest, tokenizer: KmerTok
         sequence_tokens=config.held_out_tokens,
         num_sequences=config.evaluation.num_sequences,
     )
-    masked = mask_evaluation_set(found.tokens, config.held_out_masking, config.model)
+    return make_held_out(found, manifest, config.held_out_masking, config.model)
+
+
+def make_held_out(
+    found: EvaluationSet, manifest: Manifest, masking: MaskingConfig, model: ModelConfig
+) -> HeldOut:
+    """Held-out sequences with their masks."""
     groups = tuple(manifest.genomes[genome].group for genome in found.genomes.tolist())
-    return HeldOut(found.tokens, masked, groups)
+    notes: tuple[str, ...] = ()
+    if found.unusable:
+        names, num_more = ", ".join(found.unusable[:3]), len(found.unusable) - 3
+        more = f" and {num_more} more" if num_more > 0 else ""
+        why = "records are too short or hold N; shorter sequences may fit"
+        notes = (f"no held-out sequence of {names}{more}: {why}",)
+    return HeldOut(found.tokens, mask_evaluation_set(found.tokens, masking, model), groups, notes)
 
 
 def mask_evaluation_set(
