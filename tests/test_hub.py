@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import joblib
 import pytest
 from small_models import V2, assert_same_params, random_params, save_model
 
@@ -172,7 +173,7 @@ def test_a_name_stands_for_the_pinned_revision(
 
 def test_every_revision_is_a_commit_and_every_pinned_file_has_its_size() -> None:
     pinned = {name: released.revision for name, released in RELEASED.items() if released.revision}
-    assert len(set(pinned.values())) == len(pinned) == 7
+    assert len(set(pinned.values())) == len(pinned) == 9
     assert all(re.fullmatch("[0-9a-f]{40}", revision) for revision in pinned.values())
     for released in RELEASED.values():
         for name, file in released.files.items():
@@ -220,13 +221,25 @@ def test_a_file_without_a_pin_has_the_size_of_its_parameters(
             find_folder(name, cache=tmp_path)
 
 
+@pytest.mark.parametrize("compression", [("zlib", 3), ("gzip", 3)])
+def test_a_file_without_a_pin_may_be_compressed(
+    compression: Any, offline: None, release: Any, tmp_path: Path
+) -> None:
+    """As those of 2.5 billion parameters are, by their size."""
+    release()
+    file = make_cache(tmp_path) / "jax_model" / "pytree_ckpt.joblib"
+    joblib.dump(joblib.load(file), file, compress=compression)
+    assert file.stat().st_size < 4 * count_parameters(V2)
+    assert_same_params(load_pretrained("codon_nt", cache=tmp_path).params, random_params(V2))
+
+
 def test_the_sizes_that_are_known_are_those_that_are_demanded(tmp_path: Path) -> None:
     sizes = {
         name: released.files["jax_model/pytree_ckpt.joblib"].size
         for name, released in RELEASED.items()
         if released.files
     }
-    assert len(sizes) == 2
+    assert len(sizes) == 3
     for name, size in sizes.items():
         with (tmp_path / name).open("wb") as file:
             file.truncate(size)  # a hole: takes no room

@@ -6,7 +6,9 @@ import copyreg
 import gc
 import pickle
 import struct
+import tracemalloc
 import weakref
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ from hostile_pickles import EXTENSIONS, HOSTILE
 
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.weights import unpickle
-from nucleotide_transformer.weights.unpickle import Budget, HalfWrittenError, RefusedPickleError
+from nucleotide_transformer.weights.streams import HalfWrittenError
+from nucleotide_transformer.weights.unpickle import Budget, RefusedPickleError
 
 AMPLE = Budget(1 << 30, 1_000)
 
@@ -88,6 +91,29 @@ def test_a_file_compressed_in_another_way_is_refused_unread(
     joblib.dump({"m": {"w": np.zeros(100_000)}}, file, compress=compression)
     with pytest.raises(InputError, match=r"^[^\n]*pytree_ckpt\.joblib: compressed: [^\n]*$"):
         load_joblib(file)
+
+
+def test_a_file_in_zlib_is_read_as_it_is_made(tmp_path: Path) -> None:
+    """At no time is there more than its arrays, and a few MB."""
+    file = tmp_path / "pytree_ckpt.joblib"
+    weights = np.random.default_rng(0).integers(0, 99, 1 << 22).astype(np.float32)
+    joblib.dump({"m": {"w": weights}}, file, compress=1)
+    tracemalloc.start()
+    found = load_joblib(file)["m"]["w"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found, weights)
+    assert weights.nbytes < peak < weights.nbytes + (5 << 20)
+
+
+def test_a_damaged_file_in_zlib(tmp_path: Path) -> None:
+    """Its checksum is compared, though the numbers look right; and nothing may follow them."""
+    file = tmp_path / "pytree_ckpt.joblib"
+    plain = pickle.dumps({"m": {"w": np.ones(3)}})
+    for data in (zlib.compress(plain)[:-1] + b"?", zlib.compress(plain + b"more")):
+        file.write_bytes(data)
+        with pytest.raises(HalfWrittenError, match="damaged"):
+            load_joblib(file)
 
 
 @pytest.mark.parametrize("protocol", range(6))

@@ -246,6 +246,17 @@ def test_the_oldest_hyperparameters_lack_what_did_not_vary(tmp_path: Path) -> No
     assert_same_params(found, params)
 
 
+def test_the_old_name_of_a_checkpoint(tmp_path: Path) -> None:
+    """As older published code left it in its cache; the new name comes first."""
+    params = save_model(tmp_path / "m", V1, "jax")
+    file = tmp_path / "m" / "pytree_ckpt.joblib"
+    file.rename(tmp_path / "m" / "ckpt.joblib")
+    assert_same_params(load_folder(tmp_path / "m", FLOAT32)[0], params)
+    file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"pytree_ckpt\.joblib: half-written"):
+        load_folder(tmp_path / "m", FLOAT32)
+
+
 def test_a_folder_below_and_both_layouts_in_one(tmp_path: Path) -> None:
     params = save_model(tmp_path / "m", V2_BIASED, "huggingface")
     other = random_params(V2_BIASED, seed=1)

@@ -1,6 +1,7 @@
 """Parameters in the layouts that others use: read with suspicion, written whole or not at all.
 
-- `unpickle`, `pickled_arrays`: joblib and pickle files, through an allow-list and under a budget.
+- `unpickle`, `pickled_arrays`: joblib and pickle files, through an allow-list and under a budget;
+  `streams`: their bytes, also as zlib makes them.
 - `assembly`: the tensors of a file, checked against what the model expects.
 - `huggingface`, `released_jax`: the two released layouts, from and to our parameters.
 - `configs`: what both say of the architecture.

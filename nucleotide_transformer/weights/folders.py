@@ -64,7 +64,7 @@ def find_layout(folder: Path, wanted: Layout | None = None) -> tuple[Layout, Pat
     """
     found: dict[Layout, Path] = {}
     for place in (folder / _BELOW, folder):
-        if (place / released_jax.CHECKPOINT).is_file():
+        if released_jax.find_checkpoint(place):
             found["jax"] = place
     if any((folder / name).is_file() for name in huggingface.WEIGHT_FILES):
         found["huggingface"] = folder
@@ -218,8 +218,9 @@ def fetch(
             continue
         if released is not None and revision == released.revision:
             check_files(folder, released)
-            if name == "jax":
-                released_jax.check_size(found[1] / released_jax.CHECKPOINT, released.config)
+            checkpoint = released_jax.find_checkpoint(found[1])
+            if name == "jax" and checkpoint:
+                released_jax.check_size(checkpoint, released.config)
         return folder
     files = ", ".join(dict.fromkeys(file for _, patterns in choices for file in patterns))
     raise MissingInputError(f"{repository}: no model in the hub or the cache: none of {files}")

@@ -95,13 +95,24 @@ def _released(family: Family, suffix: str, config: ModelConfig, **pins: Any) -> 
 _NT = "nucleotide-transformer"
 
 # Where the commits are from: each is what public code of at least two projects pins (two files of
-# one project for agro), all read in November 2026. Those of three models were found nowhere. Sizes
-# and digests are a third party's record of the two repositories, and the sizes are those that the
-# numbers of parameters ask for.
+# one project for agro, one file for the 500M of v1), all read in November 2026. That of 2B5_1000G
+# was found nowhere in full. Sizes and digests are a third party's record of two repositories, and
+# for agro the hub's own pointer at that commit, which added the JAX files; the sizes are those that
+# the numbers of parameters ask for.
 RELEASED: Mapping[str, ReleasedModel] = MappingProxyType(
     {
-        "500M_human_ref": _released("v1", f"{_NT}-500m-human-ref", _V1),
-        "500M_1000G": _released("v1", f"{_NT}-500m-1000g", _V1),
+        "500M_human_ref": _released(
+            "v1",
+            f"{_NT}-500m-human-ref",
+            _V1,
+            revision="f87b5d7233295242e79c951873d290f4cf992045",
+        ),
+        "500M_1000G": _released(
+            "v1",
+            f"{_NT}-500m-1000g",
+            _V1,
+            revision="a1fcafab929cf0f835adeb6fb7dd305607dc6349",
+        ),
         "2B5_1000G": _released("v1", f"{_NT}-2.5b-1000g", _V1_LARGE),
         "2B5_multi_species": _released(
             "v1",
@@ -149,6 +160,12 @@ RELEASED: Mapping[str, ReleasedModel] = MappingProxyType(
             "agro-nucleotide-transformer-1b",
             _AGRO,
             revision="b0e1ea1f53a2bf5bb29f8eab7a7e553bf06c1ab1",
+            files={
+                "jax_model/pytree_ckpt.joblib": PinnedFile(
+                    3_965_106_595,
+                    "1499f2c786b32db279c606e3a81099cc57126337cb0b0240ed271b79f7ccfbc4",
+                ),
+            },
         ),
         "codon_nt": _released(
             "codon",

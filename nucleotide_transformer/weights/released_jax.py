@@ -1,8 +1,8 @@
 """The layout of the released JAX checkpoints: `hyperparams.json` and `pytree_ckpt.joblib`.
 
 The released files agree on what the parts of a module name mean, not on the names: the first part
-is `esm_transformer`, the name of a run or of a model; attention is `mha` or `self_attention`, the
-head `esm_roberta_lm_head` or `roberta_lm_head`. We write the first of each.
+is `esm_transformer`, or (agro) the name of the model; attention is `mha` or `self_attention`, the
+head `esm_roberta_lm_head` or (v2) `roberta_lm_head`. We write the first of each.
 """
 
 from collections.abc import Iterator
@@ -19,9 +19,11 @@ from nucleotide_transformer.files import write_json
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights.assembly import ParamsBuilder, count_bytes, expected_shapes
 from nucleotide_transformer.weights.configs import make_hyperparams, read_hyperparams
-from nucleotide_transformer.weights.unpickle import Budget, load_joblib
+from nucleotide_transformer.weights.unpickle import Budget, is_compressed, load_joblib
 
 HYPERPARAMS, CHECKPOINT = "hyperparams.json", "pytree_ckpt.joblib"
+_OLD_CHECKPOINT = "ckpt.joblib"
+"""Its name in the cache of older published code, `~/.cache/nucleotide_transformer/<model>`."""
 
 _SYNONYMS = {
     "self_attention": "mha",
@@ -30,7 +32,13 @@ _SYNONYMS = {
 }
 _PICKLE_PROTOCOL = 4
 _NAME_BYTES = 1_024
-"""Most that a file may have of an array beside its numbers; the released ones have 95."""
+"""Most that a file may have of an array beside its numbers; the released ones have up to 100."""
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of a folder, by its name or its old one; None if there is none."""
+    files = (folder / CHECKPOINT, folder / _OLD_CHECKPOINT)
+    return next((file for file in files if file.is_file()), None)
 
 
 def load_released_jax(folder: Path, compute: ComputeConfig) -> tuple[Params, ModelConfig]:
@@ -42,7 +50,7 @@ def load_released_jax(folder: Path, compute: ComputeConfig) -> tuple[Params, Mod
             missing, unexpected, misshapen or non-finite; or what is wrong in the hyperparameters.
     """
     config = read_hyperparams(folder / HYPERPARAMS)
-    file = folder / CHECKPOINT
+    file = find_checkpoint(folder) or folder / CHECKPOINT
     builder = ParamsBuilder(config, compute, file)
     modules = {simplify_module(module): module for module in expected_shapes(config)}
     tree = load_joblib(file, make_budget(config))
@@ -66,13 +74,16 @@ def make_budget(config: ModelConfig) -> Budget:
 
 
 def check_size(file: Path, config: ModelConfig) -> None:
-    """Checks that a checkpoint has the size of a released model's: all are float32, and plain.
+    """Checks that a checkpoint has the size of a released model's: all are float32.
+
+    A compressed one, as those of 2.5 billion parameters are by their size, must only not be larger.
 
     Raises:
         InputError: for another size.
     """
-    size, least = file.stat().st_size, count_bytes(config, 4)
-    most = least + _NAME_BYTES * _count_arrays(config)
+    size, plain = file.stat().st_size, count_bytes(config, 4)
+    least = 0 if is_compressed(file) else plain
+    most = plain + _NAME_BYTES * _count_arrays(config)
     rule = f"must be {least} to {most}: 4 for each parameter, and their names"
     rule += "; load_pretrained(..., revision='main') takes it unchecked"
     require(least <= size <= most, f"{file}: bytes", size, rule)

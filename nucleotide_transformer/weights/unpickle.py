@@ -12,14 +12,13 @@ pickle; so they are read when the description is complete.
 
 What a file can cost is bounded before it is read. The model that it is said to hold bounds its size
 and the number of opcodes. But its config may say anything: the size of the file itself bounds what
-zlib makes of it, and what is made of that.
+zlib makes of it, and what has been read bounds what is made of it. What zlib makes is read as it is
+made: the released files of 2.5 billion parameters hold 10.2 GB in 9.5.
 """
 
-import io
 import math
 import pickle
 import pickletools
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -27,7 +26,7 @@ from typing import IO, Any, NamedTuple, cast
 import numpy as np
 
 from nucleotide_transformer.errors import InputError, MissingInputError
-from nucleotide_transformer.weights.assembly import MAX_COMPRESSION, show_name
+from nucleotide_transformer.weights.assembly import show_name
 from nucleotide_transformer.weights.pickled_arrays import (
     CALLS,
     PASSIVE,
@@ -40,13 +39,12 @@ from nucleotide_transformer.weights.pickled_arrays import (
     set_byte_order,
     unbox,
 )
+from nucleotide_transformer.weights.streams import Stream, open_compressed
 
 _ZLIB = (b"x", b"\x1f\x8b")
 """First bytes of what zlib decompresses; joblib's own choice, and gzip."""
 _COMPRESSED = (b"BZ", b"\xfd7zXZ", b"\x5d\x00", b"\x04\x22\x4d\x18")
 """First bytes of joblib's other compressions; some hold a million times their size."""
-_MAX_SMALL = 1 << 20
-"""Bytes that a compressed file may hold whatever its size."""
 _OLD_FORMAT = b"ZF"
 _STEPS_OF_AN_ARRAY = 200
 """Opcodes for one array and its names; joblib needs some 30."""
@@ -54,10 +52,6 @@ _MALFORMED = (
     *(ValueError, TypeError, IndexError, KeyError, AttributeError),
     *(pickle.UnpicklingError, RecursionError, NotImplementedError),
 )
-
-
-class HalfWrittenError(InputError):
-    """A file ends before what it announced."""
 
 
 class RefusedPickleError(InputError):
@@ -77,8 +71,14 @@ class Budget(NamedTuple):
         return 1_000 + _STEPS_OF_AN_ARRAY * self.num_arrays
 
 
+def is_compressed(file: Path) -> bool:
+    """Whether a file begins as those that joblib compresses, in whatever way."""
+    with file.open("rb") as raw:
+        return raw.read(6).startswith((*_ZLIB, *_COMPRESSED))
+
+
 def load_joblib(file: Path, budget: Budget) -> Any:
-    """Reads a joblib or pickle file, plain as those that were released, or compressed with zlib.
+    """Reads a joblib or pickle file, plain or compressed with zlib or gzip.
 
     Returns:
         Containers, numbers, texts and NumPy arrays; arrays are found in dicts, two levels of them.
@@ -100,73 +100,15 @@ def load_joblib(file: Path, budget: Budget) -> Any:
         if first.startswith(_COMPRESSED):
             rule = "only plain files and zlib are read: joblib.dump(tree, FILE) writes a plain one"
             raise InputError(f"{file}: compressed: {rule}")
-        _check_size(file, size, budget)
+        if size > budget.num_bytes:
+            rule = f"a checkpoint of this model has at most {budget.num_bytes}"
+            raise InputError(f"{file}: {size} bytes or more: {rule}")
         if not first.startswith(_ZLIB):
-            return _Machine(_Stream(raw, file, size), budget).run()
-        data = _decompress(file, raw.read(), budget)
-        return _Machine(_Stream(io.BytesIO(data), file, len(data)), budget).run()
-
-
-def _check_size(file: Path, size: int, budget: Budget) -> None:
-    if size > budget.num_bytes:
-        rule = f"a checkpoint of this model has at most {budget.num_bytes}"
-        raise InputError(f"{file}: {size} bytes or more: {rule}")
-
-
-def _decompress(file: Path, data: bytes, budget: Budget) -> bytes:
-    """What zlib or gzip data hold, unless it is more than the budget, or than weights compress."""
-    most = MAX_COMPRESSION * len(data) + _MAX_SMALL
-    decompressor = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)
-    try:
-        plain = decompressor.decompress(data, min(budget.num_bytes, most) + 1)
-    except zlib.error as error:
-        raise HalfWrittenError(
-            f"{file}: half-written or damaged ({error}): fetch it again"
-        ) from error
-    _check_size(file, len(plain), budget)
-    if len(plain) > most:
-        rule = f"weights never compress to less than 1/{MAX_COMPRESSION}"
-        raise InputError(f"{file}: {len(data)} bytes hold more than {most}: {rule}")
-    if not decompressor.eof:
-        raise HalfWrittenError(
-            f"{file}: half-written: its compressed data end early: fetch it again"
-        )
-    return plain
-
-
-class _Stream:
-    """A file of which no more is taken into memory than there is."""
-
-    def __init__(self, raw: io.BufferedReader | io.BytesIO, file: Path, size: int):
-        self._raw, self.file, self.size = raw, file, size
-
-    def tell(self) -> int:
-        return self._raw.tell()
-
-    def read(self, size: int) -> bytes:
-        """The next `size` bytes, or a `HalfWrittenError`."""
-        self._demand(size)
-        return self._raw.read(size)
-
-    def readline(self) -> bytes:
-        line = self._raw.readline()
-        if not line.endswith(b"\n"):
-            self._demand(1)
-        return line
-
-    def readinto(self, target: Any) -> int:
-        """Fills a buffer."""
-        self._demand(len(target))
-        return self._raw.readinto(target)
-
-    def _demand(self, size: int) -> None:
-        missing = self._raw.tell() + size - self.size
-        if missing > 0:
-            text = f"{missing} bytes" if missing < 1 << 50 else "many bytes"
-            raise HalfWrittenError(
-                f"{self.file}: half-written: it has {self.size} bytes and ends {text} too early:"
-                " fetch it again"
-            )
+            return _Machine(Stream(raw, file, size), budget).run()
+        stream = open_compressed(raw, file, budget.num_bytes)
+        tree = _Machine(stream, budget).run()
+        stream.check_end()
+        return tree
 
 
 class _Machine(pickle._Unpickler):
@@ -179,7 +121,7 @@ class _Machine(pickle._Unpickler):
     readline: Callable[[], bytes]
     pop_mark: Callable[[], list[Any]]
 
-    def __init__(self, stream: _Stream, budget: Budget):
+    def __init__(self, stream: Stream, budget: Budget):
         super().__init__(stream, encoding="latin1")
         self._stream, self._budget, self._made = stream, budget, 0
 
@@ -305,7 +247,7 @@ class _Machine(pickle._Unpickler):
         if payload.is_padded:
             self._stream.read(self._stream.read(1)[0])
         size = math.prod(payload.shape) * payload.dtype.itemsize
-        self._stream._demand(size)
+        self._stream.demand(size)
         flat = np.empty(math.prod(payload.shape), payload.dtype)
         self._stream.readinto(flat.view(np.uint8).data)
         box.value = arrange(flat, payload.shape, payload.is_fortran)
@@ -314,15 +256,14 @@ class _Machine(pickle._Unpickler):
     def _spend(self, value: Any) -> None:
         """Counts what a call or a state made.
 
-        From a text, as old protocols write bytes, bytes are made and then an array: twice what the
-        file has, and no more of it where joblib or pickle wrote it. Others name one text often.
+        From a text, as old protocols write bytes, bytes are made and then an array: twice what was
+        read, and no more of it where joblib or pickle wrote it. Others name one text often.
         """
         value = value.value if isinstance(value, Box) else value
         self._made += value.nbytes if isinstance(value, np.ndarray) else 0
         self._made += len(value) if isinstance(value, bytes) else 0
-        if self._made > 2 * self._stream.size:
-            limit = f"more than twice the file's {self._stream.size}"
-            raise self.refuse(f"{self._made} bytes of arrays, {limit},")
+        if self._made > 2 * self._stream.tell():
+            raise self.refuse(f"{self._made} bytes of arrays, more than twice what was read,")
 
 
 class _Opcodes:
