@@ -16,7 +16,10 @@ ones. SegmentNT, the other models of the published package, and what it has besi
   a `NotImplementedError`. The v2 `vocabulary` is in the order of its ids.
 - The config is frozen, and has no `lm_head`, `bias_word_embedding` or `mask_before_attention`.
 - `attention_mask` is refused: what is `<pad>` is never attended to.
-- Files are kept in huggingface_hub's own cache, and those of a pinned revision are fetched.
+- JAX files mean a layer-norm epsilon of 1e-5, Hugging Face files of the same model 1e-12 (codon_nt
+  1e-5): embeddings differ slightly by which of them a folder has. The JAX ones are fetched.
+- Files are kept in huggingface_hub's own cache, and those of a pinned revision are fetched. One
+  of the old cache's folders, with `ckpt.joblib`, is read if it is given as `folder`.
 - Nothing is set for the whole process.
 """
 

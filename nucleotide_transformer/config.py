@@ -62,8 +62,8 @@ class ModelConfig(TokenIds):
     position: Literal["rotary", "learned"] = "rotary"
     """Rotary embedding of queries and keys, or a learned table added to the token embedding."""
     max_positions: int = 2048
-    """Longest sequence in training, in tokens, <cls> included, and the default window of inference.
-    Learned positions end there; rotary models take longer sequences."""
+    """Longest sequence that the model is meant for, in tokens, <cls> included, and the default
+    window of inference. Learned positions end there; rotary models take longer sequences."""
     layer_norm_epsilon: float = 1e-5
     """Added to the variance in every layer norm. Released JAX files mean 1e-5."""
     embed_scale: float = 1.0
