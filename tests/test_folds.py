@@ -50,9 +50,25 @@ def test_what_is_held_out_has_its_share_of_each_class():
     assert hold_out(data, 0.2, seed=0)[1].names == held.names
 
 
+def test_a_class_of_one_sequence_stays_in_training():
+    """Held out, all of it would be: the copies are not parted."""
+    task = repeat(make_task(40)).take([*range(40), 0, 40])
+    labels = np.append(task.labels[:40], [2, 2])
+    labels[[0, 40, 41]] = 2
+    data = dataclasses.replace(task, labels=labels, classes=("poor", "rich", "one"))
+    for seed in range(5):
+        train, held = hold_out(data, 0.1, seed)
+        assert np.bincount(train.labels).tolist() == [17, 18, 3]
+        assert np.bincount(held.labels).tolist() == [2, 2]
+    with pytest.raises(InputError, match="2 sequences: too few different ones to hold some out"):
+        hold_out(data.take([0, 40]), 0.1, 0)
+
+
 def test_more_folds_than_sequences_are_refused():
-    with pytest.raises(InputError, match="small classification: folds = 5: the rarest class has 4"):
-        part_folds(make_task(8), 5, seed=0)
+    said = "small classification: folds = 5: the rarest class has 4 different sequences"
+    for task in (make_task(8), repeat(make_task(8))):
+        with pytest.raises(InputError, match=said):
+            part_folds(task, 5, seed=0)
 
 
 def test_each_fold_is_a_run_of_its_own(tmp_path, monkeypatch):

@@ -182,8 +182,8 @@ def hold_out(
 ) -> tuple[LabelledSequences, LabelledSequences]:
     """A training set cut into one to train with and one to validate with.
 
-    Of each class the same share is held out, rounded, and at least one of two or more. Equal
-    sequences, or reverse complements of each other, are not parted.
+    Of each class the same share is held out, rounded, and at least one of two or more, but never
+    all. Equal sequences, or reverse complements of each other, are not parted.
 
     Args:
         data: all that there is.
@@ -194,17 +194,23 @@ def hold_out(
         InputError: if there are too few.
     """
     rng = np.random.default_rng([seed, len(data)])
-    groups = group_equal(data.sequences)
-    held = np.zeros(len(data), bool)
-    for members in _part_by_class(data):
-        wanted = max(round(share * len(members)), int(len(members) > 1))
-        for place in rng.permutation(members):
-            if held[members].sum() >= wanted:
+    groups, labels, counts = count_groups(data)
+    total = counts.sum(axis=0)
+    left, held = total.copy(), np.zeros(len(counts), bool)
+    for label, size in enumerate(total):
+        wanted = max(round(share * size), int(size > 1))
+        for group in groups[rng.permutation(np.flatnonzero(labels == label))]:
+            if size - left[label] >= wanted:
                 break
-            held[groups == groups[place]] = True
-    if held.all() or not held.any():
-        raise InputError(f"{data.source}: {len(data)} sequences: too few to hold some out")
-    return data.take(np.flatnonzero(~held)), data.take(np.flatnonzero(held))
+            own = counts[group]
+            if not held[group] and (left > own)[own > 0].all():
+                held[group] = True
+                left -= own
+    if not held.any():
+        rule = "too few different ones to hold some out"
+        raise InputError(f"{data.source}: {len(data)} sequences: {rule}")
+    is_held = held[groups]
+    return data.take(np.flatnonzero(~is_held)), data.take(np.flatnonzero(is_held))
 
 
 def group_equal(sequences: Sequence[str]) -> Int[np.ndarray, " S"]:
@@ -214,8 +220,16 @@ def group_equal(sequences: Sequence[str]) -> Int[np.ndarray, " S"]:
     return np.array(groups, np.int64)
 
 
-def _part_by_class(data: LabelledSequences) -> list[Int[np.ndarray, " N"]]:
-    """The places of each class, or of all sequences where the labels are no classes."""
-    if data.kind != "classification":
-        return [np.arange(len(data))]
-    return [np.flatnonzero(data.labels == index) for index in range(len(data.classes))]
+def count_groups(
+    data: LabelledSequences,
+) -> tuple[Int[np.ndarray, " S"], Int[np.ndarray, " S"], Int[np.ndarray, "G C"]]:
+    """Group and class of each sequence, and how many each group has of each class.
+
+    Where the labels are no classes, all are of class 0.
+    """
+    is_class = data.kind == "classification"
+    groups = group_equal(data.sequences)
+    labels = np.asarray(data.labels) if is_class else np.zeros(len(data), np.int64)
+    counts = np.zeros((groups.max(initial=-1) + 1, len(data.classes) if is_class else 1), np.int64)
+    np.add.at(counts, (groups, labels), 1)
+    return groups, labels, counts

@@ -14,7 +14,7 @@ import numpy as np
 
 from nucleotide_transformer.bars import show_steps
 from nucleotide_transformer.errors import InputError, import_extra, require
-from nucleotide_transformer.finetuning.batches import group_equal
+from nucleotide_transformer.finetuning.batches import count_groups
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.job import make_job
 from nucleotide_transformer.finetuning.labels import LabelledSequences
@@ -184,15 +184,14 @@ def part_folds(data: LabelledSequences, num_folds: int, seed: int) -> list[Int[n
     Equal sequences, or reverse complements of each other, are in one part.
 
     Raises:
-        InputError: if a class, or the set, has fewer sequences than there are folds.
+        InputError: if a class, or the set, has fewer different sequences than there are folds.
     """
     selection = import_extra("sklearn.model_selection", "analysis", "to cross-validate")
-    groups = group_equal(data.sequences)
-    is_class = data.kind == "classification"
-    labels = np.asarray(data.labels) if is_class else np.zeros(len(data), np.int64)
-    rarest = int(np.bincount(labels, minlength=len(data.classes) if is_class else 1).min())
-    if min(rarest, len(np.unique(groups))) < num_folds:
-        what = "the rarest class has" if is_class else "there are"
-        raise InputError(f"{data.source}: folds = {num_folds}: {what} {rarest} sequences")
+    groups, labels, counts = count_groups(data)
+    rarest = int(np.count_nonzero(counts, axis=0).min())
+    if rarest < num_folds:
+        what = "the rarest class has" if data.kind == "classification" else "there are"
+        rule = f"{what} {rarest} different sequences"
+        raise InputError(f"{data.source}: folds = {num_folds}: {rule}")
     parts = selection.StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     return [held for _, held in parts.split(np.zeros(len(data)), labels, groups)]
