@@ -27,6 +27,7 @@ from nucleotide_transformer.finetuning.run import finetune
 from nucleotide_transformer.finetuning.segments import (
     UNKNOWN,
     find_nucleotides,
+    find_pieces,
     lay_labels,
     pick_nucleotides,
     read_segments,
@@ -49,16 +50,18 @@ def write(folder, text, bed):
 
 
 def test_intervals_become_labels_of_tiles(tmp_path):
-    fasta = f">one\n{'ACGTACGTAC' * 2}\n>two\nACGTA\n"
+    """A tile of nothing but N is left out, and N has no label."""
+    fasta = f">one\n{'ACGTACGTAC' * 2}\n>two\nACGTA\n>three\n{'N' * 8}ACGTN\n"
     bed = [("one", 3, 5, "gene"), ("one", 4, 18, "exon"), ("two", 0, 5, "gene")]
+    bed.append(("three", 4, 13, "gene"))
     data = read_segments(*write(tmp_path, fasta, bed), window=8)
     assert (data.classes, data.kind) == (("exon", "gene"), "segmentation")
-    assert [len(text) for text in data.sequences] == [8, 8, 4, 5]
-    expected = np.full((4, 8, 2), UNKNOWN)
-    for index, size in enumerate((8, 8, 4, 5)):
+    assert data.sequences[3:] == ["ACGTA", "ACGTN"]
+    expected = np.full((5, 8, 2), UNKNOWN)
+    for index, size in enumerate((8, 8, 4, 5, 4)):
         expected[index, :size] = 0
     expected[0, 3:5, 1] = expected[0, 4:, 0] = expected[1, :, 0] = expected[2, :2, 0] = 1
-    expected[3, :5, 1] = 1
+    expected[3, :5, 1] = expected[4, :4, 1] = 1
     np.testing.assert_array_equal(data.labels, expected)
     again = read_segments(*write(tmp_path, fasta, bed[:1]), window=8, classes=data.classes)
     assert again.labels[..., 0].max() == 0
@@ -84,6 +87,26 @@ def test_sequences_that_are_no_whole_contigs_are_one_line(tmp_path):
     table.write_text("contig\tstart\tend\tsequence\none\t5\t13\tACGTACGT\n")
     with pytest.raises(InputError, match=r"sequences = '\S*rows.tsv': must be FASTA: intervals"):
         read_segments(table, bed, window=8)
+
+
+def test_a_file_of_nothing_but_n_is_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"sequences = '\S*x.fa': must have nucleotides other th"):
+        read_segments(*write(tmp_path, ">one\nNNNN\n", [("one", 0, 3, "gene")]), window=8)
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("ACGTN" * 4, ["ACGTN" * 2] * 2),
+        (f"{'N' * 14}A" * 2, ["NNNNNNNA"] * 2),
+        ("N" * 99, []),
+        ("ACG" * 12, ["ACG" * 12]),
+        ("ACGTN" * 9, ["ACGTN" * 9]),  # too long without N, too: it is left to be refused
+    ],
+)
+def test_a_tile_that_n_makes_too_long_is_halved(text, pieces):
+    """Until each piece has 12 tokens at most, or nothing but N."""
+    assert [text[piece] for piece in find_pieces(text, TOKENIZER, 12)] == pieces
 
 
 @pytest.mark.parametrize("text", [SEQUENCE, turn(SEQUENCE)])
@@ -117,7 +140,7 @@ def test_padding_changes_no_output():
 
 
 def make_segments(folder, seed, num_contigs=24):
-    """Contigs of A and T, with a stretch of G and C that is labelled."""
+    """Contigs of A and T, with a stretch of G and C that is labelled; two with a run of N."""
     rng = np.random.default_rng(seed)
     folder.mkdir()
     fasta, bed = [], []
@@ -127,11 +150,16 @@ def make_segments(folder, seed, num_contigs=24):
         letters[start : end + 3] = rng.choice(list("CG"), end + 3 - start)
         fasta.append(f">c{index}\n{''.join(letters)}\n")
         bed.append((f"c{index}", start, end + 3, "island"))
+    fasta.append(f">gap\nATTAA{'N' * 45}TATTGCCGTA\n>unknown\n{'N' * 60}\n")
+    bed.append(("gap", 54, 58, "island"))
     return read_segments(*write(folder, "".join(fasta), bed), window=60)
 
 
 def test_islands_are_found(tmp_path):
-    """By the head alone, in 60 updates; loaded again, and averaged over both strands."""
+    """By the head alone, in 60 updates; loaded again, and averaged over both strands.
+
+    The contig `gap` has 53 tokens, and goes through the model in halves.
+    """
     train, validation = (make_segments(tmp_path / str(seed), seed) for seed in (0, 1))
     model = make_model()
     config = make_config(
@@ -142,6 +170,7 @@ def test_islands_are_found(tmp_path):
         total_steps=60,
         evaluate_every_steps=30,
         patience=None,
+        max_tokens=40,
     )
     result = finetune(model, train, validation, config, show=False)
     assert result.metrics["mcc"] > 0.6
@@ -149,6 +178,10 @@ def test_islands_are_found(tmp_path):
     assert score_model(loaded, validation) == pytest.approx(result.metrics, abs=1e-6)
     (found,) = predict(loaded, validation.sequences[:1])
     assert found.shape == (60, 1)
+    nothing, gap, after = predict(loaded, ["N" * 60, validation.sequences[-1], "ACGT"])
+    assert np.isnan(nothing).all()
+    assert np.flatnonzero(np.isnan(gap[:, 0])).tolist() == list(range(5, 50))
+    np.testing.assert_allclose(after, *predict(loaded, ["ACGT"]), atol=1e-6)
     (turned,) = predict(loaded, [turn(validation.sequences[0])])
     np.testing.assert_allclose(turned[::-1], found, atol=1e-6)
     one = dataclasses.replace(loaded, head=dataclasses.replace(loaded.head, strand="one"))
@@ -160,7 +193,7 @@ def test_islands_are_found(tmp_path):
     tracks = [line.split("\t") for line in output.read_text().splitlines()]
     assert tracks.pop(0) == ['track type=bedGraph name="island"']
     covered = sum(int(end) - int(start) for _, start, end, _ in tracks)
-    assert covered == 24 * 60
+    assert covered == 24 * 60 + 15
     written = np.concatenate(
         [[float(x)] * (int(end) - int(start)) for contig, start, end, x in tracks if contig == "c0"]
     )
@@ -181,7 +214,8 @@ def check_big_wig(loaded, place, folder, sequence):
     words = [f"--{name}={value}" for name, value in (place | {"base": folder / "base"}).items()]
     assert cli.main(["predict", *words, f"--bed={bed}", f"--output={output}"]) == 0
     with big.open(str(output)) as track:
-        assert track.chroms() == {f"c{index}": 60 for index in range(24)}
+        contigs = [*(f"c{index}" for index in range(24)), "gap", "unknown"]
+        assert track.chroms() == dict.fromkeys(contigs, 60)
         assert track.intervals("c1") is None
         values = track.values("c0", 0, 60)
     expected = np.concatenate(list(predict(loaded, [sequence[:30], sequence[30:]])))[:, 0]
@@ -300,6 +334,15 @@ def test_every_class_that_a_track_may_be_of_is_named(tmp_path, monkeypatch):
         predict_file(model, config(output=tmp_path / "y.bedgraph", track="exon"))
     with pytest.raises(InputError, match=r"None: a BigWig .*: must be one of class0, .*, class11$"):
         predict_file(model, config(output=tmp_path / "y.bw"))
+
+
+def test_what_is_too_long_without_n_is_refused(tmp_path, monkeypatch):
+    """In a table, N may be lower case or another code."""
+    table = tmp_path / "x.csv"
+    table.write_text(f"name,sequence\ngap,{'nR' * 750}acgt\ntwo,{'ACGT' * 750}\n")
+    config = PredictConfig(model="here", input=table, output=tmp_path / "y.bedgraph")
+    with pytest.raises(InputError, match="sequence 'two': 3000 nt are 1001 tokens: the model take"):
+        predict_file(make_segmenter(monkeypatch, 1), config)
 
 
 @pytest.mark.parametrize("strand", ["one", "both"])

@@ -20,6 +20,7 @@ from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.evaluation import find_metric
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.finetuning.objective import Standard, measure_labels
+from nucleotide_transformer.finetuning.segments import cut_long_tiles
 from nucleotide_transformer.model.adapters import choose_adapter
 from nucleotide_transformer.model.encoder import check_layers, check_length
 from nucleotide_transformer.model.stacking import name_params
@@ -83,6 +84,9 @@ def make_job(
     most = model.config.max_positions if config.max_tokens is None else config.max_tokens
     check_length(most, model.config, "max_tokens")
     check_layers(model.config, config.layers)
+    train, validation = (
+        cut_long_tiles(data, model.tokenizer, most) for data in (train, validation)
+    )
     devices = find_devices(config.num_devices) if devices is None else devices
     layout = plan_layout(
         config.sequences_per_update,

@@ -12,7 +12,12 @@ from nucleotide_transformer.finetuning.batches import turn
 from nucleotide_transformer.finetuning.evaluation import score_labelled
 from nucleotide_transformer.finetuning.labels import PLAIN, LabelledSequences
 from nucleotide_transformer.finetuning.objective import make_predictions
-from nucleotide_transformer.finetuning.segments import SegmentedSequences, pick_nucleotides
+from nucleotide_transformer.finetuning.segments import (
+    SegmentedSequences,
+    find_known,
+    find_pieces,
+    pick_nucleotides,
+)
 from nucleotide_transformer.inference.batching import BatchConfig, Row, encode_sequences, run_rows
 from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.model.task_network import TaskNetwork
@@ -47,8 +52,8 @@ def predict(
 
     Classification and multi-label: the probability of each class of `model.head.classes`.
     Regression: the value of each target. Segmentation: the probabilities of each nucleotide,
-    [L, C]. Those of both strands are averaged if the model was
-    trained so.
+    [L, C], NaN at N; a sequence with so many N that it does not fit is predicted in pieces. Those
+    of both strands are averaged if the model was trained so.
 
     Args:
         model: what `load_pretrained` returns for an adapter, or `finetune`.
@@ -122,32 +127,62 @@ def _predict(
     report: Callable[[float], object],
 ) -> Iterator[Float[np.ndarray, "*lead C"]]:
     """The generator behind `predict`."""
-    both = head.strand == "both"
+    strands = (False, True)[: 1 + (head.strand == "both")]
     texts, copies = itertools.tee(text.upper().translate(PLAIN) for text in sequences)
+    plans: collections.deque[tuple[str, list[slice]]] = collections.deque()
+    waiting: collections.deque[Int[np.ndarray, " T"]] = collections.deque()
 
     def make_rows() -> Iterator[Row]:
         encoded = encode_sequences(model.tokenizer, texts)
-        for index, (plain, text) in enumerate(zip(encoded, copies, strict=True)):
-            for tokens in (plain, model.tokenizer.encode(turn(text))) if both else (plain,):
+        for index, (_, text) in enumerate(zip(encoded, copies, strict=True)):
+            pieces = choose_pieces(model, text)
+            plans.append((text, pieces))
+            for piece, is_reversed in itertools.product(pieces, strands):
+                own = text[piece]
+                tokens = model.tokenizer.encode(turn(own) if is_reversed else own)
                 if tokens.size > head.max_tokens:
                     rule = f"the model takes {head.max_tokens}"
                     raise InputError(f"sequence {index}: {tokens.size} tokens with <cls>: {rule}")
                 waiting.append(tokens)
                 yield Row(tokens)
 
-    waiting: collections.deque[Int[np.ndarray, " T"]] = collections.deque()
+    results = run_rows(model, task, make_rows(), batching)
+    ahead: list[Float[np.ndarray, "*lead C"]] = []
 
-    def read(result: Float[np.ndarray, "*lead C"], *, is_reversed: bool) -> np.ndarray:
-        tokens = waiting.popleft()
+    def read(*, is_reversed: bool) -> Float[np.ndarray, "*lead C"]:
+        result, tokens = ahead.pop() if ahead else next(results), waiting.popleft()
         if head.kind != "segmentation":
             return result
         outputs = result[: tokens.size]
         return pick_nucleotides(outputs, tokens, model.tokenizer, is_reversed=is_reversed)
 
-    results = run_rows(model, task, make_rows(), batching)
-    for result in results:
-        row = read(result, is_reversed=False)
-        if both:
-            row = (row + read(next(results), is_reversed=True)) / 2
+    while True:
+        if not plans:  # the next result comes with its plan, and with those that need none
+            ahead += itertools.islice(results, 1)
+        if not plans:
+            return
+        text, pieces = plans.popleft()
+        found = [np.mean([read(is_reversed=each) for each in strands], axis=0) for _ in pieces]
         report(1)
-        yield np.asarray(row, np.float32)
+        yield np.asarray(_join_pieces(head, text, pieces, found), np.float32)
+
+
+def choose_pieces(model: Model, text: str) -> list[slice]:
+    """What of a sequence goes through a model: all, or of nucleotides what `find_pieces` says."""
+    head = find_head(model)
+    if head.kind != "segmentation":
+        return [slice(0, len(text))]
+    return find_pieces(text, model.tokenizer, head.max_tokens)
+
+
+def _join_pieces(
+    head: TrainedHead, text: str, pieces: list[slice], found: list[Float[np.ndarray, "..."]]
+) -> Float[np.ndarray, "..."]:
+    """The prediction of a sequence from those of its pieces; of nucleotides it is NaN at N."""
+    if head.kind != "segmentation":
+        return found[0]
+    joined = np.full((len(text), len(head.classes)), np.nan, np.float32)
+    for piece, values in zip(pieces, found, strict=True):
+        joined[piece] = values
+    joined[~find_known(text)] = np.nan
+    return joined

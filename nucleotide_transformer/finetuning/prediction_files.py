@@ -24,7 +24,8 @@ from nucleotide_transformer.data.sequences import (
 from nucleotide_transformer.data.tracks import BIGWIG, TRACKS, import_bigwig, open_track
 from nucleotide_transformer.errors import InputError, import_extra, require
 from nucleotide_transformer.files import check_new, write_whole
-from nucleotide_transformer.finetuning.predict import find_head, predict
+from nucleotide_transformer.finetuning.labels import PLAIN
+from nucleotide_transformer.finetuning.predict import choose_pieces, find_head, predict
 from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.inference.embedding_files import Parts, show_bar, skip_finished
 from nucleotide_transformer.inference.embedding_tables import read_part
@@ -103,9 +104,9 @@ def predict_file(
     The table has the columns `name`, for classification `prediction` (the likeliest class), and for
     each class `probability_<class>` or for each target `value_<target>`. Of a segmentation it is a
     bedGraph file with a track for each class, of the probability at each nucleotide, or a BigWig
-    file of one class; both by contig and place, whatever the order of the intervals. Finished
-    sequences are kept in parts in the folder `<output>.parts`; called again with the same
-    arguments, the function resumes after them.
+    file of one class; both by contig and place, whatever the order of the intervals, and with
+    nothing at N. Finished sequences are kept in parts in the folder `<output>.parts`; called again
+    with the same arguments, the function resumes after them.
 
     Args:
         model: what `load_pretrained(config.model, ...)` returns.
@@ -173,7 +174,9 @@ def check_lengths(model: Model, config: PredictConfig) -> None:
     """Raises an `InputError` for the first sequence of a file that is too long for a model."""
     most = find_head(model).max_tokens
     for record in _read(config):
-        num_tokens = model.tokenizer.encode(record.sequence).size
+        text = record.sequence.upper().translate(PLAIN)
+        pieces = choose_pieces(model, text)
+        num_tokens = max((model.tokenizer.encode(text[each]).size for each in pieces), default=0)
         if num_tokens > most:
             place = f"{config.input}: sequence {record.name!r}"
             size = f"{len(record.sequence)} nt are {num_tokens} tokens"
@@ -336,7 +339,8 @@ def _read_column(part: Path, column: int) -> tuple[list[str], list[Float[np.ndar
 
 
 def _join_equal(values: Float[np.ndarray, " L"]) -> tuple[Places, Places, Float[np.ndarray, " N"]]:
-    """Runs of equal values: their first places, one past the last ones, and the values."""
+    """Runs of equal values: their first places, one past the last ones, and the values; no NaN."""
     borders = np.flatnonzero(np.diff(values)) + 1
-    firsts = np.append(0, borders)
-    return firsts, np.append(borders, len(values)), values[firsts]
+    firsts, lasts = np.append(0, borders), np.append(borders, len(values))
+    known = ~np.isnan(values[firsts])
+    return firsts[known], lasts[known], values[firsts[known]]

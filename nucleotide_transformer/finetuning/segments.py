@@ -1,6 +1,7 @@
 """Sequences with labels for each nucleotide: a FASTA file and a BED of the classes' intervals."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Literal
 
@@ -24,12 +25,12 @@ class SegmentedSequences(LabelledSequences):
     """Sequences whose labels are those of their nucleotides."""
 
     labels: Int[np.ndarray, "S L C"]
-    """1, 0, or `UNKNOWN` past the end of a sequence; int8."""
+    """1, 0, or `UNKNOWN` at N and past the end of a sequence; int8."""
     kind: Literal["segmentation"] = "segmentation"  # type: ignore[assignment]
 
 
 UNKNOWN = -1
-"""Label of a nucleotide that is not there: past the end of a tile that is shorter than others."""
+"""Label of a nucleotide that is not known, or not there: past the end of a short tile."""
 
 
 def read_segments(
@@ -42,7 +43,8 @@ def read_segments(
     """Cuts the contigs of a FASTA file into tiles, and labels each nucleotide of them.
 
     A nucleotide has every class that an interval over it is named after (column 4 of the BED), on
-    whichever strand. Labels are [S, window, C]: 1, 0, or `UNKNOWN` past the end of a short tile.
+    whichever strand. Labels are [S, window, C]: 1, 0, or `UNKNOWN` at N and past the end of a short
+    tile. Tiles of nothing but N are left out.
 
     Args:
         path: the sequences.
@@ -51,8 +53,9 @@ def read_segments(
         classes: those of the training set, for another set; by default all that are there, sorted.
 
     Raises:
-        MissingInputError, InputError: in one line, for a file that is no FASTA, and for an interval
-            without a name, of another class, on a contig that is not there, or beyond its end.
+        MissingInputError, InputError: in one line, for a file that is no FASTA or has nothing but
+            N, and for an interval without a name, of another class, on a contig that is not there,
+            or beyond its end.
     """
     require(window > 0, "window", window, "must be above 0")
     is_fasta = get_suffix(Path(path)) in FASTA_SUFFIXES
@@ -62,19 +65,19 @@ def read_segments(
     names = tuple(sorted({each.name for each in intervals})) if classes is None else classes
     for each in intervals:
         _check_interval(each, Path(bed), Path(path), contigs, names)
-    tiles = list(cut_tiles(read_sequences(Path(path)), window))
-    labels = np.full((len(tiles), window, len(names)), UNKNOWN, np.int8)
-    places: dict[str, list[int]] = {}
-    for index, tile in enumerate(tiles):
-        labels[index, : len(tile.sequence)] = 0
-        places.setdefault(tile.contig, []).append(index)
+    cut = cut_tiles(read_sequences(Path(path)), window)
+    tiles = [tile for tile in cut if find_known(tile.sequence).any()]
+    require(bool(tiles), "sequences", str(path), "must have nucleotides other than N")
+    labels = np.zeros((len(tiles), window, len(names)), np.int8)
+    places = {(tile.contig, tile.start): index for index, tile in enumerate(tiles)}
     for each in intervals:
         column = names.index(each.name)
-        own = places[each.contig]
-        for index in own[each.start // window : (each.end - 1) // window + 1]:
-            first = tiles[index].start
-            labels[index, max(each.start - first, 0) : each.end - first, column] = 1
-    labels[np.arange(window) >= np.array([[len(t.sequence)] for t in tiles])] = UNKNOWN
+        for first in range(each.start // window * window, each.end, window):
+            if (each.contig, first) in places:
+                index = places[each.contig, first]
+                labels[index, max(each.start - first, 0) : each.end - first, column] = 1
+    for row, tile in zip(labels, tiles, strict=True):
+        row[~find_known(tile.sequence.ljust(window, "N"))] = UNKNOWN
     return SegmentedSequences(
         names=[tile.name for tile in tiles],
         sequences=[tile.sequence for tile in tiles],
@@ -98,6 +101,53 @@ def _check_interval(
     if each.end > contigs[each.contig]:
         size = contigs[each.contig]
         raise InputError(f"{place}: ends at {each.end}: the contig in {path} ends at {size}")
+
+
+def find_known(text: str) -> Bool[np.ndarray, " L"]:
+    """Which letters of a sequence are known nucleotides, and not N."""
+    return np.frombuffer(text.encode(), np.uint8) != ord("N")
+
+
+def find_pieces(text: str, tokenizer: KmerTokenizer, most: int) -> list[slice]:
+    """What of a tile goes through a model: all, but for a tile of nothing but N.
+
+    Each N is a token. A tile that has too many tokens for that reason is halved, until each piece
+    fits, or has nothing but N. One that would be too long without N, too, is left as it is.
+
+    Args:
+        text: of the tile.
+        tokenizer: of the model.
+        most: tokens that the model takes.
+    """
+
+    def halve(start: int, stop: int) -> list[slice]:
+        own = text[start:stop]
+        if not own.strip("N"):
+            return []
+        if tokenizer.encode(own).size <= most:
+            return [slice(start, stop)]
+        middle = (start + stop) // 2
+        return [*halve(start, middle), *halve(middle, stop)]
+
+    fits = "N" in text and tokenizer.encode(text.replace("N", "A")).size <= most
+    return halve(0, len(text)) if fits or not text.strip("N") else [slice(0, len(text))]
+
+
+def cut_long_tiles(
+    data: LabelledSequences, tokenizer: KmerTokenizer, most: int
+) -> LabelledSequences:
+    """The `find_pieces` of all tiles, with their labels; other sequences as they are."""
+    if not isinstance(data, SegmentedSequences):
+        return data
+    found = [find_pieces(text, tokenizer, most) for text in data.sequences]
+    origins = np.repeat(np.arange(len(data)), [len(pieces) for pieces in found])
+    cut = data.take(origins)
+    for row, piece in enumerate(itertools.chain.from_iterable(found)):
+        own = cut.labels[row, piece].copy()
+        cut.labels[row] = UNKNOWN
+        cut.labels[row, : len(own)] = own
+        cut.sequences[row] = cut.sequences[row][piece]
+    return cut
 
 
 def find_nucleotides(
