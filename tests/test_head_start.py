@@ -30,14 +30,17 @@ def make_labels(kind, x):
 
 
 @pytest.mark.parametrize("standardise", [True, False])
-@pytest.mark.parametrize("kind", [*KINDS, "three classes"])
-def test_weights_and_bias_predict_what_the_estimator_does(kind, standardise):
+@pytest.mark.parametrize("case", [*KINDS, "three classes", "one label", "one number"])
+def test_weights_and_bias_predict_what_the_estimator_does(case, standardise):
     """Features of other scales and centres, which the weights have to undo."""
     x = np.random.default_rng(0).standard_normal((90, 3))
-    labels = make_labels("classification" if kind == "three classes" else kind, x)
-    if kind == "three classes":
+    others = {"three classes": KINDS[0], "one label": KINDS[1], "one number": KINDS[2]}
+    kind = others.get(case, case)
+    labels = make_labels(kind, x)
+    if case == "three classes":
         labels = labels + (x[:, 1] > 0.5)
-    kind = "classification" if kind == "three classes" else kind
+    elif case in others:
+        labels = labels[:, :1]
     num_outputs = len(np.unique(labels)) if kind == "classification" else labels.shape[1]
     data = dataclasses.replace(
         make_task(90, kind), labels=labels, classes=tuple(f"c{i}" for i in range(num_outputs))
@@ -48,7 +51,7 @@ def test_weights_and_bias_predict_what_the_estimator_does(kind, standardise):
     assert weights.shape == (3, num_outputs)
     found = np.asarray(make_predictions(kind, jnp.asarray(features @ weights + bias)))
     expected = fitted.predict(features)
-    if kind == "multilabel":  # of the label that all have scikit-learn says 1
+    if case == "multilabel":  # of the label that all have scikit-learn says 1
         np.testing.assert_allclose(found[:, 2], 1 / (1 + np.exp(-CERTAIN)), rtol=1e-6)
         found, expected = found[:, :2], expected[:, :2]
     # scikit-learn scales in float32, and one feature is near 100: 3e-6 was measured.
@@ -113,6 +116,8 @@ def test_what_cannot_be_probed_is_one_line(model, tmp_path):
         make_config(tmp_path, kind="segmentation", head_start="probe")
     train = make_task(36).take([0, 2, 4, 6, 1])
     config = make_config(tmp_path, head_start="probe")
-    with pytest.raises(InputError, match=r"class = 'rich': has 1 sequences: there must be 2"):
+    with pytest.raises(
+        InputError, match=r"class = 'rich': has 1 different sequences: there must be 2"
+    ):
         finetune(model, train, make_task(12, seed=1), config, show=False)
     assert not config.output.exists()

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from nucleotide_transformer.errors import import_extra, require
+from nucleotide_transformer.finetuning.batches import group_equal
 from nucleotide_transformer.finetuning.labels import Kind, LabelledSequences
 from nucleotide_transformer.finetuning.metrics import METRICS, score_predictions
-from nucleotide_transformer.types import Float
+from nucleotide_transformer.types import Float, Int
 
 Estimator = Literal["logistic", "mlp"]
 """Logistic regression (ridge regression for numbers), or a network with one hidden layer."""
@@ -57,7 +58,7 @@ class Fitted:
         """
         scaler, linear = self.estimator
         if self.kind == "multilabel":
-            each = [_unfold_one(one) for one in linear.estimators_]
+            each = [_unfold_one(one) for one in linear.estimators_[: self.num_outputs]]
             weights, bias = (np.concatenate(leaves) for leaves in zip(*each, strict=True))
         else:
             weights, bias = _unfold_one(linear)
@@ -80,7 +81,8 @@ def fit_estimator(
 ) -> Fitted:
     """Chooses the strength of regularisation by cross-validation, and trains on all rows with it.
 
-    No other rows than those of the training set are looked at.
+    No other rows than those of the training set are looked at. Equal sequences, or reverse
+    complements of each other, are not parted by its folds.
 
     Args:
         features: a row for each of the sequences.
@@ -92,18 +94,18 @@ def fit_estimator(
         seed: of the folds, and of the network's first weights.
 
     Raises:
-        InputError: if a class has fewer than two sequences, or an extra is missing.
+        InputError: if a class has fewer than two different sequences, or an extra is missing.
     """
     selection = import_extra("sklearn.model_selection", "analysis", _PURPOSE)
     num_outputs = len(train.classes)
     strengths = tuple(strengths) or STRENGTHS[estimator]
     batch = min(BATCH, max(1, len(train) // 2))
-    folds = _make_folds(train, seed)
-    labels = train.labels
+    folds = _part_folds(train, seed)
     first = METRICS[train.kind][0]
 
     def score(fitted: Any, rows: Features, truth: Any) -> float:
-        truth = truth.reshape(len(truth), -1) if train.kind == "regression" else truth
+        if train.kind != "classification":
+            truth = truth.reshape(len(truth), -1)[:, :num_outputs]
         predicted = _predict(fitted, rows, train.kind, num_outputs)
         value = score_predictions(train.kind, truth, predicted)[first]
         return value if np.isfinite(value) else -1.0
@@ -119,7 +121,7 @@ def fit_estimator(
         error_score="raise",
     )
     with _quiet():
-        search.fit(features, labels)
+        search.fit(features, _shape_labels(train))
     return Fitted(
         estimator=search.best_estimator_,
         kind=train.kind,
@@ -134,24 +136,54 @@ def _unfold_one(linear: Any) -> tuple[Float[np.ndarray, "C D"], Float[np.ndarray
     if not hasattr(linear, "coef_"):  # all of its labels were the same
         bias = CERTAIN * (2 * np.asarray(linear.y_, np.float64) - 1)
         return np.zeros((len(bias), linear.n_features_in_)), bias
-    bias = np.asarray(linear.intercept_, np.float64)
+    bias = np.atleast_1d(np.asarray(linear.intercept_, np.float64))
     return np.reshape(linear.coef_, (len(bias), -1)), bias
 
 
-def _make_folds(train: LabelledSequences, seed: int) -> Any:
-    """Folds with the same share of each class, or just folds where rows have several labels."""
+def _shape_labels(train: LabelledSequences) -> np.ndarray:
+    """Labels as scikit-learn takes them.
+
+    A single column of 0 and 1 would be two classes there: it gets a second label, of no row. One of
+    numbers is a vector.
+    """
+    labels = np.asarray(train.labels)
+    if labels.shape[1:] != (1,):
+        return labels
+    return np.pad(labels, ((0, 0), (0, 1))) if train.kind == "multilabel" else labels[:, 0]
+
+
+def _part_folds(
+    train: LabelledSequences, seed: int
+) -> list[tuple[Int[np.ndarray, " N"], Int[np.ndarray, " M"]]]:
+    """Rows to train on and rows to score, for each fold; each has the same share of each class.
+
+    Equal sequences, or reverse complements of each other, are on one side.
+    """
     selection = import_extra("sklearn.model_selection", "analysis", _PURPOSE)
-    if train.kind != "classification":
-        rule = f"there must be {FOLDS} sequences or more"
-        require(len(train) >= FOLDS, f"{train.source}: sequences", len(train), rule)
-        return selection.KFold(FOLDS, shuffle=True, random_state=seed)
-    counts = np.bincount(np.asarray(train.labels, np.int64), minlength=len(train.classes))
-    fewest = int(counts.argmin())
-    rule = f"has {counts[fewest]} sequences: there must be 2 or more for cross-validation"
-    enough = bool(counts[fewest] >= 2)
-    require(enough, f"{train.source}: class", train.classes[fewest], rule)
-    num_folds = min(FOLDS, int(counts[fewest]))
-    return selection.StratifiedKFold(num_folds, shuffle=True, random_state=seed)
+    groups = group_equal(train.sequences)
+    num_groups = len(np.unique(groups))
+    is_class = train.kind == "classification"
+    labels = np.asarray(train.labels, np.int64) if is_class else np.zeros(len(train), np.int64)
+    if is_class:
+        counts = [len(np.unique(groups[labels == i])) for i in range(len(train.classes))]
+        fewest = int(np.argmin(counts))
+        place = f"{train.source}: class"
+        rule = f"has {counts[fewest]} different sequences: there must be 2 or more"
+        require(counts[fewest] >= 2, place, train.classes[fewest], f"{rule} for cross-validation")
+        num_folds = min(FOLDS, counts[fewest])
+    else:
+        rule = f"there must be {FOLDS} or more for cross-validation"
+        require(num_groups >= FOLDS, f"{train.source}: different sequences", num_groups, rule)
+        num_folds = FOLDS
+    options = {"n_splits": num_folds, "shuffle": True, "random_state": seed}
+    if num_groups == len(train):
+        plain = selection.StratifiedKFold if is_class else selection.KFold
+        return list(plain(**options).split(labels, labels))
+    folds = list(selection.StratifiedGroupKFold(**options).split(labels, labels, groups))
+    enough = not is_class or all(len(np.unique(labels[rows])) > 1 for rows, _ in folds)
+    rule = "too few to cross-validate with copies, of several classes, on one side"
+    require(enough, f"{train.source}: different sequences", num_groups, rule)
+    return folds
 
 
 def _make_pipeline(last: Any, standardise: bool) -> Any:
@@ -167,18 +199,23 @@ def _make_estimator(
     kind: Kind, estimator: Estimator, strength: float, batch: int, seed: int
 ) -> Any:
     """One of scikit-learn's, with a strength of regularisation."""
-    linear, networks, multiclass = (
+    linear, networks, multiclass, compose, preprocessing = (
         import_extra(f"sklearn.{module}", "analysis", _PURPOSE)
-        for module in ("linear_model", "neural_network", "multiclass")
+        for module in ("linear_model", "neural_network", "multiclass", "compose", "preprocessing")
     )
     if estimator == "mlp":
         make = networks.MLPRegressor if kind == "regression" else networks.MLPClassifier
-        return make(
+        network = make(
             hidden_layer_sizes=(HIDDEN,),
             alpha=1 / strength,
             batch_size=batch,
             max_iter=EPOCHS,
             random_state=seed,
+        )
+        if kind != "regression":
+            return network
+        return compose.TransformedTargetRegressor(
+            network, transformer=preprocessing.StandardScaler(), check_inverse=False
         )
     if kind == "regression":
         return linear.Ridge(alpha=1 / strength)
@@ -193,7 +230,7 @@ def _predict(
         return np.asarray(estimator.predict(features), np.float64).reshape(-1, num_outputs)
     probabilities = np.asarray(estimator.predict_proba(features), np.float64)
     if kind == "multilabel":
-        return probabilities
+        return probabilities[:, :num_outputs]
     full = np.zeros((len(probabilities), num_outputs))
     full[:, np.asarray(estimator.classes_, np.int64)] = probabilities
     return full
@@ -201,12 +238,14 @@ def _predict(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """One thread, and no remark on what has not converged: weak penalties lose anyway.
+    """One thread, and no remark on labels that never vary, or on what has not converged.
 
-    The products are small: several threads would wait for each other most of the time.
+    Weak penalties lose anyway. The products are small: several threads would wait for each other
+    most of the time.
     """
     threads = import_extra("threadpoolctl", "analysis", _PURPOSE)
     exceptions = import_extra("sklearn.exceptions", "analysis", _PURPOSE)
     with threads.threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
+        warnings.filterwarnings("ignore", "Label .* is present in all training examples")
         yield
