@@ -140,6 +140,11 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
         {"kind": "regression"},
         "row 1: label = 'inf': must be a number, and finite",
     ),
+    "a number beyond float32": (
+        "sequence,label\nAC,1\nGG,-1e39\n",
+        {"kind": "regression"},
+        r"row 2: label = '-1e39': must be a number, and finite in float32",
+    ),
     "one number": (
         "sequence,label\nAC,2\nGG,2\n",
         {"kind": "regression"},

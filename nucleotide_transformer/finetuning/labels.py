@@ -1,7 +1,6 @@
 """Labelled sequences: tables of sequences with a class, several classes, or numbers each."""
 
 import dataclasses
-import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,8 @@ Labels = Int[np.ndarray, "S"] | Int[np.ndarray, "S C"] | Float[np.ndarray, "S C"
 PLAIN = str.maketrans("URYSWKMBDHV", "TNNNNNNNNNN")
 _INTEGER = re.compile(r"[+-]?\d+")
 _DECIMAL = re.compile(r"[+-]?\d+\.\d*")
+_LARGEST = float(np.finfo(np.float32).max)
+"""Of a target."""
 _MISSING = ("", "nan", "NaN")
 """What a text file has where there is no label; pandas writes the last two."""
 
@@ -171,8 +172,9 @@ def _read_flag(place: str, value: Any) -> bool:
 def _read_number(place: str, value: Any) -> float:
     text = _read_text(place, value)
     number = _to_float(text)
-    if number is None or not math.isfinite(number):
-        raise InputError(f"{place} = {text!r}: must be a number, and finite")
+    if number is None or not abs(number) <= _LARGEST:  # which NaN is not, either
+        rule = f"must be a number, and finite in float32: {_LARGEST:.3g} at most"
+        raise InputError(f"{place} = {text!r}: {rule}")
     return number
 
 
