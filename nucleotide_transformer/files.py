@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -258,6 +259,15 @@ def write_json(path: Path, content: Any, **options: Any) -> None:
     with write_whole(path) as partial:
         text = json.dumps(content, **{"indent": 1} | options)
         partial.write_text(text + "\n", encoding="utf-8")
+
+
+def drop_nan(content: Any) -> Any:
+    """The same content with None for numbers that are not finite: JSON has no others."""
+    if isinstance(content, Mapping):
+        return {name: drop_nan(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [drop_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def digest_file(path: Path) -> str:

@@ -16,7 +16,9 @@ from nucleotide_transformer.pretrained import export_model, load_pretrained
 from nucleotide_transformer.weights.adapter_files import (
     Adapter,
     expect_params,
+    load_adapter,
     save_adapter,
+    save_peft,
 )
 from nucleotide_transformer.weights.assembly import digest_params
 
@@ -88,6 +90,32 @@ def test_lora_in_the_layout_of_peft(model, tmp_path):
     np.testing.assert_array_equal(tensors[f"{name}.lora_A.weight"], leaves["down"].T)
     np.testing.assert_array_equal(tensors[f"{name}.lora_B.weight"], leaves["up"].T)
     export_model(tmp_path / "mine", tmp_path / "peft", layout="peft", base=model, overwrite=True)
+
+
+def test_peft_names_no_base_that_is_another(model, tmp_path):
+    adapter = make_adapter(model, "lora")
+    with pytest.raises(
+        InputError, match=r"random_seed = 7: the base has random weights, .*: merge it"
+    ):
+        save_peft(tmp_path, dataclasses.replace(adapter, random_seed=7))
+    first = tmp_path / "run" / "adapter"
+    save_adapter(first, adapter)
+    for base in (first, first.parent):
+        with pytest.raises(InputError, match=rf"base = '{base}': .* is an adapter itself: merge"):
+            save_peft(tmp_path, dataclasses.replace(adapter, base=str(base)))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_metric_that_is_not_defined_is_null(model, tmp_path):
+    """It was once NaN, which is no JSON."""
+    save_adapter(
+        tmp_path, dataclasses.replace(make_adapter(model, "head"), metrics={"mcc": np.nan})
+    )
+    file = tmp_path / "adapter.json"
+    assert json.loads(file.read_text())["metrics"] == {"mcc": None}
+    for text in ("null", "NaN"):
+        file.write_text(file.read_text().replace('"mcc": null', f'"mcc": {text}'))
+        assert np.isnan(load_adapter(tmp_path).metrics["mcc"])
 
 
 def test_an_export_says_what_it_can_not_do(model, saved, tmp_path):

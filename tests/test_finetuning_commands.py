@@ -11,7 +11,9 @@ from small_models import save_model
 from small_tasks import COMPUTE, MODEL, make_task
 
 from nucleotide_transformer import cli
+from nucleotide_transformer.commands.finetuning import write_results
 from nucleotide_transformer.finetuning import prediction_files
+from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.predict import predict_array
 from nucleotide_transformer.model import init_params
 from nucleotide_transformer.pretrained import load_pretrained
@@ -58,6 +60,13 @@ def test_a_real_run_leaves_an_adapter_and_its_results(folder, tuned):
     record = json.loads((folder / "run" / "adapter" / "adapter.json").read_text())
     assert record["base"] == str((folder / "base").resolve())
     assert (folder / "run" / "adapter" / "adapter.safetensors").stat().st_mode & 0o077
+
+
+def test_results_that_are_not_defined_are_null(tmp_path):
+    config = FinetuneConfig(output=tmp_path)
+    write_results(config, {"test": [{"auroc": float("nan"), "mcc": 0.5}]})
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found == {"test": [{"auroc": None, "mcc": 0.5}]}
 
 
 def test_test_sequences_that_were_trained_on_are_told(folder, tmp_path, capsys):

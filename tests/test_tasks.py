@@ -331,10 +331,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no method": ({"methods": ()}, r"methods = \(\): must be some of"),
     "a method twice": ({"methods": ("probe", "probe")}, "must be named once each"),
     "no seed": ({"seeds": 0}, "seeds = 0: must be above 0"),
-    "another seed": (
-        {"finetune": FinetuneConfig(seed=1)},
-        "finetune.seed = 1: is set by nt tasks itself",
-    ),
+    "another seed": ({"finetune": FinetuneConfig(seed=1)}, "finetune.seed = 1: is set by nt tasks"),
+    "folds": ({"finetune": FinetuneConfig(folds=5)}, "finetune.folds = 5: is set by nt tasks"),
     "another precision": (
         {"finetune": FinetuneConfig(compute=ComputeConfig(compute_dtype="bfloat16"))},
         "is set by nt tasks itself",

@@ -6,7 +6,7 @@ import jax
 
 from nucleotide_transformer.commands.console import INTERRUPTED, say
 from nucleotide_transformer.errors import InputError
-from nucleotide_transformer.files import write_json
+from nucleotide_transformer.files import drop_nan, write_json
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.folds import cross_validate
 from nucleotide_transformer.finetuning.labels import LabelledSequences, read_labelled
@@ -130,6 +130,9 @@ def say_once(text: str) -> None:
 
 
 def write_results(config: FinetuneConfig, content: dict[str, Any]) -> None:
-    """Writes what a run came to, for tables and pictures; the first process does so for all."""
+    """Writes what a run came to, for tables and pictures; the first process does so for all.
+
+    What is not defined, such as the AUROC of one class, is null.
+    """
     if jax.process_index() == 0:
-        write_json(config.output / RESULTS, content)
+        write_json(config.output / RESULTS, drop_nan(content), allow_nan=False)

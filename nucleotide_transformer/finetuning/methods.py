@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nucleotide_transformer.configfile import config_to_dict
+from nucleotide_transformer.files import drop_nan
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.embedding_store import EmbeddingStore
 from nucleotide_transformer.finetuning.estimators import Estimator
@@ -37,7 +38,7 @@ NO_WEIGHTS = "none"
 SET_BY_TRIAL = (
     *("output", "model", "random_init", "train", "validation", "test", "kind", "method"),
     *("sequence_column", "label_column", "name_column", "separator", "strand", "seed"),
-    *("batching", "compute"),
+    *("batching", "compute", "folds"),
 )
 """Fields of a fine-tuning run that a task, a trial or the command's other fields decide."""
 _FINETUNE = "finetune"
@@ -168,10 +169,7 @@ def run_finetuning(
     details = {
         "steps": result.step,
         "best_step": result.best_step,
-        "validation": {
-            name: float(value) if np.isfinite(value) else None
-            for name, value in result.metrics.items()
-        },
+        "validation": drop_nan(result.metrics),
         "num_trained": result.num_trained,
     }
     return Outcome(predictions, details)

@@ -21,7 +21,7 @@ import numpy as np
 from nucleotide_transformer import __version__
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, MissingInputError, require
-from nucleotide_transformer.files import show_digest, write_json, write_whole
+from nucleotide_transformer.files import drop_nan, show_digest, write_json, write_whole
 from nucleotide_transformer.model.adapters import (
     LINEAR,
     Method,
@@ -107,7 +107,7 @@ class Adapter:
     random_seed: int | None
     """Seed of random weights that the base got in place of its own; None for its own."""
     metrics: dict[str, float]
-    """On the validation set."""
+    """On the validation set; NaN, null in the record, where they are not defined."""
     config: dict[str, Any]
     """The run's."""
 
@@ -156,7 +156,8 @@ def save_adapter(folder: Path, adapter: Adapter) -> None:
     }
     record = {"format_version": FORMAT_VERSION, "version": __version__, **fields}
     with write_whole(folder / RECORD) as partial:
-        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(drop_nan(record), indent=1, allow_nan=False)
+        partial.write_text(text + "\n", encoding="utf-8")
         shutil.copymode(partial, folder / TENSORS)  # the library writes for the owner alone
 
 
@@ -167,10 +168,15 @@ def save_peft(folder: Path, adapter: Adapter) -> None:
     place there and is not written.
 
     Raises:
-        InputError: for an adapter that is no LoRA.
+        InputError: for an adapter that is no LoRA, or whose base has random weights, or is an
+            adapter itself.
     """
     if adapter.method != "lora":
         raise InputError(f"method = {adapter.method!r}: the peft layout is for lora: merge others")
+    seed, rule = adapter.random_seed, "the base has random weights, which no name stands for"
+    require(seed is None, "random_seed", seed, f"{rule}: merge it")
+    is_adapter = find_adapter(Path(adapter.base)) is not None
+    require(not is_adapter, "base", adapter.base, "the base is an adapter itself: merge it")
     layers = "|".join(re.escape(_PEFT_LAYERS[site]) for site in adapter.lora_sites)
     content = {
         "peft_type": "LORA",
@@ -227,6 +233,8 @@ def load_adapter(folder: Path) -> Adapter:
         require(not record["layers"], f"{file}: layers", record["layers"], rule)
     for name in ("classes", "lora_sites", "layers"):
         record[name] = tuple(record[name])
+    metrics = record["metrics"].items()
+    record["metrics"] = {name: math.nan if value is None else value for name, value in metrics}
     return Adapter(params=_read_tensors(folder / TENSORS), **record)
 
 
