@@ -165,7 +165,7 @@ def test_fewer_scores_than_variants_are_no_output(model, tmp_path):
     variants = check_variants(config)
     for count in (variants.num_alleles + 1, variants.num_alleles - 1):
         output = tmp_path / f"{count}.vcf"
-        with pytest.raises(InputError, match=r"in\.vcf: 13 variants, not 1[24] as when they were"):
+        with pytest.raises(InputError, match=r"in\.vcf: 14 variants, not 1[35] as when they were"):
             score_variants(
                 model,
                 dataclasses.replace(config, output=output),
@@ -173,7 +173,7 @@ def test_fewer_scores_than_variants_are_no_output(model, tmp_path):
             )
         assert not output.exists()
     table = Table(source, ("llr",), variants.contigs, True, {})
-    for count, line in ((3, "line 6: "), (14, "")):
+    for count, line in ((3, "line 7: "), (15, "")):
         with pytest.raises(InputError, match=rf"in\.vcf: {line}has changed since its variants"):
             write_scores(config.output, table, [([0.5], "")] * count)
     assert not config.output.exists()

@@ -32,7 +32,8 @@ from nucleotide_transformer.variants.reference import open_reference
 from nucleotide_transformer.variants.run import score_variants
 from nucleotide_transformer.variants.scoring import Scored, Scorer
 
-WHY = [".", "., ., star, .", "symbolic", "breakend", ".", "not_snv", ".", ".", "not_acgt", "same"]
+WHY = ["breakend", ".", "., ., star, .", "symbolic", "breakend", ".", "not_snv", ".", "."]
+WHY += ["not_acgt", "same"]
 
 
 def test_vcf_to_vcf_as_bcftools_reads_it(model, tmp_path, fasta):
@@ -40,7 +41,7 @@ def test_vcf_to_vcf_as_bcftools_reads_it(model, tmp_path, fasta):
     config = make_config(tmp_path, fasta, source)
     summary = score_variants(model, config)
     assert [path.name for path in summary.paths] == ["out.vcf.gz", "out.vcf.gz.tbi"]
-    wanted = {"no_alt": 1, "star": 1, "breakend": 1, "symbolic": 1, "not_acgt": 1, "same": 1}
+    wanted = {"no_alt": 1, "star": 1, "breakend": 2, "symbolic": 1, "not_acgt": 1, "same": 1}
     assert summary.skipped == wanted | {"not_snv": 1}
     assert summary.num_scored == 6
     assert sorted(path.name for path in tmp_path.iterdir() if "out" in path.name) == [
@@ -136,6 +137,7 @@ def test_tsv_is_a_bed_with_an_index(model, tmp_path, fasta):
     score_variants(model, plain)
     with gzip.open(config.output, "rt") as file:
         assert file.read() == plain.output.read_text()
+    assert "\n1\t0\t0\tN>.[two:3[:.\t0\tN\t" in plain.output.read_text()
 
 
 def test_a_table_becomes_a_vcf(model, tmp_path, fasta):

@@ -47,8 +47,8 @@ BAD_VCF = {
     "chr1\t1\t.\tA\tC\n": "line 1: 'chr1.*': must begin with ##fileformat=VCF",
     "##fileformat=VCFv4.2\n1\t1\t.\tA\tC\t.\t.\t.\n": "line 2: .*must end with the line #CHROM",
     HEADER + "1\t1\t.\tA\tC\n": "line 5: .*at least 8 columns with tabs",
-    HEADER + "1\tx\t.\tA\tC\t.\t.\t.\n": "line 5: position 'x': must be an integer of 1",
-    HEADER + "1\t0\t.\tA\tC\t.\t.\t.\n": "line 5: position '0'",
+    HEADER + "1\tx\t.\tA\tC\t.\t.\t.\n": "line 5: position 'x': must be an integer of 0",
+    HEADER + "1\t0\t.\tA\tC\t.\t.\t.\n": r"line 5: 1:0: chr1 of .*genome\.fa begins at 1",
     HEADER + "1\t5\t.\t\tC\t.\t.\t.\n": "line 5: ref '': must be text, and not empty",
 }
 
@@ -65,6 +65,7 @@ BAD_TABLES = {
     "chrom\tpos\tref\talt\n1\t2\tA\n": "line 2: 3 values: must have 4, as the header has",
     "chrom\tpos\tref\talt\n1\t2\tA\tC\tx\n": "line 2: 5 values: must have 4",
     "chrom\tpos\tref\talt\tinfo\n1\t2\tA\tC\n1\tx\tA\tC\n": "line 3: position 'x'",
+    "chrom\tpos\tref\talt\n1\t0\tA\tC\n": "line 2: position '0': must be an integer of 1",
     "chrom\tpos\tref\talt\n\n1\t2.5\tA\tC\n": r"line 3: position '2\.5'",
 }
 

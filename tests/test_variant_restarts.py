@@ -213,7 +213,7 @@ def test_planning_a_block_takes_no_more_for_a_longer_sequence():
     starts[0] = -1
     text = make_text(10)
     record = SequenceRecord("x", text, "x", 0, 6 * size)
-    part = pieces.Part(pieces.Piece(record, 0, 6 * size), 60_001, 60_100)
+    part = pieces.Part(pieces.Piece(record, 0, 6 * size, 6 * size), 60_001, 60_100)
     frame = Frame(starts, starts, widths == 6)
     frames = Frames(text, [frame], np.zeros(6 * size, bool))
     tracemalloc.start()

@@ -211,9 +211,11 @@ def test_likelihoods_of_sequences_and_their_track(model, tmp_path, fasta):
     assert paths == [config.output, config.track]
     header, *rows = (line.split("\t") for line in config.output.read_text().splitlines())
     wanted = score_sequences(model, [TEXT, TEXT[:20]], masked=True, batching=ONE)
-    for row, total, size in zip(rows, wanted.log_likelihood, (90, 20), strict=True):
+    logs = token_log_likelihoods(model, [TEXT, TEXT[:20]], masked=True, batching=ONE)
+    sums = [np.nansum(values, dtype=np.float64) for values in logs]
+    for row, total, exact, size in zip(rows, wanted.log_likelihood, sums, (90, 20), strict=True):
         found = dict(zip(header, row, strict=True))
-        np.testing.assert_allclose(float(found["log_likelihood"]), total, rtol=1e-4)
+        np.testing.assert_allclose(float(found["log_likelihood"]), exact, rtol=1e-9)
         bits = -total / np.log(2) / size
         np.testing.assert_allclose(float(found["bits_per_nucleotide"]), bits, rtol=1e-4)
         assert int(found["nucleotides"]) == size
@@ -249,6 +251,7 @@ def test_probabilities_as_a_table_and_as_tracks(model, tmp_path, fasta, suffix):
         with big.open(str(config.output)) as track:
             np.testing.assert_allclose(track.values("chr1", 30, 60), of_ref, rtol=1e-5)
             assert np.isnan(track.values("chr1", 0, 30)).all()
+            assert track.chroms() == {"chr1": 90}
         return
     rows = [line.split("\t") for line in config.output.read_text().splitlines()[1:]]
     if suffix == ".tsv":

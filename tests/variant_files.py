@@ -49,6 +49,7 @@ def make_rows():
     """Records of every kind; contig 1 is chr1 of the FASTA."""
     a, b, c = other_letters(TEXT[9])
     return [
+        ("1", 0, "telomere", "N", ".[two:3["),
         ("1", 1, "first", TEXT[0], other_letters(TEXT[0])[0]),
         ("1", 10, "multi", TEXT[9], f"{a},{b},*,{c}"),
         ("1", 20, ".", TEXT[19], "<DEL>"),

@@ -21,7 +21,7 @@ REASONS = {
     "not_acgt": "letters other than A, C, G, T in REF or ALT",
     "same": "REF and ALT are the same",
     "no_contig": "the FASTA has no such contig",
-    "off_contig": "lies beyond the end of its contig",
+    "off_contig": "lies beyond an end of its contig",
     "mismatch": "REF is not what the FASTA has",
     "unknown": "N, or nothing but N nearby, in the FASTA",
     "too_long": "longer, with the repeat it can be shifted in, than half a window",
@@ -79,7 +79,7 @@ def check_allele(allele: Allele, reference: Reference) -> tuple[str, str]:
     if reason or contig is None:
         return contig or "", reason or "no_contig"
     end = allele.start + len(allele.ref)
-    if end > reference.lengths[contig]:
+    if allele.start < 0 or end > reference.lengths[contig]:
         return contig, "off_contig"
     found = reference.fetch(contig, allele.start, end)
     if b"N" in found:

@@ -55,6 +55,8 @@ class Piece(NamedTuple):
     """First nucleotide of the sequence that is reported, from 0."""
     end: int
     """One past the last."""
+    contig_end: int
+    """Where its contig ends, as far as is known."""
 
 
 class Part(NamedTuple):
@@ -74,7 +76,7 @@ class Sequences(NamedTuple):
     num_reported: int
     """Nucleotides."""
     ends: dict[str, int]
-    """By contig, in the order of the file: one past its last nucleotide there."""
+    """By contig, in the order of the file: where it ends, or its last sequence there does."""
 
 
 def check_sequences(config: SequencesConfig) -> Sequences:
@@ -94,14 +96,14 @@ def check_sequences(config: SequencesConfig) -> Sequences:
 
     def take_records() -> Iterator[SequenceRecord]:
         nonlocal num_reported, last
-        for record, start, end in read_pieces(config):
+        for record, start, end, contig_end in read_pieces(config):
             if big and record.start < ends.get(record.contig, 0):
                 rule = f"BigWig needs sequences in order: {record.contig} goes back"
                 raise InputError(f"{big}: {rule}")
             if big and record.contig in ends and record.contig != last:
                 rule = f"BigWig needs contigs in one piece: {record.contig} comes back after {last}"
                 raise InputError(f"{big}: {rule}")
-            ends[record.contig], last = record.end, record.contig
+            ends[record.contig], last = contig_end, record.contig
             num_reported += end - start
             yield record
 
@@ -113,7 +115,7 @@ def read_pieces(config: SequencesConfig) -> Iterator[Piece]:
     """The sequences of a file, one at a time, or a region with its margins."""
     if config.region is None:
         for record in read_sequences(config.input):
-            yield Piece(record, 0, len(record.sequence))
+            yield Piece(record, 0, len(record.sequence), record.end)
         return
     reference = open_reference(config.input)
     contig, start, end = find_region(config.region, reference)
@@ -121,7 +123,7 @@ def read_pieces(config: SequencesConfig) -> Iterator[Piece]:
     text = reference.fetch(contig, first, end + config.margin).decode()
     name = f"{contig}:{start}-{end}"
     record = SequenceRecord(name, text, contig, first, first + len(text))
-    yield Piece(record, start - first, end - first)
+    yield Piece(record, start - first, end - first, reference.lengths[contig])
 
 
 def find_block_size(masked: bool) -> int:

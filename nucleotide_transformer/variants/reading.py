@@ -50,7 +50,7 @@ class Allele(NamedTuple):
     """Where it is written: file and line, or row."""
     contig: str
     start: int
-    """First nucleotide of `ref`, from 0."""
+    """First nucleotide of `ref`, from 0; -1 for the telomere before it, which a VCF may name."""
     ref: str
     """Upper case."""
     alt: str
@@ -138,15 +138,16 @@ def split_record(path: Path, number: int, line: str) -> list[Allele]:
         raise InputError(f"{place}: {line[:40]!r}: {rule}")
     names = ("contig", "position", "name", "ref")
     row = dict(zip(names, columns, strict=False))
-    return [_make_allele(place, row | {"alt": alt}) for alt in columns[4].split(",")]
+    alts = columns[4].split(",")
+    return [_make_allele(place, row | {"alt": alt}, first=0) for alt in alts]
 
 
-def _make_allele(place: str, row: Mapping[str, Any]) -> Allele:
-    """The allele of a row, checked."""
+def _make_allele(place: str, row: Mapping[str, Any], *, first: int = 1) -> Allele:
+    """The allele of a row, checked; its position is `first` or above."""
     position, contig = str(row["position"]), row["contig"]
-    good = position.isascii() and position.isdecimal() and 1 <= int(position) < 2**31
+    good = position.isascii() and position.isdecimal() and first <= int(position) < 2**31
     if not good:
-        raise InputError(f"{place}: position {position!r}: must be an integer of 1 or above")
+        raise InputError(f"{place}: position {position!r}: must be an integer of {first} or above")
     for field in ("contig", "ref", "alt"):
         if not isinstance(row[field], str) or not row[field].strip():
             raise InputError(f"{place}: {field} {row[field]!r}: must be text, and not empty")

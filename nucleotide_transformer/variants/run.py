@@ -216,8 +216,8 @@ def _describe_misfit(allele: Allele, contig: str, reason: str, reference: Refere
     if reason == "no_contig":
         return f"{place}: {reference.path} has no such contig: {remedy}"
     if reason == "off_contig":
-        length = reference.lengths[contig]
-        return f"{place}: {contig} of {reference.path} ends at {length:,}: {remedy}"
+        end = f"ends at {reference.lengths[contig]:,}" if allele.start >= 0 else "begins at 1"
+        return f"{place}: {contig} of {reference.path} {end}: {remedy}"
     start = allele.start
     found = reference.fetch(contig, start, min(start + len(allele.ref), start + 20)).decode()
     shown = f"REF {allele.ref[:20]}"

@@ -146,7 +146,7 @@ def _describe_piece(piece: Piece, num_tokens: float, size: float, log_p: float) 
     record = piece.record
     bits = -log_p / np.log(2) / size if size else float("nan")
     place = (record.contig, record.start + piece.start, record.start + piece.end)
-    row = (record.name, *place, int(size), int(num_tokens), f"{log_p:.6g}", f"{bits:.6g}")
+    row = (record.name, *place, int(size), int(num_tokens), f"{log_p:.10g}", f"{bits:.6g}")
     return "\t".join(map(str, row)) + "\n"
 
 

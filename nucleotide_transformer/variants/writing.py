@@ -261,7 +261,7 @@ def _make_tsv(table: Table, results: Iterator[Result]) -> tuple[list[str], Itera
         pairs = zip(read_variants(table.source), results, strict=True)
         for allele, (values, reason) in pairs:
             start, shown = allele.start, [_show(value) for value in values]
-            place = (allele.contig, start, start + len(allele.ref))
+            place = (allele.contig, max(start, 0), start + len(allele.ref))
             label = f"{allele.ref}>{allele.alt}:{shown[0]}"
             rest = (start + 1, allele.ref, allele.alt, allele.name)
             row = (*place, label, *rest, *shown, reason or MISSING)
