@@ -105,7 +105,7 @@ def test_what_a_method_leaves_alone_keeps_every_bit(method, model, tmp_path):
     job = make_job(model, TRAIN, VALIDATION, config)
     task = run.make_task(job)
     batch = jax.tree.map(lambda leaf: leaf[None, None], next(task.batches))
-    before = task.init_state()
+    before, _ = task.init_state()
     state = place_state(before, job.devices)
     for _ in range(3):
         state, _ = task.train_step(state, batch, np.zeros(1, bool))

@@ -79,7 +79,7 @@ def test_a_run_starts_with_the_predictions_of_a_probe(kind, pooling, layers, mod
     fields = {"kind": kind, "pooling": pooling, "layers": layers}
     config = make_config(tmp_path, **fields, head_start="probe", seed=3, method="lora")
     job = make_job(model, train, validation, config)
-    state = run.make_task(job).init_state()
+    state, _ = run.make_task(job).init_state()
     tokens = np.stack([model.tokenizer.encode(text) for text in validation.sequences])
     outputs = job.network.apply(state.params, jnp.asarray(tokens))
     found = job.standard.restore(np.asarray(make_predictions(kind, outputs)))

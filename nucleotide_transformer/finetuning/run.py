@@ -164,11 +164,11 @@ def make_task(job: Job, *, show: bool = False) -> Task:
         params = network.take_base(job.model.params) | added
         return init_state(arrange_params(params, job.model.compute.stack), optimizer, choose)
 
-    def begin() -> TrainState:
+    def begin() -> tuple[TrainState, dict[str, Any]]:
         if config.head_start == "random":
-            return start({})
+            return start({}), {}
         with show_steps(show and jax.process_index() == 0) as steps:
-            return start(fit_head(job, advance=steps("probe: embeddings", len(job.train))))
+            return start(fit_head(job, advance=steps("probe: embeddings", len(job.train)))), {}
 
     dtype: Any = job.model.compute.compute_dtype  # "auto" no more
     return Task(

@@ -130,9 +130,8 @@ def pretrain(config: PretrainConfig, *, show: bool = True) -> RunSummary:
         held_out = read_held_out(config, manifest, tokenizer)
         counts, notes = find_counts(manifest, tokenizer.k) if first else (None, ())
         evaluator = make_evaluator(config, held_out, devices, layout)
-        plan = make_plan(config, manifest)
-        task = make_task(config, manifest, tokenizer, evaluator, devices, plan.record)
-        run = Run(plan, task, devices=devices, layout=layout, show=show)
+        task = make_task(config, manifest, tokenizer, evaluator, devices)
+        run = Run(make_plan(config, manifest), task, devices=devices, layout=layout, show=show)
         run.progress.announce(describe_run(config, manifest, layout, held_out, counts, notes))
         try:
             with run.progress:
@@ -174,23 +173,24 @@ def make_task(
     tokenizer: KmerTokenizer,
     evaluator: Evaluator,
     devices: list[jax.Device],
-    record: dict[str, Any],
 ) -> Task:
-    """Masked-language-model pre-training as the loop takes it; for `record` see `load_initial`."""
+    """Masked-language-model pre-training as the loop takes it."""
     optimizer = make_optimizer(config.optimizer, config.total_steps)
 
-    def start() -> TrainState:
-        params = load_initial(config, record) if config.init_from else make_initial(config)
+    def begin(params: Params) -> TrainState:
         return init_state(arrange_params(params, config.compute.stack), optimizer)
 
-    def start_shapes() -> TrainState:
-        params = arrange_params(make_initial(config), config.compute.stack)
-        return init_state(params, optimizer)
+    def start() -> tuple[TrainState, dict[str, Any]]:
+        if not config.init_from:
+            return begin(make_initial(config)), {}
+        given = load_initial(config)
+        noted = {"started_from": digest_params(given)}
+        return begin(unfold_tables(given, config.model)), noted
 
     dtype: Any = config.compute.compute_dtype  # "auto" no more
     return Task(
         init_state=start,
-        state_shapes=jax.eval_shape(start_shapes),
+        state_shapes=jax.eval_shape(lambda: begin(make_initial(config))),
         train_step=make_train_step(
             make_loss(make_forward(config.model, config.compute), config.masking, config.model),
             optimizer,
@@ -247,12 +247,10 @@ def make_initial(config: PretrainConfig) -> Params:
     return init_params(jax.random.key(config.seed), config.model, config.compute)
 
 
-def load_initial(config: PretrainConfig, record: dict[str, Any]) -> Params:
+def load_initial(config: PretrainConfig) -> Params:
     """The parameters that a run starts from, by `init_from`.
 
-    Args:
-        config: of the run.
-        record: of the run; it is told the digest of the weights, whose place may hold others later.
+    Rows of their token tables share nothing yet.
 
     Raises:
         InputError: if there are none, or they are of another architecture.
@@ -272,8 +270,7 @@ def load_initial(config: PretrainConfig, record: dict[str, Any]) -> Params:
     if differing:
         rule = "the model must be that of the weights"
         raise InputError(f"init_from = {config.init_from!r}: {'; '.join(differing)}: {rule}")
-    record["started_from"] = digest_params(model.params)
-    return unfold_tables(model.params, config.model)
+    return model.params
 
 
 def count_run_flops(config: PretrainConfig) -> int:

@@ -78,8 +78,7 @@ class RunPlan:
     free_fields: Collection[str]
     """Fields of it that may change when the run resumes."""
     record: dict[str, Any]
-    """What else makes the run the same run, such as the digest of its corpus. `Task.init_state` may
-    add how it began; a run that resumes keeps that."""
+    """What else makes the run the same run, such as the digest of its corpus."""
     make_schedule: Callable[[Any], optax.Schedule]
     """Learning rates of a config like `config`."""
     is_over: Callable[[list[dict[str, Any]]], bool] | None = None
@@ -91,8 +90,9 @@ class RunPlan:
 class Task:
     """What a run trains: all that the loop asks of an objective."""
 
-    init_state: Callable[[], TrainState]
-    """The state before the first update."""
+    init_state: Callable[[], tuple[TrainState, dict[str, Any]]]
+    """The state before the first update, and what checkpoints note of it beside `RunPlan.record`,
+    also those of a run that resumed."""
     state_shapes: TrainState
     """Its shapes (`jax.eval_shape`)."""
     train_step: TrainStep
@@ -138,7 +138,6 @@ class Run:
         check_output(plan.folder)
         check_same_settings(list_settings(plan))
         self._plan, self._task, self._layout = plan, task, layout
-        self._saved_record = plan.record
         first = jax.process_index() == 0
         # Before the folder is there: weights that can't be used leave nothing behind.
         initial = None if is_run(plan.folder) else task.init_state()
@@ -147,7 +146,8 @@ class Run:
                 (plan.folder / FOLDER).mkdir(parents=True, exist_ok=True)
                 opened.enter_context(hold_folder(plan.folder, ALREADY_TRAINING))
             self._checkpointer = Checkpointer(plan.folder, keep=plan.keep) if first else None
-            state = self._restore() or initial or task.init_state()
+            state, noted = self._restore() or initial or task.init_state()
+            self._saved_record = noted | plan.record
             check_agreement(state)
             self.step = int(state.step)
             self._state = place_state(state, devices)
@@ -251,15 +251,14 @@ class Run:
             self._writer.close()
         self._held.close()
 
-    def _restore(self) -> TrainState | None:
-        """The newest checkpoint's state, after setting the input's position; None without one."""
+    def _restore(self) -> tuple[TrainState, dict[str, Any]] | None:
+        """State and record of the newest checkpoint, whose position the input gets; or None."""
         latest = self._checkpointer.latest_step if self._checkpointer else None
         step = agree_on(-1 if latest is None else latest)
         if step < 0:
             return None
         plan = self._plan
         checkpoint = plan.folder / FOLDER / str(step)
-        self._saved_record = read_record(checkpoint) | plan.record
         saved = check_same_run(checkpoint, plan.config, free=plan.free_fields, record=plan.record)
         check_same_rates(
             checkpoint, step, plan.make_schedule(saved), plan.make_schedule(plan.config)
@@ -267,11 +266,11 @@ class Run:
         like = self._task.state_shapes
         if jax.tree.leaves(like.frozen):
             init_frozen = self._task.init_frozen
-            frozen = init_frozen() if init_frozen else self._task.init_state().frozen
+            frozen = init_frozen() if init_frozen else self._task.init_state()[0].frozen
             like = like._replace(frozen=frozen)
         state, position = restore(checkpoint, like)
         self._task.batches.set_state(position)
-        return state
+        return state, read_record(checkpoint)
 
     def _read_batch(self, pending: _Pending) -> Any:
         """The next batch; no update is lost if it can't be read."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from others import torch, transformers
 from small_models import AGRO, V2, V2_BIASED, random_params, save_model
 
 from nucleotide_transformer.config import ModelConfig
@@ -63,15 +64,6 @@ attention_mask = torch.unsqueeze(attention_mask, dim=-1)
 mean_sequence_embeddings = torch.sum(attention_mask*embeddings, axis=-2)/torch.sum(attention_mask, axis=1)
 """  # noqa: E501
 """The example of the published model card."""
-torch: Any = None
-transformers: Any = None
-
-
-@pytest.fixture(scope="module", autouse=True)
-def import_others() -> None:
-    """Not at the top: each process of the tests reads this file, and few run it."""
-    global torch, transformers
-    torch, transformers = map(pytest.importorskip, ("torch", "transformers"))
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from others import torch, transformers
 from small_models import AGRO, V1, V2, assert_same_params, random_params
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
@@ -16,15 +17,6 @@ from nucleotide_transformer.types import Params
 SEQUENCES = ["ATTCCGATTCCGATT<mask>CCGACGTNACGT", "ATTTCTCTCTCTCTCTGAG", "ATG"]
 TOLERANCE = 1e-4
 """Absolute, on logits of order 1, in float32; the largest difference seen is 4.2e-7."""
-torch: Any = None
-transformers: Any = None
-
-
-@pytest.fixture(scope="module", autouse=True)
-def import_others() -> None:
-    """Not at the top: each process of the tests reads this file, and few run it."""
-    global torch, transformers
-    torch, transformers = map(pytest.importorskip, ("torch", "transformers"))
 
 
 def make_model(config: ModelConfig, seed: int = 0) -> Model:
