@@ -54,9 +54,10 @@ def _read_text(
     try:
         header = next(rows, [])
         places = {name: header.index(name) for name in select(header)}
+        last = max(places.values())
         for row in rows:
             place = f"{path}: line {number}"
-            if len(row) > len(header) or len(row) <= max(places.values()):
+            if len(row) > len(header) or len(row) <= last:
                 rule = f"must have {len(header)}, as the header has"
                 raise InputError(f"{place}: {len(row)} values: {rule}")
             yield place, {name: row[i] for name, i in places.items()}
