@@ -15,6 +15,8 @@ class Later:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):  # pytest asks each name of a file for such
+            raise AttributeError(attribute)
         return getattr(pytest.importorskip(self._name), attribute)
 
 
