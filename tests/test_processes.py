@@ -106,7 +106,7 @@ def starting(words, *, num_devices=1, last=(), command):
     try:
         for rank in range(2):
             own = variables | {"JAX_PROCESS_ID": str(rank)}
-            words = [*command, *(last if rank else ())]
+            words = [*command, *(map(str, last) if rank else ())]
             processes.append(
                 subprocess.Popen(words, env=own, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
             )
@@ -237,6 +237,25 @@ def test_processes_with_different_settings_do_not_start(config, tmp_path):
         assert expected in errors[rank], errors[rank][-3000:]
         assert process.returncode == 2
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("begin", "option"),
+    [("config", "--data.corpus"), ("config", "--output"), ("task", "--train"), ("task", "--model")],
+)
+def test_a_process_that_can_not_start_ends_the_other(begin, option, request, tmp_path):
+    """The host that can't says why; the other doesn't wait for it."""
+    given, run, unusable = request.getfixturevalue(begin), tmp_path / "run", tmp_path / "file"
+    unusable.write_text("neither a folder nor a table\n")
+    words = (*given, "--output", run) if begin == "task" else pretraining(given, run)
+    with starting(words, last=(option, unusable), command=make_command()) as processes:
+        errors = [process.communicate(timeout=TIMEOUT)[1] for process in processes]
+    expected = ("error: distributed = True: another process could not start", str(unusable))
+    for process, error, words in zip(processes, errors, expected, strict=True):
+        assert words in error, error[-3000:]
+        assert "Traceback" not in error, error[-3000:]
+        assert process.returncode == 2
+    assert not run.exists()
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from nucleotide_transformer.finetuning.prediction_files import (
 from nucleotide_transformer.finetuning.run import finetune as run_finetuning
 from nucleotide_transformer.finetuning.segments import read_segments
 from nucleotide_transformer.pretrained import Model, load_pretrained
-from nucleotide_transformer.training.devices import find_devices, join_processes
+from nucleotide_transformer.training.devices import fail_together, find_devices, join_processes
 
 RESULTS = "results.json"
 """Of a run: what the best model gets right, and what was trained."""
@@ -31,16 +31,17 @@ def finetune(config: FinetuneConfig) -> int:
     if config.train is None:
         raise InputError("nt finetune: --train: must be given")
     join_processes(distributed=config.distributed)  # first: JAX must not have begun
-    train = read_table(config, config.train)
-    validation, test = (
-        None if path is None else read_table(config, path, like=train)
-        for path in (config.validation, config.test)
-    )
     find_devices(config.num_devices)
-    for data in (validation, test):
-        if data is not None:
-            tell_leaks(train, data)
-    model = load_pretrained(config.model, compute=config.compute)
+    with fail_together():
+        train = read_table(config, config.train)
+        validation, test = (
+            None if path is None else read_table(config, path, like=train)
+            for path in (config.validation, config.test)
+        )
+        for data in (validation, test):
+            if data is not None:
+                tell_leaks(train, data)
+        model = load_pretrained(config.model, compute=config.compute)
     if config.folds is not None:
         return finetune_folds(model, train, test, config)
     result = run_finetuning(model, train, validation, config)

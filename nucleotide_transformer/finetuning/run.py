@@ -37,7 +37,12 @@ from nucleotide_transformer.model.flops import count_forward_flops
 from nucleotide_transformer.model.stacking import AnyParams, arrange_params
 from nucleotide_transformer.model.task_network import is_trained
 from nucleotide_transformer.pretrained import Model, describe_adapted
-from nucleotide_transformer.training.devices import agree_on, join_processes, wait_for_processes
+from nucleotide_transformer.training.devices import (
+    agree_on,
+    fail_together,
+    join_processes,
+    wait_for_processes,
+)
 from nucleotide_transformer.training.loop import Run, RunPlan, Task, catch_signals
 from nucleotide_transformer.training.optimizer import make_optimizer, make_schedule
 from nucleotide_transformer.training.peaks import find_total_peak_flops
@@ -109,7 +114,9 @@ def finetune(
     """
     join_processes(distributed=config.distributed)
     with catch_signals(show=show) as stop:
-        return train_job(make_job(model, train, validation, config), stop, show=show)
+        with fail_together():
+            job = make_job(model, train, validation, config)
+        return train_job(job, stop, show=show)
 
 
 def train_job(job: Job, stop: threading.Event, *, show: bool) -> FinetuneResult:

@@ -42,6 +42,7 @@ from nucleotide_transformer.pretraining.scores import (
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.training.devices import (
     Layout,
+    fail_together,
     find_devices,
     join_processes,
     plan_layout,
@@ -117,20 +118,21 @@ def pretrain(config: PretrainConfig, *, show: bool = True) -> RunSummary:
     first = jax.process_index() == 0
     with catch_signals(show=show) as stop:
         devices = find_devices(config.num_devices)
-        compute = resolve_compute(config.compute, config.model, devices[0])
-        config = dataclasses.replace(config, compute=compute)
-        manifest = load_manifest(config.data.corpus)
-        tokenizer = KmerTokenizer(config.model.vocabulary, config.model.k)
-        layout = plan_layout(
-            config.sequences_per_update,
-            at_most=config.sequences_per_device,
-            num_local=len(devices),
-            num_processes=jax.process_count(),
-        )
-        held_out = read_held_out(config, manifest, tokenizer)
-        counts, notes = find_counts(manifest, tokenizer.k) if first else (None, ())
-        evaluator = make_evaluator(config, held_out, devices, layout)
-        task = make_task(config, manifest, tokenizer, evaluator, devices)
+        with fail_together():
+            compute = resolve_compute(config.compute, config.model, devices[0])
+            config = dataclasses.replace(config, compute=compute)
+            manifest = load_manifest(config.data.corpus)
+            tokenizer = KmerTokenizer(config.model.vocabulary, config.model.k)
+            layout = plan_layout(
+                config.sequences_per_update,
+                at_most=config.sequences_per_device,
+                num_local=len(devices),
+                num_processes=jax.process_count(),
+            )
+            held_out = read_held_out(config, manifest, tokenizer)
+            counts, notes = find_counts(manifest, tokenizer.k) if first else (None, ())
+            evaluator = make_evaluator(config, held_out, devices, layout)
+            task = make_task(config, manifest, tokenizer, evaluator, devices)
         run = Run(make_plan(config, manifest), task, devices=devices, layout=layout, show=show)
         run.progress.announce(describe_run(config, manifest, layout, held_out, counts, notes))
         try:

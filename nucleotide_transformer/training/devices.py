@@ -177,6 +177,24 @@ def agree_on_any(value: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.bool_(value)).any())
 
 
+@contextmanager
+def fail_together() -> Iterator[None]:
+    """Ends all processes if what stands here fails in one, for which the others would wait forever.
+
+    At its end each waits for all. What stands here must not wait for other processes itself.
+
+    Raises:
+        InputError: where nothing failed, if something did in another process, which says what.
+    """
+    try:
+        yield
+    except Exception:
+        agree_on_any(True)
+        raise
+    if agree_on_any(False):
+        raise InputError("distributed = True: another process could not start: see what it says")
+
+
 def wait_for_processes(place: str) -> None:
     """Waits until all processes are here; nothing happens where there is one.
 

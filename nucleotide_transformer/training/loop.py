@@ -25,6 +25,7 @@ from nucleotide_transformer.training.devices import (
     agree_on,
     check_agreement,
     check_same_settings,
+    fail_together,
     lay_out,
 )
 from nucleotide_transformer.training.identity import check_same_rates, check_same_run, flatten
@@ -135,17 +136,19 @@ class Run:
             InputError: if the folder holds another run, or other files, or another process trains
                 there.
         """
-        check_output(plan.folder)
         check_same_settings(list_settings(plan))
         self._plan, self._task, self._layout = plan, task, layout
         first = jax.process_index() == 0
-        # Before the folder is there: weights that can't be used leave nothing behind.
-        initial = None if is_run(plan.folder) else task.init_state()
         with ExitStack() as opened:
-            if first:
-                (plan.folder / FOLDER).mkdir(parents=True, exist_ok=True)
-                opened.enter_context(hold_folder(plan.folder, ALREADY_TRAINING))
-            self._checkpointer = Checkpointer(plan.folder, keep=plan.keep) if first else None
+            with fail_together():
+                check_output(plan.folder)
+                # Before the folder is there: weights that can't be used leave nothing behind.
+                initial = None if is_run(plan.folder) else task.init_state()
+            with fail_together():
+                if first:
+                    (plan.folder / FOLDER).mkdir(parents=True, exist_ok=True)
+                    opened.enter_context(hold_folder(plan.folder, ALREADY_TRAINING))
+                self._checkpointer = Checkpointer(plan.folder, keep=plan.keep) if first else None
             state, noted = self._restore() or initial or task.init_state()
             self._saved_record = noted | plan.record
             check_agreement(state)
