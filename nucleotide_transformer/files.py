@@ -57,7 +57,7 @@ def check_place(output: Path) -> None:
     """
     require_local("output", output)
     place = output.expanduser().absolute()
-    above = next(folder for folder in place.parents if folder.exists())
+    above = next((folder for folder in place.parents if folder.exists()), place)
     if not above.is_dir():
         raise NotAFolderError(f"{output}: {above} is a file: must be a folder")
     if not os.access(above, os.W_OK):
@@ -170,8 +170,8 @@ def keep_settings(folder: Path, settings: Mapping[str, Any], what: str, rule: st
     """
     path = folder / "settings.json"
     if not path.exists():
-        with refuse_unwritable(folder), write_whole(path) as partial:
-            partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+        with refuse_unwritable(folder):
+            write_json(path, settings)
         return
     try:
         found = dict(json.loads(path.read_text(encoding="utf-8")))

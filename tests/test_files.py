@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nucleotide_transformer.errors import InputError
-from nucleotide_transformer.files import LOCK_FILE, hold_folder, write_whole
+from nucleotide_transformer.files import LOCK_FILE, check_place, hold_folder, write_whole
 
 
 def test_file_gets_its_name_at_the_end(tmp_path: Path) -> None:
@@ -31,6 +31,12 @@ def test_folder_gets_its_name_at_the_end(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == [partial.name]
     assert (tmp_path / "genome" / "deep" / "file").read_text() == "one"
     assert [path.name for path in tmp_path.iterdir()] == ["genome"]
+
+
+def test_the_folder_above_all_others_is_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match="^/: can't be written: no permission to write in /$"):
+        check_place(Path("/"))
 
 
 def test_nobody_can_guess_what_is_written_first(tmp_path: Path) -> None:

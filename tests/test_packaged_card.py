@@ -224,6 +224,10 @@ def test_an_evaluation_without_errors_is_shown_without_them(tmp_path):
             "Fungi: predictors must have 'this model'",
         ),
         (
+            lambda content: content["all"]["predictors"].update(frequency=7.6),
+            "all: predictors must have 'this model', and a row for each",
+        ),
+        (
             lambda content: content["all"]["predictors"]["frequency"].update(accuracy=None),
             r"all: predictors\.frequency\.accuracy = None: must be a number",
         ),
@@ -238,10 +242,13 @@ def test_an_evaluation_that_lacks_something(damage, message, tmp_path):
         read_evaluation(file)
 
 
-def test_genomes_without_terms(tmp_path):
+def test_genomes_without_terms_or_numbers(tmp_path):
     table = write_genomes(tmp_path)
     table.write_text(table.read_text().replace("\tterms 1\t", "\t\t"))
     with pytest.raises(InputError, match=r"genomes\.tsv: line 3: no licence: [^\n]*$"):
+        read_genomes(table)
+    table.write_text(table.read_text().replace("\t30000\t", "\t30,000\t"))
+    with pytest.raises(InputError, match=r"line 2: nucleotides = '30,000': must be a number$"):
         read_genomes(table)
     with pytest.raises(MissingInputError, match=r"none\.tsv: no such table$"):
         read_genomes(tmp_path / "none.tsv")

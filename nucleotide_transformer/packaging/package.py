@@ -159,13 +159,13 @@ def _load(record: RunRecord, dtype: Dtype) -> Model:
 def _read_results(config: PackageConfig, record: RunRecord) -> dict[str, Comparisons | None]:
     """The evaluations that there are, by the field of the card's facts."""
     own = config.run / EVALUATION
-    own_or_none = own if own.is_file() else None
-    step = record.step
-    files = (
-        ("results", config.results or own_or_none, step),
-        ("unseen_results", config.unseen_results, step),
-    )
-    return {name: read_evaluation(file, of) if file else None for name, file, of in files}
+    files = {
+        "results": config.results or (own if own.is_file() else None),
+        "unseen_results": config.unseen_results,
+    }
+    return {
+        name: read_evaluation(file, record.step) if file else None for name, file in files.items()
+    }
 
 
 def _measure(draft: Path, folder: Path) -> int:

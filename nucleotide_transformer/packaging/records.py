@@ -251,12 +251,14 @@ def read_genomes(table: Path) -> list[GenomeRecord]:
         if empty:
             rule = "a card names the terms of every genome"
             raise InputError(f"{table}: line {number}: no {empty[0]}: {rule}")
+        nucleotides, place = row["nucleotides"], f"{table}: line {number}: nucleotides"
+        require(nucleotides.isdecimal(), place, nucleotides, "must be a number")
         records.append(
             GenomeRecord(
                 species=row["species"],
                 assembly=row["assembly"],
                 group=row["group"],
-                num_nucleotides=int(row["nucleotides"]),
+                num_nucleotides=int(nucleotides),
                 terms=row["licence"],
                 ships=row["sha256"] in shipped,
             )
@@ -321,8 +323,9 @@ def read_evaluation(file: Path, step: int | None = None) -> Comparisons:
 
 def _check_comparison(part: Any, place: str) -> None:
     rows = part.get("predictors") if isinstance(part, dict) else None
-    if not isinstance(rows, dict) or MODEL not in rows:
-        raise InputError(f"{place}: predictors must have {MODEL!r}")
+    is_table = isinstance(rows, dict) and all(isinstance(row, dict) for row in rows.values())
+    if not is_table or MODEL not in rows:
+        raise InputError(f"{place}: predictors must have {MODEL!r}, and a row for each")
     numbers = {
         f"predictors.{name}.{key}": row.get(key) for name, row in rows.items() for key in _MEASURED
     }
