@@ -1,6 +1,7 @@
 """A run whose files are damaged or gone: one line that names the place, for resume and for load."""
 
 import dataclasses
+import json
 import shutil
 
 import pytest
@@ -40,6 +41,11 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:20])
 
 
+def hold(item, content, name="metadata"):
+    """Writes other content, valid JSON, into an item of a checkpoint."""
+    return lambda checkpoint: (checkpoint / item / name).write_text(json.dumps(content))
+
+
 def cut_largest(checkpoint):
     files = [path for path in (checkpoint / "state").rglob("*") if path.is_file()]
     cut(max(files, key=lambda path: path.stat().st_size))
@@ -52,6 +58,10 @@ DAMAGES = {
     "config cut": (lambda c: cut(c / "config" / "metadata"), "config.*: damaged"),
     "no config": (lambda c: shutil.rmtree(c / "config"), "not a checkpoint of .*: no config in it"),
     "record cut": (lambda c: cut(c / "record" / "metadata"), "record.*: damaged"),
+    "config of nothing": (hold("config", {}), "1.* model"),
+    "config of a text": (hold("config", {"model": ["V2"]}), r"model = \['V2'\]: must be a table"),
+    "config a list": (hold("config", []), "config.*: should be a JSON object.*: damaged"),
+    "record null": (hold("record", None), "record.*: should be a JSON object.*: damaged"),
     "score cut": (lambda c: cut(c / "metrics" / "metrics"), "damaged, or not whole"),
     "empty": (lambda c: (shutil.rmtree(c), c.mkdir()), "no config in it"),
 }
@@ -65,6 +75,12 @@ def test_a_damaged_checkpoint_is_named_in_one_line(config, name):
         with pytest.raises(InputError, match=rf"run/checkpoints.*{message}") as caught:
             use()
         assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("metrics", [{"score": "low"}, [1.0]])
+def test_a_score_that_is_no_number_is_none(metrics, config):
+    hold("metrics", metrics, "metrics")(config.output / "checkpoints" / "1")
+    assert load_pretrained(config.output).config == config.model
 
 
 def test_a_checkpoint_without_its_place_in_the_input_cannot_resume(config):

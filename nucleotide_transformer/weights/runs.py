@@ -4,7 +4,6 @@ Readers only read: a run may be saving itself at the same moment. What writes is
 `training.checkpoints`.
 """
 
-import json
 import logging
 import math
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.configfile import config_from_dict
 from nucleotide_transformer.errors import InputError, MissingInputError, require
 from nucleotide_transformer.types import Params
+from nucleotide_transformer.weights import configs
 from nucleotide_transformer.weights.assembly import (
     MAX_COMPRESSION,
     compare_shapes,
@@ -40,6 +40,8 @@ FORMAT_VERSION = 1
 `position` of the input, `config` of the run, `metrics` with the held-out `score`, and `record`:
 this number, the digest of the corpus, and `started_from`, that of the weights of `init_from`."""
 
+_RULE = "without its folder, the checkpoint before it counts"
+"""What to do about a checkpoint that can't be read."""
 REASON_LENGTH = 200
 """Characters of what a library says of a damaged file that a message repeats."""
 
@@ -63,7 +65,7 @@ def _hush() -> Iterator[None]:
 
 @contextmanager
 def name_damage(path: Path) -> Iterator[None]:
-    """Turns what orbax and JSON raise for damaged files into one line that names the checkpoint.
+    """Turns what orbax raises for damaged files into one line that names the checkpoint.
 
     Nothing but reading belongs inside: a `ValueError` is taken for damage. What orbax remarks
     meanwhile is not shown.
@@ -78,8 +80,7 @@ def name_damage(path: Path) -> Iterator[None]:
         raise
     except (OSError, ValueError, KeyError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:REASON_LENGTH]
-        rule = "without its folder, the checkpoint before it counts"
-        raise InputError(f"{path}: damaged, or not whole; {rule}: {reason}") from error
+        raise InputError(f"{path}: damaged, or not whole; {_RULE}: {reason}") from error
 
 
 def open_manager(run: Path, *, keep: int | None = None) -> ocp.CheckpointManager:
@@ -124,13 +125,14 @@ def act_alone() -> ocp.options.MultiprocessingOptions:
     )
 
 
-def get_score(metrics: dict[str, Any]) -> float:
+def get_score(metrics: Any) -> float:
     """The held-out score that the best checkpoint has the lowest of.
 
     Infinite if it was not measured, or is no number: with nan nothing can be sorted.
     """
-    score = metrics.get("score")
-    return math.inf if score is None or math.isnan(score) else float(score)
+    score = metrics.get("score") if isinstance(metrics, dict) else None
+    is_number = isinstance(score, int | float) and not math.isnan(score)
+    return float(score) if is_number else math.inf
 
 
 def find_best_step(manager: ocp.CheckpointManager) -> int | None:
@@ -172,17 +174,20 @@ def read_json(checkpoint: Path, item: str) -> dict[str, Any]:
     if not path.is_file():
         rule = f"not a checkpoint of `nt pretrain`: no {item} in it"
         raise MissingInputError(f"{checkpoint}: {rule}")
-    with name_damage(path):
-        return json.loads(path.read_text(encoding="utf-8"))
+    return _read_object(path)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        return configs.read_json(path)
+    except InputError as error:
+        raise InputError(f"{error}: damaged; {_RULE}") from error
 
 
 def read_held_out(checkpoint: Path) -> dict[str, float]:
     """The held-out metrics of a checkpoint, the `score` among them; none if none were measured."""
     path = checkpoint / "metrics" / "metrics"
-    if not path.is_file():
-        return {}
-    with name_damage(path):
-        return json.loads(path.read_text(encoding="utf-8"))
+    return _read_object(path) if path.is_file() else {}
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:
@@ -217,12 +222,16 @@ def load_run(folder: Path) -> tuple[Params, ModelConfig]:
     checkpoint = find_checkpoint(folder)
     config = read_json(checkpoint, "config")
     read_record(checkpoint)
-    if isinstance(config.get("model"), str):  # which model it began with
+    model = config.get("model")
+    if isinstance(model, str):  # which model it began with
         rule = "the adapter of its run can be loaded; the command that began it makes or resumes it"
         raise InputError(f"{checkpoint}: a checkpoint of fine-tuning: {rule}")
-    model = config_from_dict(ModelConfig, config["model"], f"{checkpoint}/config: model")
-    check_params(checkpoint / "state", model)
-    return read_params(checkpoint / "state"), model
+    place = f"{checkpoint}/config: model"
+    if not isinstance(model, dict):
+        raise InputError(f"{place} = {model!r:.60}: must be a table of fields")
+    architecture = config_from_dict(ModelConfig, model, place)
+    check_params(checkpoint / "state", architecture)
+    return read_params(checkpoint / "state"), architecture
 
 
 def check_params(state: Path, config: ModelConfig) -> None:
