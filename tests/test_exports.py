@@ -1,6 +1,8 @@
 """Exports: whole or not at all, wherever they go, and nothing of anyone else's is lost."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,9 @@ import pytest
 from small_models import V2, assert_same_params, random_params, save_model
 
 from nucleotide_transformer import files
+from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.pretrained import Model, export_model, load_pretrained
+from nucleotide_transformer.weights.exports import open_draft
 
 
 @pytest.fixture
@@ -27,6 +31,8 @@ def test_an_export_is_a_complete_folder(model: Model, tmp_path: Path) -> None:
         export_model(tmp_path / "model", tmp_path / layout, layout=layout)  # type: ignore[arg-type]
         names = {path.name for path in (tmp_path / layout).iterdir()}
         assert names == tokenizer_files | its_files
+        tokenizer = json.loads((tmp_path / layout / "tokenizer_config.json").read_text())
+        assert ("auto_map" in tokenizer) == (layout == "huggingface")  # the module is there alone
         card = (tmp_path / layout / "README.md").read_text()
         assert "CC BY-NC-SA 4.0" in card
         assert str(tmp_path) not in card
@@ -69,7 +75,7 @@ def test_folders_that_can_not_be_written(model: Model, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="is a file; an export is a folder"):
         model.save_pretrained(tmp_path / "file")
-    with pytest.raises(NotADirectoryError, match=r"file/below: can't be written: [^\n]*$"):
+    with pytest.raises(NotADirectoryError, match=r"file/below: a file is in its path: [^\n]*$"):
         model.save_pretrained(tmp_path / "file" / "below")
 
 
@@ -167,6 +173,7 @@ def test_an_export_is_on_disk_before_it_is_there(
 def test_what_a_killed_export_left_is_in_nobodys_way(model: Model, tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "e"):
         (place / f".partial-{os.getpid()}-e").mkdir(parents=True)
+    (tmp_path / "e" / ".lock").touch()
     model.save_pretrained(tmp_path / "e", overwrite=True)
     assert {path.name for path in (tmp_path / "e").iterdir()} == {
         path.name for path in (tmp_path / "model").iterdir()
@@ -183,25 +190,40 @@ def test_a_card_that_was_edited_is_not_overwritten(model: Model, tmp_path: Path)
     assert "Trained on oats." in card.read_text()
 
 
+@pytest.mark.parametrize("is_done", [False, True])
 def test_an_interrupted_replacement_brings_the_old_export_back(
-    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    is_done: bool, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Wherever it stops: before a file is moved, or just after."""
     folder, seen = tmp_path / "e", []
-    old = save_model(folder, V2, "jax", random_params(V2, seed=1))
+    save_model(folder, V2, "jax", random_params(V2, seed=1))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     replace = Path.replace
 
-    def stop(self: Path, target: Path) -> Path:
-        if Path(target) == folder / "model.safetensors":
-            seen.append(
-                {path.name for path in folder.iterdir()} & {"hyperparams.json", "config.json"}
-            )
+    def stop(self: Path, target: Path) -> None:
+        move = len(seen)
+        seen.append({path.name for path in folder.iterdir()} & {"hyperparams.json", "config.json"})
+        if move != last or is_done:
+            replace(self, target)
+        if move == last:
             raise KeyboardInterrupt
-        return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", stop)
-    with pytest.raises(KeyboardInterrupt):
-        model.save_pretrained(folder, overwrite=True)
-    assert seen == [set()]  # in the middle the folder is no model
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert_same_params(load_pretrained(folder).params, old)
+    for last in range(len(before) + len(list((tmp_path / "model").iterdir()))):
+        seen.clear()
+        with pytest.raises(KeyboardInterrupt), open_draft(folder, overwrite=True) as draft:
+            shutil.copytree(tmp_path / "model", draft, dirs_exist_ok=True)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        assert seen[1 : last + 1] == [set()] * last  # in the middle the folder is no model
+
+
+def test_a_folder_is_written_by_one(model: Model, tmp_path: Path) -> None:
+    """The other would sweep away what this one has written so far."""
+    folder = tmp_path / "e"
+    model.save_pretrained(folder)
+    with open_draft(folder, overwrite=True) as draft:
+        with pytest.raises(InputError, match="e: another process writes there: wait for it"):
+            model.save_pretrained(folder, overwrite=True)
+        shutil.copytree(tmp_path / "model", draft, dirs_exist_ok=True)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {path.name for path in (tmp_path / "model").iterdir()}

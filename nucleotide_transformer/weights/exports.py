@@ -12,7 +12,10 @@ from typing import get_args
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.errors import NotAFolderError, OutputExistsError, require
 from nucleotide_transformer.files import (
+    LOCK_FILE,
     PARTIAL_PREFIX,
+    open_output,
+    refuse_unwritable,
     require_local,
     sync,
     write_json,
@@ -35,7 +38,7 @@ _FILES = (
 )
 _WRITTEN = re.compile(
     rf"{'|'.join(map(re.escape, _FILES))}|model-\d+-of-\d+\.safetensors"
-    rf"|{re.escape(PARTIAL_PREFIX)}.*"
+    rf"|{re.escape(PARTIAL_PREFIX)}.*|{re.escape(LOCK_FILE)}"
 )
 """Names of files that an export writes, and of what one that was killed leaves."""
 _CONFIGS = (huggingface.CONFIG, released_jax.HYPERPARAMS, adapter_files.PEFT_CONFIG)
@@ -133,9 +136,9 @@ def save_folder(
 
     Raises:
         OutputExistsError: if the folder is not empty, or its card was edited.
-        NotAFolderError, PermissionError: if it is a link or a file, or can't be written.
-        InputError: for an unknown layout, an architecture that it has no words for, or the address
-            of an object store.
+        NotAFolderError, UnwritableOutputError: if it is a link or a file, or can't be written.
+        InputError: for an unknown layout, an architecture that it has no words for, the address of
+            an object store, or if another process writes there.
     """
     require(layout in get_args(Layout), "layout", layout, f"must be one of {get_args(Layout)}")
     card = make_card(config, layout=layout, origin=origin, license=license)
@@ -154,9 +157,10 @@ def write_files(
     save = {"jax": released_jax.save_released_jax, "huggingface": huggingface.save_huggingface}
     params, config = fold_tables(params, config)
     save[layout](folder, params, config)
-    write_tokenizer_files(folder, config)
-    if layout == "huggingface":
-        write_torch_module(folder, config)
+    has_module = layout == "huggingface" and not is_plain_esm(config)
+    write_tokenizer_files(folder, config, has_module=has_module)
+    if has_module:
+        write_torch_module(folder)
     write_card(folder, card)
 
 
@@ -166,42 +170,33 @@ def open_draft(folder: Path, overwrite: bool) -> Iterator[Path]:
 
     By then they are on disk. A folder that is there stays the same folder, with its owner and its
     mode, also where it is the working directory or a mount point: its old files go, the config
-    first, and the new ones come, the config last.
+    first, and the new ones come, the config last. Other processes are kept out of it meanwhile.
 
     Raises:
-        InputError, OutputExistsError, NotAFolderError, PermissionError: see `save_folder`.
+        InputError, OutputExistsError, NotAFolderError, UnwritableOutputError: see `save_folder`.
     """
     require_local("folder", folder)
     folder = folder.absolute()
     check_target(folder, overwrite)
-    with _named_refusal(folder):
+    with refuse_unwritable(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
     if not folder.exists():
         with write_whole(folder) as draft:
-            with _named_refusal(folder):
+            with refuse_unwritable(folder):
                 draft.mkdir()
             yield draft
         return
-    with _named_refusal(folder):
-        draft = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=folder))
-    try:
-        yield draft
-        for file in draft.iterdir():
-            sync(file)
-        _replace_files(folder, draft)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _named_refusal(folder: Path) -> Iterator[None]:
-    """Names the folder where the system refuses to make one."""
-    try:
-        yield
-    except (FileExistsError, NotADirectoryError) as error:
-        raise NotAFolderError(f"{folder}: can't be written: {error.strerror}") from error
-    except OSError as error:
-        raise type(error)(f"{folder}: can't be written: {error.strerror}") from error
+    with open_output(folder):
+        check_target(folder, overwrite)  # again: another process may just have left
+        with refuse_unwritable(folder):
+            draft = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=folder))
+        try:
+            yield draft
+            for file in draft.iterdir():
+                sync(file)
+            _replace_files(folder, draft)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def _replace_files(folder: Path, draft: Path) -> None:
@@ -209,22 +204,22 @@ def _replace_files(folder: Path, draft: Path) -> None:
 
     A folder without its config is no model: it goes first and comes last.
     """
+    names = [path.name for path in draft.iterdir()]
     old = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=folder))
     try:
         for path in sorted(folder.iterdir(), key=lambda path: path.name not in _CONFIGS):
-            if path not in (draft, old):
+            if path not in (draft, old, folder / LOCK_FILE):
                 path.replace(old / path.name)
-        try:
-            _move_files(draft, folder)
-        except BaseException:
-            for path in folder.iterdir():
-                if path not in (draft, old):
-                    path.unlink()
-            _move_files(old, folder)
-            raise
+        _move_files(draft, folder)
         sync(folder)
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        for name in names:
+            if not (draft / name).exists():  # it is in the folder
+                (folder / name).replace(draft / name)
+        _move_files(old, folder)
+        old.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _move_files(source: Path, target: Path) -> None:
@@ -239,7 +234,7 @@ def check_target(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise NotAFolderError(f"{folder}: is a file; an export is a folder")
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if names and not overwrite:
+    if set(names) - {LOCK_FILE} and not overwrite:
         raise OutputExistsError(f"{folder}: is not empty: give another folder, or overwrite it")
     foreign = [name for name in names if not _WRITTEN.fullmatch(name)]
     if foreign:
@@ -251,21 +246,26 @@ def check_target(folder: Path, overwrite: bool) -> None:
         raise OutputExistsError(f"{card}: {rule}")
 
 
-def write_torch_module(folder: Path, config: ModelConfig) -> None:
-    """Writes the PyTorch module that transformers needs, if it has none of its own."""
-    if not is_plain_esm(config):
-        source = Path(__file__).with_name(f"{TORCH_MODULE}.py").read_text(encoding="utf-8")
-        (folder / f"{TORCH_MODULE}.py").write_text(source, encoding="utf-8")
+def write_torch_module(folder: Path) -> None:
+    """Writes the PyTorch module that transformers needs where it has none of its own."""
+    source = Path(__file__).with_name(f"{TORCH_MODULE}.py").read_text(encoding="utf-8")
+    (folder / f"{TORCH_MODULE}.py").write_text(source, encoding="utf-8")
 
 
-def write_tokenizer_files(folder: Path, config: ModelConfig) -> None:
-    """Writes what transformers' `EsmTokenizer` reads, as the released models have it."""
+def write_tokenizer_files(folder: Path, config: ModelConfig, *, has_module: bool) -> None:
+    """Writes what transformers' `EsmTokenizer` reads, as the released models have it.
+
+    Args:
+        folder: where to.
+        config: architecture.
+        has_module: whether the PyTorch module is there, too; the tokenizer then has its class.
+    """
     tokens = KmerTokenizer(vocabulary=config.vocabulary, k=config.k).tokens
     (folder / VOCABULARY).write_text("\n".join(tokens), encoding="ascii")
     own = {"AutoTokenizer": [f"{TORCH_MODULE}.NucleotideTransformerTokenizer", None]}
     contents = {
         "tokenizer_config.json": {
-            **({} if is_plain_esm(config) else {"auto_map": own}),
+            **({"auto_map": own} if has_module else {}),
             "clean_up_tokenization_spaces": True,
             "eos_token": None,
             "model_max_length": config.max_positions,
