@@ -6,7 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from small_models import V1, random_params, save_model
 from small_tasks import make_model
 
@@ -21,6 +21,7 @@ from nucleotide_transformer.weights.adapter_files import (
     save_peft,
 )
 from nucleotide_transformer.weights.assembly import digest_params
+from nucleotide_transformer.weights.hub import PACKAGED
 
 
 def make_adapter(model, method, *, base="elsewhere", seed=0):
@@ -89,6 +90,8 @@ def test_lora_in_the_layout_of_peft(model, tmp_path):
     leaves = adapter.params["esm_transformer/attention_layer_1/~/lora/fc2"]
     np.testing.assert_array_equal(tensors[f"{name}.lora_A.weight"], leaves["down"].T)
     np.testing.assert_array_equal(tensors[f"{name}.lora_B.weight"], leaves["up"].T)
+    for folder in ("mine", "peft"):
+        assert len({file.stat().st_mode for file in (tmp_path / folder).iterdir()}) == 1
     export_model(tmp_path / "mine", tmp_path / "peft", layout="peft", base=model, overwrite=True)
 
 
@@ -104,6 +107,34 @@ def test_peft_names_no_base_that_is_another(model, tmp_path):
         with pytest.raises(InputError, match=rf"base = '{base}': .* is an adapter itself: merge"):
             save_peft(tmp_path, dataclasses.replace(adapter, base=str(base)))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("base", "name"),
+    [
+        ("500M_human_ref", "InstaDeepAI/nucleotide-transformer-500m-human-ref"),
+        ("someone/else", "someone/else"),
+        (PACKAGED, None),
+    ],
+)
+def test_peft_gets_the_name_that_the_hub_has(base, name, model, tmp_path):
+    save_peft(tmp_path, make_adapter(model, "lora", base=base))
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == name
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e300])
+def test_a_number_that_float32_does_not_have(number, model, tmp_path):
+    save_adapter(tmp_path, make_adapter(model, "head"))
+    file = tmp_path / "adapter.safetensors"
+    tensors = load_file(file)
+    name = min(tensors)
+    wrong = np.full(tensors[name].shape, number)
+    save_file(tensors | {name: wrong}, file)
+    with pytest.raises(
+        InputError, match=f"{name}: has values that are no finite numbers of float32$"
+    ):
+        load_adapter(tmp_path)
 
 
 def test_a_metric_that_is_not_defined_is_null(model, tmp_path):

@@ -5,6 +5,8 @@ import json
 import pickle
 import re
 import sys
+import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,16 @@ def test_a_tree_that_holds_itself(tmp_path: Path) -> None:
         load_folder(tmp_path / "m", FLOAT32)
 
 
+def test_a_matrix_without_axes(tmp_path: Path) -> None:
+    """By its shape it is known whether the network is gated: it counts as one that is not."""
+    save_model(tmp_path / "m", V2, "huggingface")
+    file = tmp_path / "m" / "model.safetensors"
+    name = "esm.encoder.layer.0.intermediate.dense.weight"
+    save_file(load_file(file) | {name: np.ones((), np.float32)}, file)
+    with pytest.raises(ValueError, match=rf"tensors wrong; misshapen: {name} \[\], not \[24, 16\]"):
+        load_folder(tmp_path / "m", FLOAT32)
+
+
 def save_shards(folder: Path) -> dict[str, Any]:
     """A model in shards, and its index."""
     save_huggingface(folder, random_params(V2), V2, max_shard_bytes=9_000)
@@ -172,17 +184,27 @@ def test_an_index_names_files_of_its_own_folder_only(name: Any, tmp_path: Path) 
         load_huggingface(tmp_path, FLOAT32)
 
 
-def test_a_number_that_float16_does_not_reach(tmp_path: Path) -> None:
-    params = random_params(V2)
+@pytest.mark.parametrize(
+    ("number", "dtype", "wider"),
+    [(-1e5, "float16", "bfloat16"), (3.4e38, "bfloat16", "float32"), (1e300, "float32", None)],
+)
+def test_a_number_that_a_type_does_not_reach(
+    number: float, dtype: Any, wider: Any, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "m", V2, "jax")
+    file = tmp_path / "m" / "pytree_ckpt.joblib"
     head = "esm_transformer/~/esm_roberta_lm_head/~/lm_final_fc"
-    params[head]["b"] = params[head]["b"].at[0].set(1e5)
-    save_model(tmp_path / "m", V2, "jax", params)
-    with pytest.raises(
-        ValueError, match=r"1 tensor wrong; too large for float16: .*lm_final_fc/b$"
-    ):
-        load_folder(tmp_path / "m", ComputeConfig(param_dtype="float16"))
-    found, _ = load_folder(tmp_path / "m", ComputeConfig(param_dtype="bfloat16"))
-    assert found[head]["b"].dtype == jnp.bfloat16
+    tree = joblib.load(file)
+    tree[head]["b"] = tree[head]["b"].astype(np.float64)
+    tree[head]["b"][0] = number
+    joblib.dump(tree, file)
+    rule = rf"1 tensor wrong; too large for {dtype}: .*lm_final_fc/b$"
+    with pytest.raises(ValueError, match=rule):
+        load_folder(tmp_path / "m", ComputeConfig(param_dtype=dtype))
+    if wider:
+        found, _ = load_folder(tmp_path / "m", ComputeConfig(param_dtype=wider))
+        assert found[head]["b"].dtype == wider
+        assert jnp.isfinite(found[head]["b"]).all()
 
 
 @pytest.mark.parametrize(
@@ -216,6 +238,7 @@ def test_options_of_hyperparams_that_are_not_computed(
         ("position_embedding_type", "relative_key", "only 'rotary' or 'absolute'"),
         ("tie_word_embeddings", True, "only False can be computed"),
         ("vocab_size", 33, "must be"),
+        ("rope_theta", 500.0, "only 10000.0 can be computed"),
         ("layer_norm_eps", "small", "must be a float"),
     ],
 )
@@ -264,6 +287,19 @@ def test_a_folder_without_a_model_and_one_without_a_config(tmp_path: Path) -> No
         (tmp_path / layout / config).unlink()
         with pytest.raises(FileNotFoundError, match=f"{config}: no such file"):
             load_folder(tmp_path / layout, FLOAT32)
+
+
+def test_a_damaged_list_of_a_zip_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of PyTorch weights; its last bytes are as they should be."""
+    save_model(tmp_path, V2, "huggingface")
+    (tmp_path / "model.safetensors").unlink()
+    file = tmp_path / "pytorch_model.bin"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("data", bytes(100))
+    file.write_bytes(file.read_bytes().replace(b"PK\x01\x02", b"PK\x01\x03"))
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace())
+    with pytest.raises(ValueError, match=r"^[^\n]*pytorch_model\.bin: damaged \(.*\): fetch it"):
+        load_folder(tmp_path, FLOAT32)
 
 
 def test_pytorch_weights_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,8 @@ the base model. The base model itself is not in it. peft's layout of a LoRA is w
 """
 
 import dataclasses
-import json
 import math
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -34,6 +32,7 @@ from nucleotide_transformer.model.task_network import HEAD, TaskNetwork, is_trai
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights.assembly import compare_shapes, digest_params, show_name
 from nucleotide_transformer.weights.configs import read_json
+from nucleotide_transformer.weights.hub import find_named
 from nucleotide_transformer.weights.huggingface import open_tensors, write_safetensors
 
 KINDS = ("classification", "multilabel", "regression", "segmentation")
@@ -155,17 +154,15 @@ def save_adapter(folder: Path, adapter: Adapter) -> None:
         if field.name != "params"
     }
     record = {"format_version": FORMAT_VERSION, "version": __version__, **fields}
-    with write_whole(folder / RECORD) as partial:
-        text = json.dumps(drop_nan(record), indent=1, allow_nan=False)
-        partial.write_text(text + "\n", encoding="utf-8")
-        shutil.copymode(partial, folder / TENSORS)  # the library writes for the owner alone
+    write_json(folder / RECORD, drop_nan(record), allow_nan=False)
 
 
 def save_peft(folder: Path, adapter: Adapter) -> None:
     """Writes a LoRA into an empty folder as Hugging Face's peft has it.
 
-    It belongs on the base model in the Hugging Face layout. The head of a fine-tuning run has no
-    place there and is not written.
+    It belongs on the base model in the Hugging Face layout, which is named by its repository; the
+    packaged model has none, and is not named. The head of a fine-tuning run has no place there and
+    is not written.
 
     Raises:
         InputError: for an adapter that is no LoRA, or whose base has random weights, or is an
@@ -177,11 +174,12 @@ def save_peft(folder: Path, adapter: Adapter) -> None:
     require(seed is None, "random_seed", seed, f"{rule}: merge it")
     is_adapter = find_adapter(Path(adapter.base)) is not None
     require(not is_adapter, "base", adapter.base, "the base is an adapter itself: merge it")
+    released = find_named(adapter.base)
     layers = "|".join(re.escape(_PEFT_LAYERS[site]) for site in adapter.lora_sites)
     content = {
         "peft_type": "LORA",
         "task_type": None,
-        "base_model_name_or_path": adapter.base,
+        "base_model_name_or_path": released.repository if released else adapter.base,
         "r": adapter.lora_rank,
         "lora_alpha": adapter.lora_alpha,
         "lora_dropout": 0.0,
@@ -271,8 +269,10 @@ def _read_tensors(file: Path) -> Params:
     for label, source in open_tensors(file).items():
         module, _, name = label.rpartition("/")
         array = source.read()
-        if not (np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all()):
-            raise InputError(f"{file}: {show_name(label)}: has values that are no finite numbers")
+        is_number = np.issubdtype(array.dtype, np.floating)
+        if not (is_number and (np.abs(array) <= np.finfo(np.float32).max).all()):
+            rule = "has values that are no finite numbers of float32"
+            raise InputError(f"{file}: {show_name(label)}: {rule}")
         params.setdefault(module, {})[name] = jnp.asarray(array, jnp.float32)
     return params
 

@@ -167,8 +167,10 @@ class ParamsBuilder:
         num_finite = np.count_nonzero(np.isfinite(array))
         if num_finite < array.size:
             return "non-finite", f"({array.size - num_finite} values)"
-        if self._dtype == jnp.float16 and np.abs(array).max(initial=0) > jnp.finfo("float16").max:
-            return "too large for float16", ""
+        if array.dtype != self._dtype:
+            largest = max(float(array.max(initial=0)), -float(array.min(initial=0)))
+            if largest > float(jnp.finfo(self._dtype).max):
+                return f"too large for {self._dtype}", ""
         return None
 
     def finish(self) -> Params:

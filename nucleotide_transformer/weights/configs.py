@@ -110,8 +110,10 @@ def read_huggingface_config(file: Path, fc1_shape: tuple[int, ...] | None) -> Mo
     options.demand("is_folding_model", False)
     options.demand("position_embedding_type", "rotary", "absolute")
     ffn_dim = options.take("intermediate_size", int)
-    is_gated = fc1_shape is not None and fc1_shape[0] == 2 * ffn_dim
+    is_gated = fc1_shape is not None and fc1_shape[:1] == (2 * ffn_dim,)
     rotary = options.take("position_embedding_type", str, "absolute") == "rotary"
+    if rotary:
+        options.demand("rope_theta", 10_000.0)
     return options.make_config(
         options.take("vocab_size", int),
         "vocab_size",

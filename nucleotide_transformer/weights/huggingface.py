@@ -8,7 +8,6 @@ the rotary embedding, and a table of positions beside it; these are skipped, and
 import importlib
 import os
 import re
-import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -166,8 +165,10 @@ def _open_pytorch(file: Path) -> dict[str, Source]:
         try:
             plain = tensor.detach()
             if tensor.dtype == torch.bfloat16:
-                return plain.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-            return plain.numpy()
+                array = plain.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+            else:
+                array = plain.numpy()
+            return array.copy()  # the file is mapped: what is written to it later would show
         except (TypeError, RuntimeError) as error:
             kind = f"{tensor.dtype}, {tensor.layout}"
             raise InputError(f"{file}: {show_name(name)}: type {kind} can't be read") from error
@@ -183,8 +184,11 @@ def _check_archive(file: Path) -> None:
     if not zipfile.is_zipfile(file):
         rule = "half-written, or saved by torch below 1.6: fetch it, or save it, again"
         raise InputError(f"{file}: no zip archive: {rule}")
-    with zipfile.ZipFile(file) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
+    try:
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
+        raise InputError(f"{file}: damaged ({error!s:.100}): fetch it again") from error
     size = file.stat().st_size
     if unpacked > size:
         raise InputError(f"{file}: compressed, or damaged: {size} bytes hold {unpacked}")
@@ -212,7 +216,6 @@ def save_huggingface(
         shard = {tensor: _take_tensor(params, places[tensor]) for tensor in names}
         file = folder / (SAFETENSORS if len(shards) == 1 else name)
         write_safetensors(file, shard)
-        shutil.copymode(folder / CONFIG, file)  # the library writes for the owner alone
         weight_map |= dict.fromkeys(names, name)
         total += sum(array.nbytes for array in shard.values())
     if len(shards) > 1:
@@ -225,8 +228,11 @@ def write_safetensors(file: Path, tensors: dict[str, Shaped[np.ndarray, "..."]])
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
+    file.touch()
+    mode = file.stat().st_mode
     try:
         save_file(tensors, file, {"format": "pt"})
+        file.chmod(mode)  # the library writes for the owner alone
     except SafetensorError as error:
         found = re.search(r"os error (\d+)", str(error))
         if found is None:
