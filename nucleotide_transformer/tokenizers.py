@@ -232,7 +232,8 @@ class KmerTokenizer(TokenIds):
         text = sequence if isinstance(sequence, str) else _to_ascii(sequence).decode("latin-1")
         letters = f"{_LETTERS}U{_AMBIGUOUS}"
         special = SPECIAL_TOKENS[self.vocabulary]
-        valid = re.match(f"(?:[{letters}{letters.lower()}]|{'|'.join(special)})*", text)
+        # Possessive, or `re` would remember every place that it could go back to.
+        valid = re.match(f"(?:[{letters}{letters.lower()}]++|{'|'.join(special)})*+", text)
         position = valid.end() if valid else 0
         if position == len(text):
             return None

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pickle
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,17 @@ def test_any_other_character_is_an_error_at_its_position(
     with pytest.raises(ValueError, match=f"^sequence 70, {re.escape(place)}.*$") as error:
         tokenizer.encode_batch(batch, length=1, truncate=True)
     assert "\n" not in str(error.value)
+
+
+def test_a_wrong_character_after_many_costs_no_memory() -> None:
+    """Not even a byte for each that came before; the arrays take 18 of them, once."""
+    text = "ACGT" * 100_000 + "X"
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"^position 400000: "):
+        KmerTokenizer().encode(text)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30 * len(text)
 
 
 @pytest.mark.parametrize("byte", [*range(10, 14), *range(0x7F, 0x100)])
