@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Shaped
 
 from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.errors import InputError
@@ -24,7 +25,7 @@ from nucleotide_transformer.model.platform import describe, find_default_device
 from nucleotide_transformer.pretrained import Model, load_pretrained
 from nucleotide_transformer.types import Float, Int
 from nucleotide_transformer.weights import folders
-from nucleotide_transformer.weights.hub import RELEASED, LoadConfig
+from nucleotide_transformer.weights.hub import LoadConfig
 
 PLAIN = ComputeConfig(attention="einsum", stack="loop", remat="none")
 """Float32, and no form that is tuned for a platform."""
@@ -36,7 +37,10 @@ LONGEST = 128
 """Tokens of the longest sequence; fewer where the model has a shorter window."""
 _PLACES = 4
 """Tokens of each sequence whose logits are stored: all would be 6 MB."""
-_DAMAGED = (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile)
+_HEADERS = 1 << 16
+"""Bytes that what describes the arrays may have."""
+_BOUNDED = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+"""Of which `zipfile` makes no more than it is asked for; NumPy writes the second."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,11 +92,9 @@ def verify_model(config: VerifyConfig) -> Verification:
         MissingInputError, InputError: as `load_pretrained`; and for a damaged file of logits.
     """
     model = load_pretrained(config.model, compute=config.compute)
-    comes_with_us = config.model in RELEASED and RELEASED[config.model].repository is None
-    folder = (
-        folders.PACKAGED_FOLDER / config.model if comes_with_us else Path(config.model).expanduser()
-    )
-    file = folder / folders.REFERENCE
+    assert model.source is not None
+    # The path of a folder is whole: only a name is looked for among those that are packaged.
+    file = folders.PACKAGED_FOLDER / model.source / folders.REFERENCE
     if file.is_file():
         reference, origin = load_reference(file, model), f"{file}, computed in float32 on a CPU"
     else:
@@ -174,22 +176,50 @@ def save_reference(folder: Path) -> None:
 
 
 def load_reference(file: Path, model: Model) -> Reference:
-    """Reads a file of logits.
+    """Reads a file of logits, whose folder may be anyone's.
 
     Raises:
         InputError: if it is damaged, or of another model.
     """
+    tokens, width = make_tokens(model), model.config.vocabulary_size
+    found = Reference(**_read_arrays(file, tokens.size * (4 * width + 3 * 8) + _HEADERS))
+    size = found.rows.size
+    is_right = (
+        all(array.dtype.kind == "i" for array in (found.tokens, found.rows, found.columns))
+        and np.array_equal(found.tokens, tokens)
+        and found.rows.shape == found.columns.shape == (size,) != (0,)
+        and found.rows.min() >= 0 <= found.columns.min()
+        and found.rows.max() < tokens.shape[0]
+        and found.columns.max() < tokens.shape[1]
+        and found.logits.dtype == np.float32
+        and found.logits.shape == (size, width)
+        and bool(np.isfinite(found.logits).all())
+    )
+    if not is_right:
+        rule = "of another model, or of another version of this package, or damaged"
+        raise InputError(f"{file}: {rule}")
+    return found
+
+
+def _read_arrays(file: Path, most: int) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """The arrays of a file, which may have so many bytes, also where they are compressed."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            reference = Reference(**{name: arrays[name] for name in Reference._fields})
-    except _DAMAGED as error:
-        raise InputError(f"{file}: damaged: {type(error).__name__}") from None
-    size, width = len(reference.rows), model.config.vocabulary_size
-    if reference.logits.shape != (size, width) or not np.array_equal(
-        reference.tokens, make_tokens(model)
-    ):
-        raise InputError(f"{file}: of another model, or of another version of this package")
-    return reference
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            size = max(file.stat().st_size, sum(member.file_size for member in members))
+            if size > most:
+                rule = f"the logits of this model have at most {most}"
+                raise zipfile.BadZipFile(f"{size} bytes, and {rule}")
+            if {member.compress_type for member in members} - _BOUNDED:
+                raise zipfile.BadZipFile("compressed in another way than by zlib")
+            arrays = {}
+            for name in Reference._fields:
+                with archive.open(f"{name}.npy") as stream:
+                    arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
+            return arrays
+    except Exception as error:  # whatever zip, zlib and NumPy raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{file}: damaged ({reason:.100})") from None
 
 
 def _find_coarsest(compute: ComputeConfig) -> str:

@@ -1,19 +1,22 @@
 """`nt verify`: a model that computes what it should is ok, and any other is not."""
 
 import dataclasses
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
 from packaged_models import package_model
 from small_models import MODELS, V2, save_model
 
-from nucleotide_transformer import cli
+from nucleotide_transformer import cli, verification
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.pretrained import Model, load_pretrained
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.verification import (
     TOLERANCES,
+    Verification,
     VerifyConfig,
     find_known,
     load_reference,
@@ -113,13 +116,61 @@ def make_model(config):
     return Model(params={}, config=config, tokenizer=KmerTokenizer(config.vocabulary, config.k))
 
 
-@pytest.mark.parametrize("damage", ["cut", "pickle", "other"])
+def write_arrays(file, compress=zipfile.ZIP_DEFLATED, **change):
+    """The file of logits with other arrays in it."""
+    with np.load(file) as arrays:
+        content = dict(arrays) | change
+    with zipfile.ZipFile(file, "w", compress) as archive:
+        for name, array in content.items():
+            with archive.open(f"{name}.npy", "w") as stream:
+                np.lib.format.write_array(stream, array)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": np.array([{}])},
+        {"rows": np.full(12, 3)},
+        {"columns": np.full(12, -129)},
+        {"columns": np.zeros(12)},
+        {"tokens": np.full((3, 128), "A")},
+        {"rows": np.zeros(0, int), "columns": np.zeros(0, int), "logits": np.zeros((0, 75), "f4")},
+        {"logits": np.full((12, 75), np.nan, "f4")},
+        {"logits": np.full((12, 75), 1 + 2j)},
+        {"extra": np.zeros(1 << 20, "f4")},
+        {"compress": zipfile.ZIP_LZMA},
+    ],
+)
+def test_a_file_of_logits_that_says_anything_is_one_line(folder, change):
+    model = load_pretrained(folder)
+    write_arrays(folder / "reference.npz")
+    load_reference(folder / "reference.npz", model)
+    write_arrays(folder / "reference.npz", **change)
+    with pytest.raises(InputError, match=r"reference.npz: (damaged \(|of another model)[^\n]*$"):
+        load_reference(folder / "reference.npz", model)
+
+
+def test_logits_of_zeros_are_not_decompressed(folder):
+    """100 MB in 100 kB."""
+    model = load_pretrained(folder)
+    write_arrays(folder / "reference.npz", logits=np.zeros((12, 1 << 21), "f4"))
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"damaged \(\d{9} bytes, and the logits of this model"):
+        load_reference(folder / "reference.npz", model)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("damage", ["cut", "bits", "other"])
 def test_a_damaged_file_of_logits_is_one_line(folder, tmp_path, damage):
     file = folder / "reference.npz"
+    content = bytearray(file.read_bytes())
     if damage == "cut":
-        file.write_bytes(file.read_bytes()[:-30])
-    elif damage == "pickle":
-        np.savez(file, **{name: np.array([{}]) for name in ("tokens", "rows", "columns", "logits")})
+        file.write_bytes(content[:-30])
+    elif damage == "bits":
+        content[1_000] ^= 255
+        file.write_bytes(content)
     else:
         other = dataclasses.replace(V2, k=4)
         save_model(tmp_path / "other", other, "huggingface")
@@ -127,6 +178,22 @@ def test_a_damaged_file_of_logits_is_one_line(folder, tmp_path, damage):
         file.write_bytes((tmp_path / "other" / "reference.npz").read_bytes())
     with pytest.raises(InputError, match=r"reference.npz: (damaged|of another model)"):
         load_reference(file, load_pretrained(folder))
+
+
+def test_a_folder_of_a_released_name_has_no_say(folder, tmp_path, monkeypatch):
+    """Of what a name stands for; a folder that was loaded has."""
+    folder.rename(tmp_path / "codon_nt")
+    model = load_pretrained(tmp_path / "codon_nt")
+    named = dataclasses.replace(model, source="codon_nt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(folders, "PACKAGED_FOLDER", tmp_path / "packaged")
+    monkeypatch.setattr(verification, "make_reference", lambda _, reference: reference)
+    monkeypatch.setattr(
+        verification, "compare", lambda *parts: Verification(model, "", parts[2], 0.0, 1.0, 1.0)
+    )
+    for found, origin in ((model, str(tmp_path)), (named, "computed now")):
+        monkeypatch.setattr(verification, "load_pretrained", lambda *_, found=found, **__: found)
+        assert verify_model(VerifyConfig(model="codon_nt")).origin.startswith(origin)
 
 
 def test_a_model_that_is_not_there_is_one_line(capfd, tmp_path):
