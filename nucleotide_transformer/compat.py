@@ -38,13 +38,8 @@ from nucleotide_transformer.model import make_forward
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Float, Int, Params
 from nucleotide_transformer.weights.configs import make_hyperparams
-from nucleotide_transformer.weights.folders import (
-    LATE_SPECIALS,
-    find_folder,
-    find_layout,
-    load_folder,
-)
-from nucleotide_transformer.weights.hub import ReleasedModel, check_config, find_released
+from nucleotide_transformer.weights.folders import LATE_SPECIALS, find_folder, load_folder
+from nucleotide_transformer.weights.hub import ReleasedModel, find_released
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -241,10 +236,7 @@ def get_pretrained_model(
         output_dtype=_dtype_name("output_dtype", output_dtype),
     )
     place = find_folder(model_name) if folder is None else find_folder(Path(folder))
-    params, config = load_folder(place, compute)
-    if folder is None and released.repository is not None:
-        found = find_layout(place)
-        check_config(place, config, released, jax=found is not None and found[0] == "jax")
+    params, config = load_folder(place, compute, released=released if folder is None else None)
     _check_family(place, config, model_name, released)
     layers = tuple(int(layer) for layer in embeddings_layers_to_save)
     maps = tuple((int(layer), int(head)) for layer, head in attention_maps_to_save or ())

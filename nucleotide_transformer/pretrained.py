@@ -47,7 +47,7 @@ from nucleotide_transformer.weights.folders import (
     find_layout,
     load_folder,
 )
-from nucleotide_transformer.weights.hub import PACKAGED, check_config, describe_origin, find_named
+from nucleotide_transformer.weights.hub import PACKAGED, describe_origin, find_named
 
 __all__ = ["Model", "export_model", "get_pretrained_model", "load_pretrained"]
 
@@ -201,7 +201,8 @@ def load_pretrained(
             has the model, or none was packaged.
         InputError: for an unknown name (the nearest is suggested), a file that is damaged or asks
             for more than arrays, a packaged file that is not as it was, or tensors that don't fit
-            the model: one line lists them all; or for an adapter of another base.
+            the model: one line lists them all; for a download that breaks off, a revision of a
+            folder, or an adapter of another base.
     """
     place = None if cache is None else expand_user(cache)
     folder = find_folder(source, layout, revision=revision, cache=place)
@@ -209,14 +210,11 @@ def load_pretrained(
         return _load_adapted(found_adapter, compute, base, cache)
     if base is not None:
         raise InputError(f"{source}: base = {str(base)!r}: is for adapters, and this is none")
+    released = find_named(source)
     if layout is None and find_layout(folder) is None and (run := _load_run(folder, compute)):
         params, config = run
     else:
-        params, config = load_folder(folder, compute, layout)
-    released = find_named(source)
-    if released is not None and released.repository is not None:
-        found = find_layout(folder, layout)
-        check_config(folder, config, released, jax=found is not None and found[0] == "jax")
+        params, config = load_folder(folder, compute, layout, released)
     origin, license = describe_origin(source)
     return Model(
         params=params,

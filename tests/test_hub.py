@@ -1,22 +1,26 @@
 """Released models by name: the table, its pins, the hub's cache, and folders of the same names."""
 
 import dataclasses
+import errno
 import hashlib
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import joblib
 import pytest
+from huggingface_hub.errors import HTTPError
 from small_models import V2, assert_same_params, random_params, save_model
 
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.model import count_parameters
 from nucleotide_transformer.pretrained import get_pretrained_model, load_pretrained
 from nucleotide_transformer.weights import hub
-from nucleotide_transformer.weights.folders import find_folder
-from nucleotide_transformer.weights.hub import RELEASED, find_released
+from nucleotide_transformer.weights.folders import Layout, find_folder
+from nucleotide_transformer.weights.hub import PACKAGED, RELEASED, find_released
 from nucleotide_transformer.weights.released_jax import check_size
 
 REPOSITORY = "InstaDeepAI/nucleotide-transformer-v2-50m-3mer-multi-species"
@@ -35,14 +39,18 @@ def release(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def make_cache(
-    cache: Path, repository: str = REPOSITORY, below: str = "jax_model", revision: str = "0" * 40
+    cache: Path,
+    repository: str = REPOSITORY,
+    below: str = "jax_model",
+    revision: str = "0" * 40,
+    layout: Layout = "jax",
 ) -> Path:
     """A cache of huggingface_hub that holds one repository with a small model in it."""
     place = cache / f"models--{repository.replace('/', '--')}"
     (place / "refs").mkdir(parents=True, exist_ok=True)
     (place / "refs" / "main").write_text(revision)
     snapshot = place / "snapshots" / revision
-    save_model(snapshot / below, V2, "jax")
+    save_model(snapshot / below, V2, layout)
     return snapshot
 
 
@@ -60,6 +68,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         ("codon-nt", "codon_nt"),
         ("2B5_1000g", "2B5_1000G"),
         ("250m", "250M_multi_species_v2"),
+        ("10m_multi_species_v2", "10M_multi_species_v2"),  # no repository: its name is exact
     ],
 )
 def test_an_unknown_name_meets_the_nearest(name: str, nearest: str) -> None:
@@ -102,6 +111,54 @@ def test_without_network_the_cache_is_enough(
     assert model.config == V2
     assert_same_params(model.params, random_params(V2))
     assert (model.origin, model.license) == (REPOSITORY, "cc-by-nc-sa-4.0")
+
+
+@pytest.mark.parametrize("revision", ["0" * 40, None])  # a pinned one, and what main means
+@pytest.mark.parametrize(
+    ("layout", "file"),
+    [("huggingface", "model.safetensors"), ("jax", "jax_model/pytree_ckpt.joblib")],
+)
+def test_without_network_one_layout_in_the_cache_is_enough(
+    layout: Layout, file: str, revision: Any, offline: None, release: Any, tmp_path: Path
+) -> None:
+    """Where the cache has the list of the repository's files, and knows which it lacks."""
+    release(revision=revision)
+    snapshot = make_cache(tmp_path, below=str(Path(file).parent), layout=layout)
+    names = ["config.json", "model.safetensors", "pytorch_model.bin", "jax_model/hyperparams.json"]
+    names.append("jax_model/pytree_ckpt.joblib")
+    files = {name: {"size": 1, "blob_id": "0"} for name in names}
+    trees = snapshot.parent.parent / "trees"
+    trees.mkdir()
+    (trees / f"{snapshot.name}.json").write_text(json.dumps({"format_version": 1, "files": files}))
+    assert find_folder("codon_nt", cache=tmp_path) == snapshot
+    (snapshot / file).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"^{REPOSITORY}: .* or only in part, [^\n]*$"):
+        find_folder("codon_nt", cache=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (HTTPError("peer closed\nthe connection"), "peer closed the connection"),  # of httpx
+        (OSError("Consistency check failed: 5 bytes"), "Consistency check failed: 5 bytes"),
+        (RuntimeError("CAS Client Error"), "CAS Client Error"),  # of xet
+        (HTTPError(""), "HTTPError"),
+    ],
+)
+def test_a_download_that_breaks_off_is_one_line(
+    error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", Mock(side_effect=error))
+    with pytest.raises(InputError) as caught:
+        find_folder("codon_nt")
+    assert str(caught.value) == f"{REPOSITORY}: the download broke off ({reason}): run it again"
+
+
+def test_a_full_disk_is_what_the_system_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", Mock(side_effect=error))
+    with pytest.raises(OSError, match=r"^\[Errno \d+\] No space left on device$"):
+        find_folder("codon_nt")
 
 
 def test_a_cache_without_weights(offline: None, release: Any, tmp_path: Path) -> None:
@@ -151,7 +208,7 @@ def test_the_revision_and_the_cache_that_are_asked_for(
     load_pretrained(name, revision="a1b2c3", cache=tmp_path / "cache")
     load_pretrained(name)
     for options in asked:
-        del options["allow_patterns"]
+        del options["allow_patterns"], options["local_files_only"]
     assert asked == [
         {"repository": REPOSITORY, "revision": "a1b2c3", "cache_dir": tmp_path / "cache"},
         {"repository": REPOSITORY, "revision": "b" * 40, "cache_dir": None},
@@ -298,6 +355,13 @@ def test_a_folder_does_not_shadow_a_released_name(
 def test_the_home_of_nobody() -> None:
     with pytest.raises(InputError, match=r"^~no_such_user/x: "):
         load_pretrained("~no_such_user/x")
+
+
+def test_a_revision_is_for_repositories(tmp_path: Path) -> None:
+    for source in (tmp_path, str(tmp_path), PACKAGED):
+        rule = "is for repositories of the hub, and this is none"
+        with pytest.raises(InputError, match=f": revision = 'main': {rule}$"):
+            load_pretrained(source, revision="main")
 
 
 def test_paths_that_are_no_folder(tmp_path: Path) -> None:

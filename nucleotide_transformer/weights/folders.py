@@ -16,7 +16,14 @@ from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights import huggingface, released_jax
 from nucleotide_transformer.weights.configs import read_huggingface_config, read_hyperparams
-from nucleotide_transformer.weights.hub import check_files, download, find_named, find_released
+from nucleotide_transformer.weights.hub import (
+    ReleasedModel,
+    check_config,
+    check_files,
+    download,
+    find_named,
+    find_released,
+)
 
 Layout = Literal["huggingface", "jax"]
 
@@ -73,13 +80,22 @@ def find_layout(folder: Path, wanted: Layout | None = None) -> tuple[Layout, Pat
 
 
 def load_folder(
-    folder: Path, compute: ComputeConfig, wanted: Layout | None = None
+    folder: Path,
+    compute: ComputeConfig,
+    wanted: Layout | None = None,
+    released: ReleasedModel | None = None,
 ) -> tuple[Params, ModelConfig]:
     """Loads the parameters and the architecture that a folder holds.
 
+    Args:
+        folder: of the model.
+        compute: precision.
+        wanted: layout to read where both are there.
+        released: the model that it should be, if it has a name.
+
     Raises:
         MissingInputError: if it holds neither layout (or not the one wanted).
-        InputError: see `load_huggingface` and `load_released_jax`.
+        InputError: see `load_huggingface`, `load_released_jax` and `check_config`.
     """
     found = find_layout(folder, wanted)
     if found is None:
@@ -96,6 +112,8 @@ def load_folder(
     vocabulary = place / VOCABULARY
     if vocabulary.is_file():
         check_vocabulary(vocabulary, config)
+    if released is not None and released.repository is not None:
+        check_config(folder, config, released, jax=layout == "jax")
     return params, config
 
 
@@ -165,15 +183,19 @@ def find_folder(
             nothing was packaged.
         NotAFolderError: for a file.
         InputError: for a name that is no model's (the nearest is suggested), a repository that the
-            hub does not have, or files that are not those that were released or packaged.
+            hub does not have, files that are not those that were released or packaged, or a
+            revision of a folder.
     """
     released = find_named(source)
     if released is not None and released.repository is not None:
         return fetch(released.repository, layout, revision=revision, cache=cache)
-    if released is not None:
-        return find_packaged(str(source))
     path = expand_user(source)
     require_local("model", path)
+    if revision is not None and (released is not None or path.is_dir()):
+        rule = "is for repositories of the hub, and this is none"
+        raise InputError(f"{source}: revision = {revision!r}: {rule}")
+    if released is not None:
+        return find_packaged(str(source))
     if path.is_dir():
         return path
     if path.exists():
@@ -199,7 +221,7 @@ def fetch(
     Tries the JAX layout first, then safetensors, then PyTorch weights: all released models have
     the first, and what torch must read is the last resort. Of a released model it is the pinned
     revision, unless another is asked for, and what is known of its files is checked: of
-    JAX files always the size.
+    JAX files always the size. Once the hub can't be reached, it is the first that the cache has.
 
     Raises:
         MissingInputError, InputError: see `download`, `check_files` and `check_size`; and if no
@@ -211,8 +233,15 @@ def fetch(
     wanted: tuple[Layout, ...] = ("jax", "huggingface") if layout is None else (layout,)
     choices = [(name, PATTERNS[name]) for name in wanted]
     choices += [("huggingface", PYTORCH_PATTERNS)] if "huggingface" in wanted else []
+    missing: MissingInputError | None = None
     for name, patterns in choices:
-        folder = download(repository, patterns, revision=revision, cache=cache)
+        try:
+            folder = download(
+                repository, patterns, revision=revision, cache=cache, only_cached=bool(missing)
+            )
+        except MissingInputError as error:
+            missing = missing or error
+            continue
         found = find_layout(folder, name)
         if found is None:
             continue
@@ -222,6 +251,8 @@ def fetch(
             if name == "jax" and checkpoint:
                 released_jax.check_size(checkpoint, released.config)
         return folder
+    if missing:
+        raise missing
     files = ", ".join(dict.fromkeys(file for _, patterns in choices for file in patterns))
     raise MissingInputError(f"{repository}: no model in the hub or the cache: none of {files}")
 

@@ -202,8 +202,8 @@ def find_named(source: object) -> ReleasedModel | None:
     if not isinstance(source, str):
         return None
     for name, released in RELEASED.items():
-        repository = released.repository or name
-        if source == name or source.casefold() == repository.casefold():
+        repository = released.repository
+        if source == name or (repository and source.casefold() == repository.casefold()):
             return released
     return None
 
@@ -281,6 +281,7 @@ def download(
     *,
     revision: str | None = None,
     cache: Path | None = None,
+    only_cached: bool = False,
 ) -> Path:
     """Fetches files of a repository into the cache of huggingface_hub, or finds them there.
 
@@ -289,17 +290,25 @@ def download(
         patterns: names of the files; those that the repository lacks are passed over.
         revision: branch, tag or commit; the main branch by default.
         cache: folder of the cache; huggingface_hub's own by default (`HF_HOME` moves it).
+        only_cached: don't ask the hub.
 
     Raises:
-        MissingInputError: if there is no network and the cache does not have it; says what to do.
-        InputError: if the hub has no such repository or revision, or does not let us read it.
+        MissingInputError: if there is no network and the cache does not have them; says what to do.
+        InputError: if the hub has no such repository or revision, does not let us read it, or the
+            download breaks off.
+        OSError: if the files can't be written.
     """
     import huggingface_hub  # only here: models on this machine do without
     from huggingface_hub import constants, errors
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its httpx
 
     try:
         folder = huggingface_hub.snapshot_download(
-            repository, allow_patterns=list(patterns), revision=revision, cache_dir=cache
+            repository,
+            allow_patterns=list(patterns),
+            revision=revision,
+            cache_dir=cache,
+            local_files_only=only_cached,
         )
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         place = f"{repository} at revision {revision}" if revision else repository
@@ -313,11 +322,17 @@ def download(
         where = cache or constants.HF_HUB_CACHE
         option = f" --revision {revision}" if revision else ""
         raise MissingInputError(
-            f"{repository}: no such folder, not in the cache ({where}), and the hub can't be"
-            f" reached; where there is a network run `hf download {repository}{option} --local-dir"
-            " FOLDER`, copy FOLDER to this machine and give its path in place of the name"
+            f"{repository}: no such folder, not in the cache ({where}) or only in part, and the hub"
+            f" can't be reached; where there is a network run `hf download {repository}{option}"
+            " --local-dir FOLDER`, copy FOLDER to this machine and give its path in place of the"
+            " name"
         ) from error
-    except errors.HfHubHTTPError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{repository}: the hub refused ({reason:.200})") from error
+    except (HTTPError, OSError, RuntimeError) as error:  # the last is raised by hf_xet
+        if getattr(error, "errno", None) is not None:
+            raise  # no fault of the network: the disk is full, or not ours
+        reason = f"({' '.join(str(error).split()) or type(error).__name__:.200})"
+        if isinstance(error, errors.HfHubHTTPError):
+            raise InputError(f"{repository}: the hub refused {reason}") from error
+        rule = f"the download broke off {reason}: run it again"
+        raise InputError(f"{repository}: {rule}") from error
     return Path(folder)
