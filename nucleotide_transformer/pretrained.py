@@ -234,14 +234,26 @@ def _load_adapted(
     compute: ComputeConfig,
     base: "str | Path | Model | None",
     cache: str | Path | None,
+    above: tuple[Path, ...] = (),
 ) -> Model:
-    """Loads an adapter, and its base in float32, and folds the one into the other."""
+    """Loads an adapter, and its base in float32, and folds the one into the other.
+
+    Above are the adapters whose base this is: none of them may be the base of this one.
+    """
     adapter = load_adapter(folder)
     if not isinstance(base, Model):
         whole = dataclasses.replace(compute, param_dtype="float32")
         place: str | Path = adapter.base if base is None else base
+        below = None if find_named(place) else find_adapter(expand_user(place))
+        above = (*above, folder.resolve())
+        if below and below.resolve() in above:
+            rule = "is this adapter, holds it, or is made from it: give another place of the base"
+            raise InputError(f"{folder}: base = {str(place)!r}: {rule}")
         try:
-            base = load_pretrained(place, compute=whole, cache=cache)
+            if below:
+                base = _load_adapted(below, whole, None, cache, above)
+            else:
+                base = load_pretrained(place, compute=whole, cache=cache)
         except MissingInputError as error:
             hint = f"{folder}: the adapter's base model: {error}"
             raise MissingInputError(f"{hint}; give another place of it as the base") from error

@@ -235,6 +235,16 @@ def test_an_adapter_on_another_base_is_refused(model, tuned, tmp_path):
         load_pretrained(tmp_path, base=model)
 
 
+def test_an_adapter_is_no_base_of_itself(tuned, tmp_path):
+    adapter = load_adapter(tuned[1].adapter)
+    bases = {"itself": "itself", "model/adapter": "model", "one": "other", "other": "one"}
+    for name, base in bases.items():
+        save_adapter(tmp_path / name, dataclasses.replace(adapter, base=str(tmp_path / base)))
+    for name in (*bases, "model"):
+        with pytest.raises(InputError, match=rf"base = '{tmp_path}/.*': is this adapter, [^\n]*$"):
+            load_pretrained(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("classes", 3), ("kind", "poetry"), ("max_tokens", True), ("lora_sites", ["hidden"])],
