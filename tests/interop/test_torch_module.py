@@ -4,6 +4,7 @@ The tests run on transformers 5 and 4.46, in an environment of its own for the l
 """
 
 import dataclasses
+import importlib
 import json
 import re
 from pathlib import Path
@@ -109,8 +110,9 @@ def test_the_module_gives_the_numbers_of_the_jax_model(kind: str, tmp_path: Path
     model = make_model(CONFIGS[kind])
     model.save_pretrained(tmp_path / "m")
     tokens = model.tokenizer.encode_batch(SEQUENCES)
+    tokens = np.vstack([tokens, *(np.full_like(tokens[:1], token) for token in (1, 2))])
     keep = tokens != 1
-    assert not keep.all()
+    assert not keep[-2].any()  # nothing but <pad>, and nothing but <mask>
     ids = torch.tensor(tokens, dtype=torch.long)
     with torch.no_grad():
         network = open_folder(tmp_path / "m")
@@ -121,17 +123,42 @@ def test_the_module_gives_the_numbers_of_the_jax_model(kind: str, tmp_path: Path
     ours = model(tokens, layers=range(depth + 1), attention=range(1, depth + 1))
     assert np.std(ours.logits) > 0.1
     for logits in (theirs.logits, fast.logits):
+        assert logits.isfinite().all()
         assert np.abs(ours.logits - logits.numpy())[keep].max() < TOLERANCE
     assert len(theirs.hidden_states) == depth + 1
     for layer, hidden in enumerate(theirs.hidden_states):
         assert np.abs(ours.embeddings[layer] - hidden.numpy())[keep].max() < TOLERANCE
     pairs = (keep[:, :, None] & keep[:, None, :])[:, None]
     for layer, maps in enumerate(theirs.attentions, 1):
+        assert maps.isfinite().all()
         assert np.abs((ours.attention[layer] - maps.numpy()) * pairs).max() < TOLERANCE
     shifted = np.asarray(ours.logits, np.float64)
     logs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     wanted = -np.take_along_axis(logs, tokens[..., None], -1)[..., 0][keep].mean()
     assert abs(float(loss) - wanted) < TOLERANCE
+
+
+def test_another_base_of_the_rotary_angles(tmp_path: Path) -> None:
+    """As in transformers' own module; our reader refuses it."""
+    if not hasattr(transformers.EsmConfig(), "rope_theta"):
+        pytest.skip("this transformers has one base")
+    config = dataclasses.replace(CONFIGS["without gate"], ffn_bias=True)
+    model = make_model(config)
+    model.save_pretrained(tmp_path / "m")
+    file = tmp_path / "m" / "config.json"
+    content = json.loads(file.read_text()) | {"ffn_gated": False, "add_bias_fnn": True}
+    file.write_text(json.dumps(content | {"rope_theta": 50.0}))
+    theirs = transformers.EsmForMaskedLM.from_pretrained(tmp_path / "m").eval()
+    module = importlib.import_module(
+        "nucleotide_transformer.weights.modeling_nucleotide_transformer"
+    )
+    ours = module.NucleotideTransformerForMaskedLM.from_pretrained(tmp_path / "m").eval()
+    tokens = model.tokenizer.encode_batch(SEQUENCES[:1])
+    ids = torch.tensor(tokens, dtype=torch.long)
+    with torch.no_grad():
+        found, expected = ours(ids).logits, theirs(ids).logits
+    assert (found - expected).abs().max() < TOLERANCE
+    assert np.abs(np.asarray(model(tokens).logits) - expected.numpy()).max() > 100 * TOLERANCE
 
 
 def test_golden_weights_give_the_golden_values(shared: Path, tmp_path: Path) -> None:

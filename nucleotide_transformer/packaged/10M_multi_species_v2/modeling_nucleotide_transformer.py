@@ -59,7 +59,8 @@ class Embeddings(nn.Module):
         if self.config.token_dropout:
             hidden = ids == self.config.mask_token_id
             x = x.masked_fill(hidden[..., None], 0)
-            share = (hidden & keep).sum(-1) / keep.sum(-1)
+            share = (hidden & keep).sum(-1) / keep.sum(-1).clamp(min=1)
+            share = share.masked_fill(share == 1, 0)  # nothing is left to rescale
             x = x * ((1 - MASKING_RATE) / (1 - share))[:, None, None].to(x.dtype)
         if hasattr(self, "position_embeddings"):
             pad = self.config.pad_token_id
@@ -78,6 +79,7 @@ class SelfAttention(nn.Module):
         width = config.hidden_size
         self.num_heads = config.num_attention_heads
         self.is_rotary = config.position_embedding_type == "rotary"
+        self.base = getattr(config, "rope_theta", ROTARY_BASE)  # transformers 4.46 has none
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
 
     def forward(self, x, keep, return_weights):
@@ -88,24 +90,24 @@ class SelfAttention(nn.Module):
             linear(x).view(size).transpose(1, 2) for linear in (self.query, self.key, self.value)
         )
         if self.is_rotary:
-            query, key = rotate(query), rotate(key)
+            query, key = rotate(query, self.base), rotate(key, self.base)
         seen = keep[:, None, None, :]
         weights = None
         if return_weights:
             scores = (query @ key.transpose(-1, -2)).float() / size[-1] ** 0.5
-            weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
+            weights = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1)
             mixed = weights.to(value.dtype) @ value
         else:
             mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         return mixed.transpose(1, 2).reshape(batch, length, width), weights
 
 
-def rotate(x):
+def rotate(x, base):
     """Rotary embedding [batch, heads, tokens, width of a head] (Su et al. 2021), in halves."""
     length, half = x.shape[-2], x.shape[-1] // 2
     steps = torch.arange(half, device=x.device, dtype=torch.float32) / half
     places = torch.arange(length, device=x.device, dtype=torch.float32)
-    angles = places[:, None] * ROTARY_BASE**-steps
+    angles = places[:, None] * base**-steps
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
