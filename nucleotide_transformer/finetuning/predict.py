@@ -1,6 +1,5 @@
 """Predictions of a fine-tuned model: probabilities of classes, or values of targets."""
 
-import collections
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -18,12 +17,15 @@ from nucleotide_transformer.finetuning.segments import (
     find_pieces,
     pick_nucleotides,
 )
-from nucleotide_transformer.inference.batching import BatchConfig, Row, encode_sequences, run_rows
+from nucleotide_transformer.inference.batching import BatchConfig, Row, encode_sequences, run_groups
 from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.model.task_network import TaskNetwork
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Array, Float, Int
 from nucleotide_transformer.weights.adapter_files import TrainedHead
+
+_Turned = tuple[Int[np.ndarray, " T"], bool]
+"""The tokens of a piece, and whether they are of its reverse complement."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,42 +131,34 @@ def _predict(
     """The generator behind `predict`."""
     strands = (False, True)[: 1 + (head.strand == "both")]
     texts, copies = itertools.tee(text.upper().translate(PLAIN) for text in sequences)
-    plans: collections.deque[tuple[str, list[slice]]] = collections.deque()
-    waiting: collections.deque[Int[np.ndarray, " T"]] = collections.deque()
 
-    def make_rows() -> Iterator[Row]:
+    def cut(index: int, text: str, pieces: list[slice]) -> Iterator[tuple[_Turned, Row]]:
+        for piece, is_reversed in itertools.product(pieces, strands):
+            own = text[piece]
+            tokens = model.tokenizer.encode(turn(own) if is_reversed else own)
+            if tokens.size > head.max_tokens:
+                rule = f"the model takes {head.max_tokens}"
+                raise InputError(f"sequence {index}: {tokens.size} tokens with <cls>: {rule}")
+            yield (tokens, is_reversed), Row(tokens)
+
+    def plan_all() -> Iterator[tuple[tuple[str, list[slice]], Iterator[tuple[_Turned, Row]]]]:
         encoded = encode_sequences(model.tokenizer, texts)
         for index, (_, text) in enumerate(zip(encoded, copies, strict=True)):
             pieces = choose_pieces(model, text)
-            plans.append((text, pieces))
-            for piece, is_reversed in itertools.product(pieces, strands):
-                own = text[piece]
-                tokens = model.tokenizer.encode(turn(own) if is_reversed else own)
-                if tokens.size > head.max_tokens:
-                    rule = f"the model takes {head.max_tokens}"
-                    raise InputError(f"sequence {index}: {tokens.size} tokens with <cls>: {rule}")
-                waiting.append(tokens)
-                yield Row(tokens)
+            yield (text, pieces), cut(index, text, pieces)
 
-    results = run_rows(model, task, make_rows(), batching)
-    ahead: list[Float[np.ndarray, "*lead C"]] = []
-
-    def read(*, is_reversed: bool) -> Float[np.ndarray, "*lead C"]:
-        result, tokens = ahead.pop() if ahead else next(results), waiting.popleft()
+    def read(turned: _Turned, result: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         if head.kind != "segmentation":
             return result
+        tokens, is_reversed = turned
         outputs = result[: tokens.size]
         return pick_nucleotides(outputs, tokens, model.tokenizer, is_reversed=is_reversed)
 
-    while True:
-        if not plans:  # the next result comes with its plan, and with those that need none
-            ahead += itertools.islice(results, 1)
-        if not plans:
-            return
-        text, pieces = plans.popleft()
-        found = [np.mean([read(is_reversed=each) for each in strands], axis=0) for _ in pieces]
+    for (text, pieces), found in run_groups(model, task, plan_all(), batching, read):
         report(1)
-        yield np.asarray(_join_pieces(head, text, pieces, found), np.float32)
+        starts, number = range(0, len(found), len(strands)), len(strands)
+        means = [np.mean(found[start : start + number], axis=0) for start in starts]
+        yield np.asarray(_join_pieces(head, text, pieces, means), np.float32)
 
 
 def choose_pieces(model: Model, text: str) -> list[slice]:

@@ -11,8 +11,9 @@ batch is filled up with shorter rows.
 import collections
 import dataclasses
 import functools
-from collections.abc import Hashable, Iterable, Iterator
-from typing import Any, NamedTuple, Protocol
+import itertools
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -30,6 +31,9 @@ from nucleotide_transformer.tokenizers import KmerTokenizer, Nucleotides
 from nucleotide_transformer.types import Array, Int
 
 BATCHES_IN_FLIGHT = 2
+Group = TypeVar("Group")
+Note = TypeVar("Note")
+Part = TypeVar("Part")
 
 
 class BatchSizes(NamedTuple):
@@ -257,6 +261,50 @@ def run_rows(model: Model, task: Any, rows: Iterable[Row], batching: BatchConfig
         batching: size of the batches, devices.
     """
     return _run_queue(_Queue(_Runner(model, task, batching)), rows)
+
+
+def run_groups(
+    model: Model,
+    task: Any,
+    groups: Iterable[tuple[Group, Iterable[tuple[Note, Row]]]],
+    batching: BatchConfig,
+    read: Callable[[Note, Any], Part],
+) -> Iterator[tuple[Group, list[Part]]]:
+    """Yields each group with what was read of its rows, as soon as all of these are finished.
+
+    A group is what becomes one result, as the windows of a sequence do; it may be without rows.
+
+    Args:
+        model: parameters and architecture.
+        task: a `Task`.
+        groups: each with its rows, and with every row a note for `read`; read as they are needed.
+        batching: size of the batches, devices.
+        read: takes what is wanted of a row, given its note and the task's result, as it comes.
+    """
+    begun: collections.deque[Group] = collections.deque()
+    notes: collections.deque[list[Note]] = collections.deque()  # of a row; [] ends a group
+
+    def make_rows() -> Iterator[Row]:
+        for group, rows in groups:
+            begun.append(group)
+            for note, row in rows:
+                notes.append([note])
+                yield row
+            notes.append([])
+
+    results = run_rows(model, task, make_rows(), batching)
+    ahead: list[Any] = []
+    parts: list[Part] = []
+    while True:
+        if not notes:  # the next result comes with its note, and with groups that have no rows
+            ahead += itertools.islice(results, 1)
+        if not notes:
+            return
+        if note := notes.popleft():
+            parts.append(read(note[0], ahead.pop() if ahead else next(results)))
+        else:
+            yield begun.popleft(), parts
+            parts = []
 
 
 def _run_queue(queue: "_Queue", rows: Iterable[Row]) -> Iterator[Any]:

@@ -1,9 +1,7 @@
 """Embeddings of sequences of any length, in bounded memory; hidden states and attention of one."""
 
-import collections
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
@@ -21,7 +19,7 @@ from nucleotide_transformer.inference.batching import (
     encode_sequences,
     encode_whole,
     resolve_windows,
-    run_rows,
+    run_groups,
 )
 from nucleotide_transformer.inference.windows import Window, place_windows
 from nucleotide_transformer.model import Outputs, make_forward
@@ -163,6 +161,12 @@ class _Plan(NamedTuple):
     num_known: int
     pooling: Pooling
 
+    def make_rows(self, tokens: Int[np.ndarray, " T"]) -> Iterator[tuple[float, Row]]:
+        """The windows of a sequence, each with its share of it."""
+        for window in self.windows:
+            own = window.own_slice()
+            yield 1 / len(self.windows), Row(window.cut(tokens), (own.start, own.stop))
+
     def merge(self, parts: list[Embedding]) -> Embedding:
         """The embedding of the sequence."""
         return {layer: self._merge([part[layer] for part in parts]) for layer in parts[0]}
@@ -194,29 +198,20 @@ def _embed(
 ) -> Iterator[Embedding]:
     """The generator behind `embed`."""
     size = resolve_windows(model.config, batching)
-    plans: collections.deque[_Plan] = collections.deque()
 
-    def make_rows() -> Iterator[Row]:
+    def plan_all() -> Iterator[tuple[_Plan, Iterator[tuple[float, Row]]]]:
         for tokens in encode_sequences(model.tokenizer, sequences):
             windows, known = place_windows(tokens.size, *size), is_known(tokens, model.config)
             if task.pooling in ("mean", "max"):
                 windows = [each for each in windows if known[each.own_start : each.own_stop].any()]
-            plans.append(_Plan(windows, int(known.sum()), task.pooling))
-            for window in windows:
-                own = window.own_slice()
-                yield Row(window.cut(tokens), (own.start, own.stop))
+            plan = _Plan(windows, int(known.sum()), task.pooling)
+            yield plan, plan.make_rows(tokens)
 
-    results = run_rows(model, task, make_rows(), batching)
-    ahead: list[Embedding] = []
-    while True:
-        if not plans:  # the next result comes with its plan, and with those that need none
-            ahead += itertools.islice(results, 1)
-        if not plans:
-            return
-        plan, parts = plans.popleft(), []
-        for _ in plan.windows:
-            parts.append(ahead.pop() if ahead else next(results))
-            report(1 / len(plan.windows))
+    def read(share: float, part: Embedding) -> Embedding:
+        report(share)
+        return part
+
+    for plan, parts in run_groups(model, task, plan_all(), batching, read):
         if not parts:
             report(1)
         yield plan.merge(parts) if parts else make_unknown(model.config, task.layers)

@@ -1,8 +1,6 @@
 """What the language-model head says: logits, log-likelihoods, and the tokens at `<mask>`."""
 
-import collections
 import dataclasses
-import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,11 +12,13 @@ from nucleotide_transformer.config import ComputeConfig, ModelConfig, require_po
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.inference.batching import (
     BatchConfig,
+    Group,
     ModelTask,
     Row,
     encode_sequences,
     encode_whole,
     resolve_windows,
+    run_groups,
     run_rows,
 )
 from nucleotide_transformer.inference.embedding import is_known
@@ -185,15 +185,13 @@ def _fill_rows(
     model: Model, sequences: Iterable[Nucleotides], masked: bool, batching: BatchConfig
 ) -> Iterator[Float[np.ndarray, " T"]]:
     """What `token_log_likelihoods` yields."""
-    waiting: collections.deque[Bool[np.ndarray, " T"]] = collections.deque()
 
-    def take_all() -> Iterator[TokenChoice]:
+    def take_all() -> Iterator[tuple[Bool[np.ndarray, " T"], TokenChoice]]:
         for tokens in encode_sequences(model.tokenizer, sequences):
-            waiting.append(is_known(tokens, model.config))
-            yield TokenChoice(tokens, np.flatnonzero(waiting[-1]))
+            known = is_known(tokens, model.config)
+            yield known, TokenChoice(tokens, np.flatnonzero(known))
 
-    for scores in score_tokens(model, take_all(), masked=masked, batching=batching):
-        known = waiting.popleft()
+    for known, scores in _score_choices(model, take_all(), masked, batching):
         values = np.full(known.size, np.nan, np.float32)
         values[known] = scores
         yield values
@@ -219,27 +217,23 @@ def score_tokens(
 
     Other arguments as for `token_log_likelihoods`. Windows without a wanted token are not run.
     """
-    size = resolve_windows(model.config, batching)
-    takes: collections.deque[Any] = collections.deque()  # of each row; None ends a sequence
+    noted = ((None, choice) for choice in choices)
+    return (scores for _, scores in _score_choices(model, noted, masked, batching))
 
-    def make_rows() -> Iterator[Row]:
-        for choice in choices:
-            for take, row in (_hide_each if masked else _show_windows)(choice, size):
-                takes.append(take)
-                yield row
-            takes.append(None)
 
+def _score_choices(
+    model: Model,
+    choices: Iterable[tuple[Group, TokenChoice]],
+    masked: bool,
+    batching: BatchConfig,
+) -> Iterator[tuple[Group, Float[np.ndarray, " W"]]]:
+    """What `score_tokens` yields, with what came with each choice."""
+    size, cut = resolve_windows(model.config, batching), _hide_each if masked else _show_windows
     kind = MaskedLogLikelihoodTask if masked else TokenLogLikelihoodTask
-    results = run_rows(model, kind(model.config, model.compute), make_rows(), batching)
-    ahead, parts = list(itertools.islice(results, 1)), [np.zeros(0, np.float32)]
-    while takes:
-        take = takes.popleft()
-        if take is None:
-            yield np.concatenate(parts)
-            parts = parts[:1]
-            continue
-        parts.append(ahead.pop()[take])
-        ahead += itertools.islice(results, 1)
+    task, none = kind(model.config, model.compute), np.zeros(0, np.float32)
+    groups = ((group, cut(choice, size)) for group, choice in choices)
+    for group, parts in run_groups(model, task, groups, batching, lambda at, result: result[at]):
+        yield group, np.concatenate([none, *parts])
 
 
 class LogitsTask(ModelTask):
@@ -302,20 +296,15 @@ def _run_windows(
 ) -> Iterator[Float[np.ndarray, "T ..."]]:
     """A task that gives each token a result, over sequences of any length."""
     size = resolve_windows(model.config, batching)
-    plans: collections.deque[list[slice]] = collections.deque()
 
-    def make_rows() -> Iterator[Row]:
-        for tokens in encode_sequences(model.tokenizer, sequences):
-            windows = place_windows(tokens.size, *size)
-            plans.append([window.own_slice() for window in windows])
-            yield from (Row(window.cut(tokens)) for window in windows)
+    def cut(tokens: Int[np.ndarray, " T"]) -> Iterator[tuple[slice, Row]]:
+        for window in place_windows(tokens.size, *size):
+            own, is_first = window.own_slice(), window.own_start == 1
+            yield slice(own.start - is_first, own.stop), Row(window.cut(tokens))  # <cls> once
 
-    results = run_rows(model, task, make_rows(), batching)
-    for first in results:
-        own = plans.popleft()
-        parts = [first, *itertools.islice(results, len(own) - 1)]
-        pieces = [part[place] for part, place in zip(parts, own, strict=True)]
-        yield np.concatenate([first[:1], *pieces])
+    groups = ((None, cut(tokens)) for tokens in encode_sequences(model.tokenizer, sequences))
+    for _, parts in run_groups(model, task, groups, batching, lambda own, result: result[own]):
+        yield np.concatenate(parts)
 
 
 def hide_in_turn(
