@@ -28,27 +28,34 @@ pretrain: install ## build a corpus from the genomes here, pre-train a small mod
 	$(BIN)/nt corpus baselines runs/quickstart_corpus
 	$(BIN)/nt pretrain --config experiments/quickstart.toml
 
+# Where the packaged weights of the first run stand in for it, its metrics are those kept here.
+FIRST_IS_OVER = $(wildcard runs/model/model.safetensors)
+EARLIER = $(if $(FIRST_IS_OVER),experiments/results/model.jsonl,runs/model/metrics.jsonl)
+
 model: install ## train a model in two runs, and package it (long; ../shared/data/genomes)
 	$(BIN)/nt corpus build --config experiments/model/corpus.toml
 	$(BIN)/nt corpus build --config experiments/model/unseen.toml
 	$(BIN)/nt corpus baselines runs/model_corpus_1530
-	$(BIN)/nt pretrain --config experiments/model/pretrain.toml
+	$(if $(FIRST_IS_OVER),,$(BIN)/nt pretrain --config experiments/model/pretrain.toml)
 	$(BIN)/nt pretrain --config experiments/model/continue.toml
 	$(BIN)/nt evaluate --model runs/model_2 --corpus runs/model_corpus_1530 --split validation --num-sequences 4000 --output runs/model_2/held_out.json --overwrite
 	$(BIN)/nt evaluate --model runs/model_2 --corpus runs/unseen_corpus --split validation --num-sequences 2000 --baselines runs/model_corpus_1530 --output runs/model_2/unseen.json --overwrite
-	$(BIN)/python experiments/model/package.py --run runs/model_2 --recipe experiments/model/continue.toml --earlier runs/model/metrics.jsonl --earlier-recipes experiments/model/pretrain.toml --results runs/model_2/held_out.json --unseen-results runs/model_2/unseen.json
+	$(BIN)/python experiments/model/package.py --run runs/model_2 --recipe experiments/model/continue.toml --earlier $(EARLIER) --earlier-recipes experiments/model/pretrain.toml --results runs/model_2/held_out.json --unseen-results runs/model_2/unseen.json
 
+# A folder for each packaged model: no results of one are taken for another's.
+PACKAGED := nucleotide_transformer/packaged/10M_multi_species_v2
+RESULTS = runs/results/$(shell grep model.safetensors $(PACKAGED)/SHA256SUMS | cut -c1-12)
 TASKS := --tasks ../shared/data/tasks --published experiments/finetune/published_scores.toml
 IA3 := --finetune.head-start probe --finetune.total-steps 400 --finetune.learning-rate 1e-3 --finetune.warmup-steps 40 --finetune.evaluate-every-steps 200
 LAYERS := --tasks ../shared/data/tasks --only splice_sites_all --methods ia3 $(IA3)
 
 model-results: install ## measure the packaged model: tasks, genes, variants (hours; ../shared/data)
-	$(BIN)/python experiments/what_it_knows.py --annotation ../shared/data/annotation --genomes ../shared/data/genomes --corpus runs/model_corpus_1530 --window-tokens 256 --output runs/results/knowledge
-	$(BIN)/nt tasks run $(TASKS) --methods kmers4 kmers6 probe --output runs/results/tasks
-	$(BIN)/nt tasks run $(TASKS) --methods kmers4 kmers6 ia3 $(IA3) --compute.compute-dtype auto --output runs/results/tasks_ia3
-	$(BIN)/nt tasks run $(LAYERS) --finetune.layers 0 1 2 3 4 5 6 --output runs/results/tasks_layers
-	$(BIN)/nt tasks run $(LAYERS) --output runs/results/tasks_last
-	$(BIN)/python experiments/evaluate_variants.py --shared ../shared/data --window 192 --frames 2 --flank 5 --background 6000 --num-sites 100 --output runs/results/variants
+	$(BIN)/python experiments/what_it_knows.py --annotation ../shared/data/annotation --genomes ../shared/data/genomes --corpus runs/model_corpus_1530 --window-tokens 256 --output $(RESULTS)/knowledge
+	$(BIN)/nt tasks run $(TASKS) --methods kmers4 kmers6 probe --output $(RESULTS)/tasks
+	$(BIN)/nt tasks run $(TASKS) --methods kmers4 kmers6 ia3 $(IA3) --compute.compute-dtype auto --output $(RESULTS)/tasks_ia3
+	$(BIN)/nt tasks run $(LAYERS) --finetune.layers 0 1 2 3 4 5 6 --output $(RESULTS)/tasks_layers
+	$(BIN)/nt tasks run $(LAYERS) --output $(RESULTS)/tasks_last
+	$(BIN)/python experiments/evaluate_variants.py --shared ../shared/data --window 192 --frames 2 --flank 5 --background 6000 --num-sites 100 --output $(RESULTS)/variants
 
 test: install ## run all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST) $(TESTS)

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -15,6 +16,8 @@ from unittest.mock import Mock
 import jax
 import pytest
 
+from nucleotide_transformer.analysis.config import KnowledgeConfig
+from nucleotide_transformer.commands import COMMANDS
 from nucleotide_transformer.config import PretrainConfig
 from nucleotide_transformer.configfile import load_config, read_config, read_fields
 from nucleotide_transformer.errors import InputError
@@ -22,6 +25,8 @@ from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.model import init_params
 from nucleotide_transformer.options import parse
 from nucleotide_transformer.packaging.package import PackageConfig
+from nucleotide_transformer.pretraining.evaluate import EvaluateConfig
+from nucleotide_transformer.weights.hub import PACKAGED
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 SIZES = {
@@ -181,16 +186,70 @@ def test_the_sbatch_file_gives_a_process_its_cores_and_needs_no_folder(tmp_path:
     assert words[-3:] == ["--distributed", "--seed", "1"]
 
 
-def test_the_makefile_packages_the_last_run_of_the_model() -> None:
-    """With its evaluations, and the records and configs of the runs that it went on from."""
-    text = (FOLDER.parent / "Makefile").read_text()
-    trained = re.findall(r"nt pretrain --config (experiments/model/\S+)", text)
-    (words,) = re.findall(r"experiments/model/package\.py (.*)", text)
-    config = parse(PackageConfig, words.split(), "package.py")
-    assert [str(path) for path in (*config.earlier_recipes, config.recipe)] == trained
-    runs = [load_config(FOLDER.parent / path) for path in trained]
-    *before, last = (run.output for run in runs)
-    assert (config.run, config.earlier) == (last, tuple(run / "metrics.jsonl" for run in before))
-    assert [run.init_from for run in runs] == [None, *map(str, before)]
-    evaluated = re.findall(r"nt evaluate --model (\S+) .*--output (\S+)", text)
-    assert evaluated == [(str(last), str(f)) for f in (config.results, config.unseen_results)]
+def list_commands(target: str, folder: Path) -> list[list[str]]:
+    """What of ours `make` would run in a folder, without VENV/bin/."""
+    for name in ("setup.py", "constraints.txt"):
+        (folder / name).touch()
+    words = ["make", "--dry-run", f"--file={FOLDER.parent / 'Makefile'}", "VENV=V", target]
+    environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    lines = [line.removeprefix("V/bin/") for line in done.stdout.splitlines()]
+    found = [shlex.split(line) for line in lines if re.match("nt |python experiments/", line)]
+    assert found, done.stderr
+    return found
+
+
+@pytest.mark.parametrize("target", ["pretrain", "model", "model-results"])
+def test_what_the_makefile_runs_has_every_option_that_it_needs(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts = {"package.py": PackageConfig, "what_it_knows.py": KnowledgeConfig}
+    scripts["evaluate_variants.py"] = load_script("evaluate_variants").EvaluateVariantsConfig
+    monkeypatch.chdir(FOLDER.parent)  # where the configs are
+    for program, name, *words in list_commands(target, tmp_path):
+        if program == "nt":
+            name = " ".join([name, *words][: 1 if name in COMMANDS else 2])
+            takes_file = COMMANDS[name].takes_file
+            kind, words = COMMANDS[name].find_config(), words[name.count(" ") :]
+        else:
+            kind, takes_file = scripts[Path(name).name], False
+        parse(kind, words, name, takes_file=takes_file)
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+def test_the_makefile_packages_the_last_run_of_the_model(is_over: bool, tmp_path: Path) -> None:
+    """With its evaluations, and the records and configs of the runs that it went on from.
+
+    The first one is not run where its packaged weights stand in for it.
+    """
+    (tmp_path / "runs" / "model").mkdir(parents=True)
+    if is_over:
+        (tmp_path / "runs" / "model" / "model.safetensors").touch()
+    *lines, (_, _, *words) = list_commands("model", tmp_path)
+    trained = [line[-1] for line in lines if line[1] == "pretrain"]
+    config = parse(PackageConfig, words, "package.py")
+    assert config.recipe
+    recipes = [str(path) for path in (*config.earlier_recipes, config.recipe)]
+    assert trained == recipes[is_over:]
+    first, last = (load_config(FOLDER.parent / path) for path in recipes)
+    metrics = Path("experiments/results/model.jsonl") if is_over else first.output / "metrics.jsonl"
+    assert (config.run, config.earlier) == (last.output, (metrics,))
+    assert (first.init_from, last.init_from) == (None, str(first.output))
+    evaluated = [parse(EvaluateConfig, line[2:], "nt") for line in lines if line[1] == "evaluate"]
+    assert [(each.model, each.output) for each in evaluated] == [
+        (str(last.output), config.results),
+        (str(last.output), config.unseen_results),
+    ]
+
+
+def test_results_of_each_packaged_model_have_a_folder_of_their_own(tmp_path: Path) -> None:
+    packaged = tmp_path / "nucleotide_transformer" / "packaged" / PACKAGED
+    packaged.mkdir(parents=True)
+    (packaged / "SHA256SUMS").write_text(
+        f"{'0' * 64}  config.json\n{'5' * 64}  model.safetensors\n"
+    )
+    outputs = [
+        line[line.index("--output") + 1] for line in list_commands("model-results", tmp_path)
+    ]
+    assert {str(Path(output).parent) for output in outputs} == {f"runs/results/{'5' * 12}"}
+    assert len(set(outputs)) == len(outputs) > 4

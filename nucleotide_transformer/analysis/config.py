@@ -4,13 +4,14 @@ import dataclasses
 from pathlib import Path
 
 from nucleotide_transformer.errors import require, require_positive
+from nucleotide_transformer.weights.hub import PACKAGED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KnowledgeConfig:
     """What a model knows of annotated genes, as numbers and pictures."""
 
-    model: str
+    model: str = PACKAGED
     """Name of a released model, hub repository, folder or run: what `load_pretrained` takes."""
     annotation: Path
     """Folder of GFF3 and GTF files (.gff, .gff3, .gtf, also with .gz), one for each genome."""
@@ -22,7 +23,7 @@ class KnowledgeConfig:
     """Corpus that the model was trained on: numbers are given for its held-out blocks, too."""
     sites: int = 250
     """Start codons, stop codons, donors, acceptors and random places of each genome: so many of
-    each; with a corpus, half of them from held-out blocks."""
+    each; with a corpus, half of them from held-out blocks, or as many as there are."""
     reach: int = 30
     """Nucleotides on each side of a site that are measured."""
     context_tokens: int = 64
@@ -30,7 +31,8 @@ class KnowledgeConfig:
     stretches: int = 100
     """Stretches of coding sequence of each genome, for the loss by codon position."""
     regions: int = 100
-    """Windows for each kind of sequence of each genome."""
+    """Windows for each kind of sequence of each genome; several of one element are one unit of the
+    errors."""
     window_tokens: int = 512
     """Tokens of such a window: those of a training sequence, <cls> included."""
     probe_windows: int = 250
