@@ -35,7 +35,7 @@ def test_folder_gets_its_name_at_the_end(tmp_path: Path) -> None:
 
 def test_the_folder_above_all_others_is_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(InputError, match="^/: can't be written: no permission to write in /$"):
+    with pytest.raises(InputError, match=r"^/: can't be written: no permission to write in /$"):
         check_place(Path("/"))
 
 

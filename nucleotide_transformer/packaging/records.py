@@ -322,7 +322,7 @@ def read_evaluation(file: Path, step: int | None = None) -> Comparisons:
 
 
 def _check_comparison(part: Any, place: str) -> None:
-    rows = part.get("predictors") if isinstance(part, dict) else None
+    rows: Any = part.get("predictors") if isinstance(part, dict) else None
     is_table = isinstance(rows, dict) and all(isinstance(row, dict) for row in rows.values())
     if not is_table or MODEL not in rows:
         raise InputError(f"{place}: predictors must have {MODEL!r}, and a row for each")

@@ -131,8 +131,9 @@ def get_score(metrics: Any) -> float:
     Infinite if it was not measured, or is no number: with nan nothing can be sorted.
     """
     score = metrics.get("score") if isinstance(metrics, dict) else None
-    is_number = isinstance(score, int | float) and not math.isnan(score)
-    return float(score) if is_number else math.inf
+    if not isinstance(score, int | float) or math.isnan(score):
+        return math.inf
+    return float(score)
 
 
 def find_best_step(manager: ocp.CheckpointManager) -> int | None:
