@@ -29,6 +29,7 @@ from nucleotide_transformer.model.stacking import AnyParams, arrange_for_inferen
 from nucleotide_transformer.model.token_tables import fold_tables
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Int, Params
+from nucleotide_transformer.weights import exports
 from nucleotide_transformer.weights.adapter_files import (
     FOLDER,
     TrainedHead,
@@ -39,7 +40,6 @@ from nucleotide_transformer.weights.adapter_files import (
     save_peft,
 )
 from nucleotide_transformer.weights.assembly import ParamsBuilder
-from nucleotide_transformer.weights.exports import check_target, open_draft, save_folder
 from nucleotide_transformer.weights.folders import (
     Layout,
     expand_user,
@@ -154,10 +154,10 @@ class Model:
 
         Raises:
             OutputExistsError: if the folder is not empty, or its card was edited.
-            NotAFolderError, PermissionError: if it is a link or a file, or can't be written.
+            NotAFolderError, UnwritableOutputError: if it is a link or a file, or can't be written.
             InputError: for an architecture that the layout has no words for.
         """
-        save_folder(
+        exports.save_folder(
             expand_user(folder),
             self.params,
             self.config,
@@ -222,7 +222,7 @@ def load_pretrained(
         compute=compute,
         tokenizer=KmerTokenizer(vocabulary=config.vocabulary, k=config.k),
         origin=origin if released or not expand_user(source).is_dir() else folder.resolve().name,
-        license=license,
+        license=license or exports.read_license(folder),
         source=str(
             folder.resolve() if released is None and folder == expand_user(source) else source
         ),
@@ -353,7 +353,7 @@ def export_model(
         InputError: for an adapter without `merge` or "peft", or either for what is no adapter.
         MissingInputError, NotAFolderError, InputError: see `load_pretrained`.
     """
-    check_target(expand_user(folder), overwrite)
+    exports.check_target(expand_user(folder), overwrite)
     model = load_pretrained(source, compute=compute, base=base)
     is_adapter = model.head is not None
     if not is_adapter and (merge or layout == "peft"):
@@ -365,7 +365,7 @@ def export_model(
         raise InputError(f"{source}: is an adapter: {rule}")
     if layout == "peft":
         assert model.source is not None
-        with open_draft(expand_user(folder), overwrite) as draft:
+        with exports.open_draft(expand_user(folder), overwrite) as draft:
             save_peft(draft, load_adapter(Path(model.source)))
     else:
         model.save_pretrained(folder, layout, overwrite=overwrite)

@@ -85,11 +85,15 @@ def test_the_published_interface_loads_it_too(folder):
 def test_the_card_of_an_export_has_its_name_and_licence(layout, folder, tmp_path):
     model = export_model(PACKAGED, tmp_path / "export", layout=layout)
     assert (model.origin, model.license) == (PACKAGED, "apache-2.0")
-    card = (tmp_path / "export" / "README.md").read_text()
-    assert "\nlicense: apache-2.0\n" in card
-    assert f"Made from: {PACKAGED}." in card
-    assert "CC BY-NC" not in card
-    assert_same_params(load_pretrained(tmp_path / "export").params, model.params)
+    again = export_model(tmp_path / "export", tmp_path / "again", layout=layout)
+    for name, origin in (("export", PACKAGED), ("again", "export")):
+        card = (tmp_path / name / "README.md").read_text()
+        assert "\nlicense: apache-2.0\n" in card
+        assert f"Made from: {origin}." in card
+        assert "CC BY-NC" not in card
+    assert_same_params(again.params, model.params)
+    (tmp_path / "again" / "README.md").write_text(card.replace("apache-2.0", "mit"))
+    assert load_pretrained(tmp_path / "again").license is None  # for whoever edited it to state
 
 
 def flip_a_bit(file):

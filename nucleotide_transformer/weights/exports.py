@@ -41,6 +41,7 @@ _WRITTEN = re.compile(
     rf"|{re.escape(PARTIAL_PREFIX)}.*|{re.escape(LOCK_FILE)}"
 )
 """Names of files that an export writes, and of what one that was killed leaves."""
+_MAX_CARD_BYTES = 1 << 20
 _CONFIGS = (huggingface.CONFIG, released_jax.HYPERPARAMS, adapter_files.PEFT_CONFIG)
 """Files without which a folder is no model."""
 
@@ -331,6 +332,16 @@ def write_card(folder: Path, text: str) -> None:
     """Writes a model card, and at its end the digest by which an edit is noticed."""
     text = text.rstrip("\n")
     (folder / CARD).write_text(f"{text}\n{_seal(text)}\n", encoding="utf-8")
+
+
+def read_license(folder: Path) -> str | None:
+    """The licence that the card of an export names; None without one, or if it was edited."""
+    card = folder / CARD
+    if not card.is_file() or card.stat().st_size > _MAX_CARD_BYTES or not is_untouched(card):
+        return None
+    head = card.read_text(encoding="utf-8", errors="replace").split("\n---\n")[0]
+    found = re.search(r"^license: (\S+)$", head, re.MULTILINE)
+    return found[1] if found else None
 
 
 def is_untouched(card: Path) -> bool:
