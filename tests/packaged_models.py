@@ -71,11 +71,14 @@ def write_genomes(folder: Path) -> Path:
     return folder / "genomes.tsv"
 
 
-def write_evaluation(path: Path, nats: float, step: int) -> Path:
-    """An `evaluation.json` of two groups and two other predictors, as a run writes it."""
+def write_evaluation(path: Path, nats: float, step: int, **head: object) -> Path:
+    """An `evaluation.json` of two groups and two other predictors, as a run writes it.
+
+    With more in its `head`, as `nt evaluate` does.
+    """
     others = {"frequency": nats + 0.2, "markov_mixture": nats + 0.05}
     groups = {"Fungi": _compare(nats - 0.1, 1_200, others), "": _compare(nats, 34, others)}
-    content = {"format_version": 1, "step": step, "split": "validation"}
+    content = {"format_version": 1, "step": step, "split": "validation", **head}
     content |= {"all": _compare(nats, 1_234, others), "groups": groups}
     path.write_text(json.dumps(content))
     return path

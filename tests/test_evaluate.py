@@ -35,6 +35,7 @@ from nucleotide_transformer.pretraining.evaluation import mask_evaluation_set
 from nucleotide_transformer.pretraining.run import pretrain
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.weights import folders
+from nucleotide_transformer.weights.assembly import digest_params
 
 SHAPE = {"k": 3, "num_layers": 2, "embed_dim": 16, "num_heads": 2, "ffn_dim": 24}
 
@@ -110,6 +111,7 @@ def test_a_run_on_its_own_validation_split_is_its_own_evaluation(run, job):
     assert found["step"] == 4
     digest = load_manifest(run.data.corpus).digest
     assert (found["corpus"], found["baselines"]) == (digest, digest)
+    assert found["parameters"] == digest_params(load_pretrained(run.output).params)
     assert (found["sequence_tokens"], found["masking_ratio"]) == (64, 0.2)
 
 
@@ -178,11 +180,11 @@ def test_an_unseen_corpus_takes_the_counts_of_another_one(run, job, unseen):
     expected = -np.log(counts / counts.sum())[targets].mean()
     assert rows["frequency"].metrics.cross_entropy == pytest.approx(expected, rel=1e-9)
 
-    comparisons = read_evaluation(job.output, step=4)
+    comparisons = read_evaluation(job.output, {"step": 4})
     assert list(comparisons) == ["no group", "all"]
     assert "markov_mixture, bits" in compare(comparisons)  # a table of the card
-    with pytest.raises(InputError, match="step = 4: the packaged checkpoint has 5"):
-        read_evaluation(job.output, step=5)
+    with pytest.raises(InputError, match="step = 4, not 5: evaluate the checkpoint"):
+        read_evaluation(job.output, {"step": 5})
 
 
 def test_baselines_of_another_corpus_than_the_model_s_are_noted(

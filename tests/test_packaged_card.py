@@ -11,7 +11,12 @@ from packaged_models import ROOT, write_evaluation, write_genomes
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.configfile import load_config
 from nucleotide_transformer.errors import InputError, MissingInputError
-from nucleotide_transformer.packaging.card import Facts, compare, make_trained_card
+from nucleotide_transformer.packaging.card import (
+    Facts,
+    compare,
+    describe_compute,
+    make_trained_card,
+)
 from nucleotide_transformer.packaging.records import (
     EarlierRun,
     RunRecord,
@@ -31,7 +36,7 @@ RECIPE = ROOT / "experiments" / "quickstart.toml"
 def facts(tmp_path):
     """Of an unfinished run of the quickstart."""
     run = dataclasses.replace(load_config(RECIPE), seed=7)
-    record = RunRecord(Path("runs/x/checkpoints/40"), run, "digest", None, 40, 1.2345, 0)
+    record = RunRecord(Path("runs/x/checkpoints/40"), run, "digest", None, 40, 40, 1.2345, 0)
     return Facts(
         name="3M",
         license="apache-2.0",
@@ -68,8 +73,8 @@ def test_it_says_what_the_records_say(facts):
     assert "Seed 7, in float32." in card
     assert "`compute." not in card
     tokens = run.tokens_per_update
-    assert f"40 of {run.total_steps:,} updates of {tokens:,} tokens, {40 * tokens:,} tokens" in card
-    assert "took\n1.23 hours on an abacus, without compiling, evaluating and saving." in card
+    assert f"\n| 1 | 40 of {run.total_steps:,} | {40 * tokens:,} | 1.23 |\n\nHours are" in card
+    assert "without compiling, evaluating and saving, on an abacus.\n" in card
     assert "| float16 | 0.0043 | 0.00054 | +4e-06 |" in card
     assert "sequences of 256 tokens, 1,530 nucleotides at most" in card
     assert "**It must not be used** for diagnosis" in card
@@ -79,7 +84,7 @@ def test_it_says_what_the_records_say(facts):
 
 def test_what_is_not_known_is_not_in_it(facts):
     card = make_trained_card(facts)
-    for words in ("## Results", "make model", "hours on", "No part of these", "seeds"):
+    for words in ("## Results", "make model", "saving,", "No part of these", "seeds", "| all |"):
         assert words not in card
 
 
@@ -103,7 +108,7 @@ def test_several_runs_add_up(facts):
     for row in (
         "| 1 | 2,496 | 20,447,232 | 3.37 |",
         "| 2 | 10 | 81,920 | 0.5 |",
-        f"| 3 | 40 | {tokens:,} | 1.23 |",
+        f"| 3 | 40 of {record.config.total_steps:,} | {tokens:,} | 1.23 |",
         f"| all | 2,546 | {20_447_232 + 81_920 + tokens:,} | 5.11 |",
     ):
         assert f"\n{row}\n" in card
@@ -111,8 +116,13 @@ def test_several_runs_add_up(facts):
     assert "these settings of the last of 3 runs:" in card
     place = "`experiments/model/x.toml`"
     assert f"{place},\nthen {place},\nthen {place} have all of them. In a checkout" in card
-    assert f"The last one began\nwith weights of the SHA-256 `{'5' * 64}`\n(of names" in card
+    assert f"the last one with weights of the\nSHA-256 `{'5' * 64}` (of names" in card
     assert "runs/first" not in card
+    unknown = describe_compute(record._replace(started_from=None), "", earlier)
+    assert (
+        "rounded to 16 bits as\nthey are packaged; the last one with weights that no record"
+        in unknown
+    )
 
 
 def test_runs_before_that_nobody_knows_enough_of(facts, tmp_path):
@@ -160,14 +170,18 @@ def test_recipes_of_the_runs_before(recipes, start, tokens, message, facts):
 
 
 def test_only_a_recipe_that_repeats_the_run_is_named(facts):
-    record = facts.record._replace(config=load_config(RECIPE))
+    config = load_config(RECIPE)
+    record = facts.record._replace(config=config, newest=config.total_steps)
     check_recipe(record, RECIPE)
+    with pytest.raises(
+        InputError, match=r"checkpoints: 1,079 of 1,080 updates: let the run end, or "
+    ):
+        check_recipe(record._replace(newest=config.total_steps - 1), RECIPE)
     card = make_trained_card(dataclasses.replace(facts, recipes=[RECIPE]))
     assert "experiments/quickstart.toml` has all of them" in card
     assert "\nmake model\n" in card
     of_a_machine = {"output": Path("elsewhere"), "sequences_per_device": 3, "log_every_steps": 99}
     check_recipe(record._replace(config=dataclasses.replace(record.config, **of_a_machine)), RECIPE)
-    config = record.config
     model = dataclasses.replace(config.model, init="he_uniform")
     longer = config.total_tokens + config.tokens_per_update
     for name, changes in (
@@ -183,7 +197,7 @@ def test_only_a_recipe_that_repeats_the_run_is_named(facts):
 
 def test_results_by_group_unseen_species_and_other_seeds(facts, tmp_path):
     results, unseen, other = (
-        read_evaluation(write_evaluation(tmp_path / "own.json", nats, step=40), 40)
+        read_evaluation(write_evaluation(tmp_path / "own.json", nats, step=40), {"step": 40})
         for nats in (7.6, 7.8, 7.613)
     )
     seeds = (SeedRun(0, 81_920, results), SeedRun(4, 81_920, other))
@@ -213,6 +227,23 @@ def test_an_evaluation_without_errors_is_shown_without_them(tmp_path):
     table = compare(read_evaluation(file))
     assert "±" not in table
     assert table.splitlines()[-1].startswith("| all | 1,234 | 7.6000 | ")
+
+
+def test_an_evaluation_of_something_else(tmp_path):
+    head = {"parameters": "p", "corpus": "c", "baselines": "c"}
+    file = write_evaluation(tmp_path / "own.json", 7.6, step=40, **head)
+    read_evaluation(file, {"step": 40, **head})
+    read_evaluation(file, {"corpus": None}, unseen_by="other")
+    read_evaluation(write_evaluation(tmp_path / "of_run.json", 7.6, step=40), head)
+    for name in ("step", *head):
+        with pytest.raises(
+            InputError, match=rf"own\.json: {name} = '?\w+'?, not 'x': evaluate [^\n]*$"
+        ):
+            read_evaluation(file, {name: "x"})
+    with pytest.raises(InputError, match=r"own\.json: corpus = 'c': must be another one than "):
+        read_evaluation(file, unseen_by="c")
+    with pytest.raises(InputError, match=r"of_run\.json: corpus = None: must be another one than "):
+        read_evaluation(tmp_path / "of_run.json", unseen_by="c")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from small_runs import build_small_corpus, make_run_config
 
 from nucleotide_transformer.configfile import config_to_dict
+from nucleotide_transformer.data.manifest import load_manifest
 from nucleotide_transformer.errors import InputError, MissingInputError, OutputExistsError
 from nucleotide_transformer.packaging import package as packaging
 from nucleotide_transformer.packaging.package import PackageConfig, package_run
@@ -197,7 +198,8 @@ def test_hours_are_those_of_the_timed_updates(made, job, tmp_path):
     package_run(dataclasses.replace(job, run=run))
     card = (job.folder / "README.md").read_text()
     hours = (3 * 512 / 128 + 2 * 512 / 256) / 3600
-    assert f"took\n{hours:.3g} hours, without compiling, evaluating and saving; 3 updates" in card
+    assert f"\n| 1 | 8 | 4,096 | {hours:.3g} |\n" in card
+    assert "without compiling, evaluating and saving; 3 updates" in card
     (run / "metrics.jsonl").write_text("")
     with pytest.raises(MissingInputError, match=r"metrics\.jsonl: no line of training"):
         package_run(dataclasses.replace(job, run=run))
@@ -250,9 +252,30 @@ def test_the_evaluation_of_the_run_is_taken_by_itself(made, job, tmp_path):
     assert "| all | 1,234 | 7.6000 ± 0.0100 |" in (job.folder / "README.md").read_text()
     write_evaluation(run / "evaluation.json", 7.6, step=4)
     with pytest.raises(
-        InputError, match=r"evaluation\.json: step = 4: .* has 8: evaluate this one"
+        InputError, match=r"evaluation\.json: step = 4, not 8: evaluate the checkpoint"
     ):
         package_run(dataclasses.replace(job, run=run))
+
+
+def test_evaluations_are_those_of_the_run_and_not_swapped(made, job, tmp_path):
+    corpus = load_manifest(made[1].data.corpus).digest
+    head = {
+        "parameters": digest_params(load_pretrained(made[1].output).params),
+        "baselines": corpus,
+    }
+    own, unseen = (
+        write_evaluation(tmp_path / f"{digest}.json", 7.6, step=8, corpus=digest, **head)
+        for digest in (corpus, "other")
+    )
+    package_run(dataclasses.replace(job, results=own, unseen_results=unseen))
+    other = write_evaluation(tmp_path / "x.json", 7.6, step=8, parameters="of another run")
+    for results, message in (
+        ({"results": unseen}, r"other\.json: corpus = 'other', not '"),
+        ({"unseen_results": own}, r"\.json: corpus = .*: must be another one than"),
+        ({"results": other}, r"x\.json: parameters = 'of another run', not '"),
+    ):
+        with pytest.raises(InputError, match=message):
+            package_run(dataclasses.replace(job, **results))
 
 
 def copy_half(run, folder, **fields):

@@ -201,46 +201,34 @@ def describe_recipe(record: RunRecord, recipes: Sequence[Path], num_earlier: int
 
 
 def describe_compute(record: RunRecord, hardware: str, earlier: Sequence[EarlierRun] = ()) -> str:
-    """Updates, tokens and hours."""
-    config = record.config
-    if earlier:
-        return _describe_runs(record, hardware, earlier)
-    of_all = "" if record.step == config.total_steps else f" of {config.total_steps:,}"
-    tokens = record.step * config.tokens_per_update
-    where = f" on {hardware}" if hardware else ""
-    untimed = f"; {record.num_untimed:,} updates were not timed" if record.num_untimed else ""
-    return (
-        f"## Compute\n\n{record.step:,}{of_all} updates of {config.tokens_per_update:,} tokens,"
-        f" {tokens:,} tokens in all, took\n{record.hours:.3g} hours{where}, without compiling,"
-        f" evaluating and saving{untimed}.\n"
-    )
-
-
-def _describe_runs(record: RunRecord, hardware: str, earlier: Sequence[EarlierRun]) -> str:
-    """Updates, tokens and hours of several runs, and of all together."""
-    tokens = record.step * record.config.tokens_per_update
-    last = EarlierRun(record.step, tokens, record.hours, record.num_untimed)
-    runs = {str(number): run for number, run in enumerate([*earlier, last], start=1)}
-    parts = zip(*runs.values(), strict=True)
-    runs["all"] = EarlierRun(*map(sum, parts))
+    """Updates, tokens and hours of each run, and of all together if there are several."""
+    tokens, total = record.step * record.config.tokens_per_update, record.config.total_steps
+    runs = [*earlier, EarlierRun(record.step, tokens, record.hours, record.num_untimed)]
+    whole = EarlierRun(*map(sum, zip(*runs, strict=True)))
+    names = [*map(str, range(1, len(runs) + 1)), "all"]
     rows = [
-        (name, f"{run.num_updates:,}", f"{run.num_tokens:,}", f"{run.hours:.3g}")
-        for name, run in runs.items()
+        [name, f"{run.num_updates:,}", f"{run.num_tokens:,}", f"{run.hours:.3g}"]
+        for name, run in zip(names, [*runs, whole], strict=True)
     ]
-    untimed = runs["all"].num_untimed
-    not_timed = f"; {untimed:,} updates were not timed" if untimed else ""
+    rows[-2][1] += "" if record.step == total else f" of {total:,}"
+    shown = rows if earlier else rows[:1]
+    untimed = f"; {whole.num_untimed:,} updates were not timed" if whole.num_untimed else ""
     where = f", on {hardware}" if hardware else ""
-    digest = record.started_from
-    known = (
-        f" The last one began\nwith weights of the SHA-256 `{digest}`\n(of names, shapes and"
-        " float32 numbers)."
-    )
     return (
-        "## Compute\n\nEach run began with the best weights of the one before."
-        + (known if digest else "")
-        + "\n\n"
-        + make_table(("run", "updates", "tokens", "hours"), rows, {1, 2, 3})
-        + f"\n\nHours are those without compiling, evaluating and saving{where}{not_timed}.\n"
+        "## Compute\n\n"
+        + (_describe_start(record.started_from) if earlier else "")
+        + make_table(("run", "updates", "tokens", "hours"), shown, {1, 2, 3})
+        + f"\n\nHours are those without compiling, evaluating and saving{where}{untimed}.\n"
+    )
+
+
+def _describe_start(digest: str | None) -> str:
+    """What a run began with that went on from another."""
+    known = f"of the\nSHA-256 `{digest}` (of names, shapes and\nfloat32 numbers)"
+    which = known if digest else "that no record names"
+    return (
+        "Each run began with the best weights of the one before, whole or rounded to 16 bits as\n"
+        f"they are packaged; the last one with weights {which}.\n\n"
     )
 
 

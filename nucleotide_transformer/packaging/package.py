@@ -35,6 +35,7 @@ from nucleotide_transformer.packaging.rounding import (
 )
 from nucleotide_transformer.pretrained import Model, load_pretrained
 from nucleotide_transformer.verification import save_reference
+from nucleotide_transformer.weights.assembly import digest_params
 from nucleotide_transformer.weights.exports import open_draft, write_files
 from nucleotide_transformer.weights.folders import PACKAGED_FOLDER, write_sums
 from nucleotide_transformer.weights.hub import PACKAGED, PACKAGED_LICENSE
@@ -114,9 +115,9 @@ def package_run(config: PackageConfig) -> Package:
     check_earlier_recipes(config.earlier_recipes, earlier if config.recipe else (), record)
     genomes = read_genomes(config.genomes)
     checked = check_genomes(record, genomes, config.genomes)
-    results = _read_results(config, record)
     seeds = read_seed_runs(config.seed_runs, record)
     exact, stored = (_load(record, dtype) for dtype in ("float32", config.dtype))
+    results, unseen_results = _read_results(config, record, digest_params(exact.params))
     probe = make_probe(exact.tokenizer, record.config.data.sequence_tokens)
     roundings = measure_roundings(exact.params, exact.config, probe)
     card = make_trained_card(
@@ -133,8 +134,9 @@ def package_run(config: PackageConfig) -> Package:
             roundings=roundings,
             recipes=(*config.earlier_recipes, config.recipe) if config.recipe else (),
             hardware=config.hardware,
+            results=results,
+            unseen_results=unseen_results,
             seeds=seeds,
-            **results,
         )
     )
     with open_draft(config.folder, overwrite=True) as draft:
@@ -156,16 +158,17 @@ def _load(record: RunRecord, dtype: Dtype) -> Model:
     )
 
 
-def _read_results(config: PackageConfig, record: RunRecord) -> dict[str, Comparisons | None]:
-    """The evaluations that there are, by the field of the card's facts."""
-    own = config.run / EVALUATION
-    files = {
-        "results": config.results or (own if own.is_file() else None),
-        "unseen_results": config.unseen_results,
-    }
-    return {
-        name: read_evaluation(file, record.step) if file else None for name, file in files.items()
-    }
+def _read_results(
+    config: PackageConfig, record: RunRecord, parameters: str
+) -> tuple[Comparisons | None, Comparisons | None]:
+    """The evaluations that there are: of held-out blocks, and of genomes that were never seen."""
+    own, unseen = config.run / EVALUATION, config.unseen_results
+    file = config.results or (own if own.is_file() else None)
+    known = {"step": record.step, "parameters": parameters, "baselines": record.corpus}
+    return (
+        read_evaluation(file, known | {"corpus": record.corpus}) if file else None,
+        read_evaluation(unseen, known, unseen_by=record.corpus) if unseen else None,
+    )
 
 
 def _measure(draft: Path, folder: Path) -> int:

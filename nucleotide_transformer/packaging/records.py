@@ -47,6 +47,8 @@ class RunRecord(NamedTuple):
     """Digest of the weights that it began with; None if they were random, or it is not known."""
     step: int
     """Updates applied."""
+    newest: int
+    """Updates of the newest checkpoint of the run, however good it is."""
     hours: float
     """Of the updates whose speed was measured: no compiling, evaluating or saving."""
     num_untimed: int
@@ -109,7 +111,8 @@ def read_run(run: Path, which: runs.Choice) -> RunRecord:
     effort = _measure(lines, step, step * config.tokens_per_update)
     known = runs.read_record(checkpoint)
     digests = known.get("corpus"), known.get("started_from")
-    return RunRecord(checkpoint, config, *digests, step, effort.hours, effort.num_untimed)
+    newest = int(runs.find_checkpoint(run, "last").name)
+    return RunRecord(checkpoint, config, *digests, step, newest, effort.hours, effort.num_untimed)
 
 
 def read_earlier_runs(files: Sequence[Path], last: RunRecord) -> list[EarlierRun]:
@@ -168,7 +171,7 @@ def read_seed_runs(folders: Sequence[Path], packaged: RunRecord) -> list[SeedRun
         SeedRun(
             record.config.seed,
             record.step * record.config.tokens_per_update,
-            read_evaluation(folder / EVALUATION, record.step),
+            read_evaluation(folder / EVALUATION, {"step": record.step}),
         )
         for folder, record in zip(folders, runs_read, strict=True)
     ]
@@ -198,7 +201,7 @@ def _add_up_time(lines: list[dict[str, Any]], end: int) -> tuple[float, int]:
 
 
 def check_recipe(record: RunRecord, recipe: Path) -> None:
-    """Raises an `InputError` if a config file would train another model than a run is of."""
+    """Raises an `InputError` if a config file would train another model, or a run is not over."""
     fields = (config_to_dict(config) for config in (record.config, load_config(recipe)))
     there, here = map(flatten, fields)
     free = [name for name in FREE_FIELDS if name not in _DECIDE]
@@ -210,6 +213,10 @@ def check_recipe(record: RunRecord, recipe: Path) -> None:
     if differing:
         rule = f"the card would promise that this file repeats {record.checkpoint}"
         raise InputError(f"{recipe}: {'; '.join(differing)}: {rule}")
+    if record.newest < record.config.total_steps:
+        rule = "let the run end, or package it without a recipe: the card would promise all of it"
+        steps = f"{record.newest:,} of {record.config.total_steps:,} updates"
+        raise InputError(f"{record.checkpoint.parent}: {steps}: {rule}")
 
 
 def check_earlier_recipes(
@@ -295,22 +302,29 @@ def check_genomes(record: RunRecord, genomes: list[GenomeRecord], table: Path) -
     return True
 
 
-def read_evaluation(file: Path, step: int | None = None) -> Comparisons:
+def read_evaluation(
+    file: Path, expected: Mapping[str, object] | None = None, unseen_by: str | None = None
+) -> Comparisons:
     """The comparisons of an `evaluation.json`: of each group of species, and of "all" at the end.
 
     Args:
         file: what a run, or an evaluation of its checkpoint, wrote; pretraining/report.py says how.
-        step: updates of the checkpoint that it must be of, if the file says.
+        expected: `step`, `corpus` and others that it must have, where they are known to both.
+        unseen_by: digest of the corpus that it must not be of.
 
     Raises:
         MissingInputError: if there is no such file.
-        InputError: if it is of another checkpoint, or lacks what a card shows.
+        InputError: if it is of another checkpoint or corpus, or lacks what a card shows.
     """
     content = read_json(file)
-    found = content.get("step")
-    if step is not None and found not in (None, step):
-        rule = f"the packaged checkpoint has {step:,}: evaluate this one"
-        raise InputError(f"{file}: step = {found!r}: {rule}")
+    for name, value in (expected or {}).items():
+        found = content.get(name)
+        if None not in (found, value) and found != value:
+            rule = "evaluate the checkpoint that is packaged, on the corpora of the card"
+            raise InputError(f"{file}: {name} = {found!r}, not {value!r}: {rule}")
+    if unseen_by and content.get("corpus") in (None, unseen_by):
+        rule = "must be another one than the model was trained on"
+        raise InputError(f"{file}: corpus = {content.get('corpus')!r}: {rule}")
     groups = content.get("groups")
     if not isinstance(groups, dict) or not isinstance(content.get("all"), dict):
         raise InputError(f"{file}: must have `all` and `groups`, as an evaluation.json has")

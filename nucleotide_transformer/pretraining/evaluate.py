@@ -41,6 +41,7 @@ from nucleotide_transformer.training.devices import find_devices, plan_layout
 from nucleotide_transformer.training.identity import REMOVED_FIELDS, drop_fields
 from nucleotide_transformer.training.step import make_gather_step, place_state
 from nucleotide_transformer.types import Split
+from nucleotide_transformer.weights.assembly import digest_params
 from nucleotide_transformer.weights.hub import PACKAGED
 
 NUM_SEQUENCES = 1_024
@@ -112,7 +113,7 @@ class Result(NamedTuple):
 
     evaluation: Evaluation
     head: dict[str, Any]
-    """What the file says of it: the model and its `step`, the corpus, the split and the masks."""
+    """What the file says of it: the model, its digest and `step`, corpus, split and masks."""
     notes: tuple[str, ...]
     """What the reader of the table should know."""
 
@@ -146,6 +147,7 @@ def evaluate_model(config: EvaluateConfig, *, progress: bool = False) -> Result:
         "step": trained.step,
         "split": config.split,
         "model": config.model,
+        "parameters": digest_params(model.params),
         "corpus": manifest.digest,
         "species": list(config.species),
         "baselines": fitted_to.digest if counts else None,

@@ -4,8 +4,9 @@
      "all": T, "groups": {group of species: T, ...}}
 
 `nt evaluate` writes the same, with `step` null unless the model is a run, and between `split` and
-`all` what was evaluated: `model`, `corpus` (its digest), `species` (none named: all), `baselines`
-(digest of the corpus that they are fitted to, or null), `sequence_tokens`, `masking_ratio`.
+`all` what was evaluated: `model`, `parameters` (their digest), `corpus` (its digest), `species`
+(none named: all), `baselines` (digest of the corpus that they are fitted to, or null),
+`sequence_tokens`, `masking_ratio`.
 
 T, of all sequences or of those of a group, is
 
