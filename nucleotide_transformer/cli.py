@@ -4,17 +4,18 @@ import difflib
 import io
 import logging
 import os
-import select
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from nucleotide_transformer import __version__
 from nucleotide_transformer.commands import COMMANDS as COMMANDS
 from nucleotide_transformer.commands import Command
-from nucleotide_transformer.commands.console import FAILED, INTERRUPTED
+from nucleotide_transformer.console import FAILED, INTERRUPTED, LosableOutput
 from nucleotide_transformer.errors import InputError, RunFailedError, UnwritableOutputError
 from nucleotide_transformer.namesake import warn_of_namesake
 from nucleotide_transformer.options import parse
@@ -36,18 +37,12 @@ def main(args: Sequence[str] | None = None) -> int:
     warn_of_namesake()  # whose __init__ may have taken the place of ours, which warns
     words = list(sys.argv[1:] if args is None else args)
     try:
-        try:
-            return _dispatch(words)
-        finally:
-            sys.stdout.flush()  # here, where an error of it is told
+        return _dispatch(words)
     except (UnwritableOutputError, RunFailedError) as error:
         return _fail(str(error), FAILED)
     except InputError as error:
         return _fail(str(error), BAD_INPUT)
     except OSError as error:
-        if isinstance(error, BrokenPipeError) and _is_reader_gone():
-            _drop_output()
-            return READER_GONE
         return _fail(_describe_os_error(error), FAILED)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -81,18 +76,6 @@ def _fail(message: str, code: int) -> int:
     one_line = " ".join(message.split())
     sys.stderr.write(f"error: {one_line}\n")
     return code
-
-
-def _is_reader_gone() -> bool:
-    """Whether our output goes to a pipe that nobody reads any more."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
-
-
-def _drop_output() -> None:
-    """Leaves nothing for Python to write at its end, where it would complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _describe_os_error(error: OSError) -> str:
@@ -141,15 +124,38 @@ def _describe_commands(names: list[str]) -> str:
     return head + "\n".join(rows) + tail
 
 
-def run_and_exit() -> Any:
+def run_and_exit() -> NoReturn:
     """Entry point of the console script."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed before we began, as by `nt ... >&-`
-            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - to the end
-            setattr(sys, name, nowhere)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a species' name, in ASCII
-    sys.exit(main())
+    for name in ("stdout", "stderr"):  # None if closed before we began, as by `nt ... >&-`
+        nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - to the end
+        setattr(sys, name, LosableOutput(getattr(sys, name) or nowhere))
+    for kind in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(kind) == signal.SIG_DFL:  # not so by `nohup`
+            signal.signal(kind, _end)
+    try:
+        code: Any = main()
+    except SystemExit as stop:  # after help, or by a signal
+        code = stop.code
+    output: Any = sys.stdout
+    output.flush()  # here, where an error of it is told
+    sys.exit(_find_code(code, output.error))
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    """Ends the process as an error would: nothing half-written stays. A second signal kills it."""
+    signal.signal(number, signal.SIG_DFL)
+    sys.exit(128 + number)
+
+
+def _find_code(code: Any, lost: OSError | None) -> Any:
+    """The exit code of a command whose output may have been lost on the way."""
+    if isinstance(lost, BrokenPipeError):
+        return READER_GONE
+    if lost is None or code:
+        return code
+    return _fail(f"standard output: {lost.strerror}", FAILED)
 
 
 if __name__ == "__main__":

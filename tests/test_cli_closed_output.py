@@ -1,15 +1,40 @@
-"""The command line where standard output or error is closed from the start: `nt ... >&-`."""
+"""The command line where an output is closed from the start, as by `nt ... >&-`, or goes away; and
+where a signal ends it."""
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from real_command import COMMAND, make_environment
+from real_command import COMMAND, ROOT, make_environment
 
+from nucleotide_transformer.console import LosableOutput
 from nucleotide_transformer.training.metrics import read_metrics
-from nucleotide_transformer.training.progress import LosableOutput, RunProgress
+from nucleotide_transformer.training.progress import RunProgress
+
+START = f"""import os, signal, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from nucleotide_transformer import bars, cli, files
+def main():
+    with files.write_whole(Path(sys.argv[1])) as partial:
+        partial.touch()
+        {{line}}
+    return 0
+cli.main = main
+{{first}}
+cli.run_and_exit()
+"""
+"""A command that writes a file, and does something else meanwhile."""
+
+
+def start_command(line: str, path: Path, first: str = "", **streams: Any) -> int:
+    """The exit code of that command, after a first line; `streams` as for `subprocess.run`."""
+    command = [sys.executable, "-c", START.format(line=line, first=first), path]
+    return subprocess.run(command, env=make_environment(), check=False, **streams).returncode
 
 
 def run_closed(closed: str, *words: object) -> subprocess.CompletedProcess[bytes]:
@@ -52,7 +77,7 @@ def test_a_run_goes_on_to_its_end(small_corpus: Path, tmp_path: Path) -> None:
 def test_progress_without_a_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a program that calls `pretrain` has it: nothing to write to, and nothing lost by it."""
     monkeypatch.setattr(sys, "stdout", None)
-    output = LosableOutput()
+    output = LosableOutput(sys.stdout)
     assert output.write("text") == 4
     output.flush()
     with RunProgress(total_steps=2, first_step=0, show=True) as progress:
@@ -61,8 +86,62 @@ def test_progress_without_a_standard_output(monkeypatch: pytest.MonkeyPatch) -> 
     assert not progress.is_lost
 
 
-def test_what_is_written_to_an_open_output_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_written_to_an_open_output_arrives() -> None:
     text = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", text)
-    LosableOutput().write("text")
+    LosableOutput(text).write("text")
     assert text.getvalue() == "text"
+
+
+def open_lost(place: str) -> int:
+    """A full disk, or the end of a pipe that nobody reads."""
+    if place == "full":
+        return os.open("/dev/full", os.O_WRONLY)
+    ours, theirs = os.pipe()
+    os.close(ours)
+    return theirs
+
+
+@pytest.mark.parametrize(
+    ("stream", "bar", "place", "code"),
+    [
+        ("stderr", "bars.make_bar('nt', is_shown=True)", "pipe", 0),
+        ("stderr", "bars.show_steps(True)", "full", 0),
+        ("stdout", "bars.make_byte_bar('bytes', is_shown=True)", "pipe", 141),
+        ("stdout", "bars.make_byte_bar('bytes', is_shown=True)", "full", 1),
+    ],
+)
+def test_a_bar_that_nobody_can_see_ends_no_work(
+    stream: str, bar: str, place: str, code: int, tmp_path: Path
+) -> None:
+    """What is lost of standard output is told by the exit code, at the end."""
+    lost = open_lost(place)
+    line = f"with {bar} as bar: getattr(bar, 'add_task', bar)('task', total=1)"
+    assert start_command(line, tmp_path / "file", **{stream: lost}) == code
+    os.close(lost)
+    assert (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize("place", ["pipe", "full"])
+def test_a_message_that_nobody_can_see_keeps_its_exit_code(place: str) -> None:
+    lost = open_lost(place)
+    done = subprocess.run([*COMMAND, "frob"], stderr=lost, env=make_environment(), check=False)
+    os.close(lost)
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "code"),
+    [
+        ("SIGTERM", "SIG_DFL", 143),
+        ("SIGHUP", "SIG_DFL", 129),
+        ("SIGHUP", "SIG_IGN", 0),
+    ],
+)
+def test_a_signal_leaves_nothing_half_written(
+    kind: str, before: str, code: int, tmp_path: Path
+) -> None:
+    """`nohup` stays in force."""
+    path, kind = tmp_path / "file", f"signal.{kind}"
+    first = f"signal.signal({kind}, signal.{before})"
+    assert start_command(f"os.kill(os.getpid(), {kind})", path, first) == code
+    assert list(tmp_path.iterdir()) == ([] if code else [path])

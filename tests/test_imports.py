@@ -21,7 +21,7 @@ PACKAGE = "nucleotide_transformer"
 ORDER = (
     {"types"},
     {"errors"},
-    {"bars", "files", "namesake", "token_ids"},
+    {"bars", "console", "files", "namesake", "token_ids"},
     {"optimizer_config"},
     {"config"},
     {"fields", "tokenizers"},
@@ -48,6 +48,7 @@ WITHOUT_JAX = {
         "types",
         "errors",
         "bars",
+        "console",
         "files",
         "namesake",
         "token_ids",

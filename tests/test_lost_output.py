@@ -11,7 +11,7 @@ from pathlib import Path
 from real_command import COMMAND, make_environment
 
 from nucleotide_transformer.cli import READER_GONE
-from nucleotide_transformer.commands.console import INTERRUPTED
+from nucleotide_transformer.console import INTERRUPTED
 from nucleotide_transformer.training.loop import catch_signals
 from nucleotide_transformer.training.metrics import read_metrics
 from nucleotide_transformer.weights.runs import open_manager

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.box import HEAVY_HEAD, SIMPLE
 from rich.table import Table
 
-from nucleotide_transformer.commands.console import LOG_WIDTH, PlainConsole, say
+from nucleotide_transformer.console import LOG_WIDTH, PlainConsole, say
 from nucleotide_transformer.data import corpus, hub_chunks, ncbi
 from nucleotide_transformer.data.assemblies import ListConfig, load_assemblies
 from nucleotide_transformer.data.corpus_config import CorpusConfig

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from nucleotide_transformer.commands.console import INTERRUPTED, say
+from nucleotide_transformer.console import INTERRUPTED, say
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.files import drop_nan, write_json
 from nucleotide_transformer.finetuning.config import FinetuneConfig

@@ -4,7 +4,7 @@ from nucleotide_transformer import environment
 from nucleotide_transformer.benchmark.config import BenchmarkConfig
 from nucleotide_transformer.benchmark.run import run_benchmark
 from nucleotide_transformer.benchmark.tables import print_report
-from nucleotide_transformer.commands.console import FAILED, PlainConsole
+from nucleotide_transformer.console import FAILED, PlainConsole
 from nucleotide_transformer.environment import EnvironmentConfig
 from nucleotide_transformer.training.devices import find_devices
 from nucleotide_transformer.verification import VerifyConfig, verify_model
@@ -12,8 +12,9 @@ from nucleotide_transformer.verification import VerifyConfig, verify_model
 
 def benchmark(config: BenchmarkConfig) -> int:
     """`nt benchmark`."""
-    print_report(run_benchmark(config, progress=True), PlainConsole())
-    return 0
+    report = run_benchmark(config, progress=True)
+    print_report(report, PlainConsole())
+    return 0 if report.measured else FAILED
 
 
 def describe_environment(config: EnvironmentConfig) -> int:

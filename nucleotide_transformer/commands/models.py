@@ -1,6 +1,6 @@
 """The commands that use a trained model as it is: `nt export`, `embed`, `fill-mask`."""
 
-from nucleotide_transformer.commands.console import PlainConsole, say
+from nucleotide_transformer.console import PlainConsole, say
 from nucleotide_transformer.files import check_place
 from nucleotide_transformer.inference import likelihoods
 from nucleotide_transformer.inference.embedding_files import EmbedConfig, check_files, embed_file

@@ -1,7 +1,7 @@
 """The commands of pre-training: `nt pretrain` and `nt evaluate`."""
 
-from nucleotide_transformer.commands.console import INTERRUPTED, PlainConsole
 from nucleotide_transformer.config import PretrainConfig
+from nucleotide_transformer.console import INTERRUPTED, PlainConsole
 from nucleotide_transformer.files import check_place
 from nucleotide_transformer.pretraining import run
 from nucleotide_transformer.pretraining.evaluate import EvaluateConfig, evaluate_model

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from nucleotide_transformer.bars import show_steps
-from nucleotide_transformer.commands.console import say
+from nucleotide_transformer.console import say
 from nucleotide_transformer.finetuning.leaks import describe_leaks
 from nucleotide_transformer.finetuning.probe import (
     PLOT_FILE,

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nucleotide_transformer.commands.console import say
+from nucleotide_transformer.console import say
 from nucleotide_transformer.files import check_new
 from nucleotide_transformer.pretrained import Model, load_pretrained
 from nucleotide_transformer.training.devices import find_devices

@@ -32,12 +32,7 @@ from nucleotide_transformer.training.identity import check_same_rates, check_sam
 from nucleotide_transformer.training.metrics import IntervalLog, MetricWriter, read_metrics
 from nucleotide_transformer.training.progress import RunProgress
 from nucleotide_transformer.training.state import TrainState
-from nucleotide_transformer.training.step import (
-    StepMetrics,
-    TrainStep,
-    fetch_state,
-    place_state,
-)
+from nucleotide_transformer.training.step import StepMetrics, TrainStep, fetch_state, place_state
 from nucleotide_transformer.weights.runs import FOLDER, is_run, read_record
 
 METRICS_LAG = 2
@@ -371,7 +366,8 @@ def check_output(folder: Path) -> None:
 def catch_signals(*, show: bool) -> Iterator[threading.Event]:
     """Turns the first Ctrl-C or SIGTERM into an event and says so; a second ends the process.
 
-    And SIGHUP, of a terminal that closes, unless `nohup` has it ignored. It may come twice.
+    A second SIGTERM does so even where Python waits for other processes, and runs no handler. And
+    SIGHUP, of a terminal that closes, unless `nohup` has it ignored. It may come twice.
 
     Call it after `join_processes`, which puts the handler of SIGTERM back that was there.
     """
@@ -388,8 +384,9 @@ def catch_signals(*, show: bool) -> Iterator[threading.Event]:
         if show:
             with suppress(OSError):  # the terminal may be gone
                 os.write(2, STOPPING)
+        then = {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_IGN}
         for kind, handler in previous.items():
-            signal.signal(kind, signal.SIG_IGN if kind == signal.SIGHUP else handler)
+            signal.signal(kind, then.get(kind, handler))
 
     for kind in previous:
         signal.signal(kind, ask_to_stop)

@@ -1,50 +1,12 @@
 """What a run prints while it trains: its plan, a progress bar and held-out results."""
 
-import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TextIO
+from collections.abc import Mapping, Sequence
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nucleotide_transformer.console import LosableOutput, PlainConsole
 from nucleotide_transformer.training.step import StepMetrics
-
-
-class LosableOutput:
-    """Standard output, which may go away: with the reader of a pipe, or with the terminal.
-
-    No update may be lost with it. What is written afterwards is dropped, and so is everything where
-    there was none from the start: sys.stdout is None then.
-    """
-
-    def __init__(self) -> None:
-        self._file: TextIO | None = sys.stdout  # rich puts one of its own in its place
-        self.is_lost = False
-        """Whether it went away."""
-
-    def write(self, text: str) -> int:
-        """Writes a text, if there is still somewhere to write it to."""
-        self._try(lambda file: file.write(text))
-        return len(text)
-
-    def flush(self) -> None:
-        """Writes what is held back."""
-        self._try(lambda file: file.flush())
-
-    def _try(self, write: Callable[[TextIO], object]) -> None:
-        if self.is_lost or self._file is None:
-            return
-        try:
-            write(self._file)
-        except BrokenPipeError:  # the command line tells by it that the reader is gone
-            self.is_lost = True
-        except OSError:
-            self.is_lost = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._file.fileno())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
 
 
 class RunProgress:
@@ -52,17 +14,9 @@ class RunProgress:
 
     def __init__(self, *, total_steps: int, first_step: int, show: bool):
         self._total_steps, self._first_step = total_steps, first_step
-        self._output = LosableOutput()
-        self._console = Console(
-            file=self._output,  # type: ignore[arg-type]  # has all that is asked of it
-            force_jupyter=False,  # in a notebook lines of text, not a box for each, and no bar
-            force_terminal=False if Console().is_jupyter else None,
-            quiet=not show,
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
-            emoji=False,
-        )
+        output = sys.stdout  # now: rich puts one of its own in its place
+        self._output = output if isinstance(output, LosableOutput) else LosableOutput(output)
+        self._console = PlainConsole(self._output, quiet=not show)
         self._bar = Progress(
             TextColumn("updates"),
             BarColumn(bar_width=20),
@@ -80,7 +34,7 @@ class RunProgress:
     @property
     def is_lost(self) -> bool:
         """Whether nobody can see it any more."""
-        return self._output.is_lost
+        return self._output.error is not None
 
     def announce(self, plan: Sequence[tuple[str, str]]) -> None:
         """Prints what the run will do, a line for each name and text."""
