@@ -198,9 +198,10 @@ def genome_of_kinds(tmp_path):
 
 def judge_rows(rows):
     """Nats are the number of C and G in the token; right are those that are CCC."""
-    tokenizer = KmerTokenizer(k=3)
+    tokenizer, size = KmerTokenizer(k=3), round(0.15 * 50)
     for row in rows:
-        assert len(set(row.numbers)) == len(row.numbers)
+        assert len(row.numbers) == size
+        assert len(set(row.numbers)) in (size, 50 % size)
         words = [tokenizer.tokens[row.tokens[number]] for number in row.numbers]
         nats = np.array([sum(word.count(letter) for letter in "CG") for word in words], np.float32)
         correct = np.array([word == "CCC" for word in words], np.float32)
@@ -231,16 +232,35 @@ def test_only_tokens_wholly_of_the_kind_are_scored(genome_of_kinds):
         numbers = report["parts"][WHOLE]
         means[kind] = numbers["cross_entropy"]["mean"]
         assert numbers["cross_entropy"]["standard_error"] == pytest.approx(0, abs=1e-6)
-        assert numbers["count"] == 40
+        assert numbers["count"] == len({region.element for region in samples[0].items}) > 20
         scored = [np.concatenate(region.scored) for region in samples[0].items]
         assert report["tokens"] == {WHOLE: sum(each.sum() for each in scored)}
         for region in samples[0].items:
             hidden = np.concatenate(region.hidden)
-            assert all(each.size == round(0.15 * 50) for each in region.hidden)
             assert len(set(hidden.tolist())) == hidden.size
     assert means == {"coding": 3, "intergenic": 0, "tRNA": 0}
-    # Short elements are gone through until every token was hidden, or nearly.
-    assert len(samples[0].items[0].hidden) == 6
+    # Short elements are gone through until every token was hidden, 8 of 50 at a time.
+    for region in samples[0].items:
+        assert [each.size for each in region.hidden] == [8] * 6 + [2]
+
+
+def test_windows_of_one_element_are_one_unit(tmp_path):
+    """Two elements of which one has nats of 3 a token, the other none; each has 8 tokens or 7."""
+    random = np.random.default_rng(6)
+    text = random_letters(random, 400, "AT")
+    text = put(put(text, 100, "C" * 24, "+"), 160, "A" * 24, "+")
+    genome = save_genome(tmp_path / "g.fa", {"a": text})
+    painted = paint(genome, [("tRNA", 100, 124), ("tRNA", 160, 184)])
+    report, samples = measure_kind(genome, painted, "tRNA")
+    assert len(samples[0].items) == 40
+    numbers = report["parts"][WHOLE]
+    assert numbers["count"] == 2
+    counts = collections.Counter()
+    for region in samples[0].items:
+        counts[region.element] += sum(int(each.sum()) for each in region.scored)
+    share = counts[0] / counts.total()
+    assert numbers["cross_entropy"]["mean"] == pytest.approx(3 * share, abs=1e-5)
+    assert numbers["cross_entropy"]["standard_error"] > 1
 
 
 def test_accuracy_and_the_frequencies_beside_it(genome_of_kinds):
@@ -270,7 +290,7 @@ def test_held_out_tokens_are_scored_apart(genome_of_kinds):
     held_out = np.arange(genome.codes.size) < 2_000
     report, samples = measure_kind(genome, painted, "coding", held_out, count=30)
     assert list(report["parts"]) == [WHOLE, HELD_OUT, TRAIN]
-    assert report["parts"][HELD_OUT]["count"] == 15
+    assert sorted(len(sample.items) for sample in samples) == [15, 15]
     shares = {sample.part: sample.share for sample in samples}
     assert shares[HELD_OUT] == pytest.approx(
         (held_out & (painted == 1)).sum() / (painted == 1).sum()

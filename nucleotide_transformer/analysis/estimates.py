@@ -20,7 +20,7 @@ class Estimate:
     mean: Float[np.ndarray, "..."]
     error: Float[np.ndarray, "..."]
     count: int
-    """Independent units: sites or regions."""
+    """Independent units: sites, stretches or elements."""
 
     def to_json(self) -> dict[str, Any]:
         """`mean` and `standard_error`, rounded; NaN is None."""
