@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_type_hints
 from nucleotide_transformer.config import PretrainConfig
 from nucleotide_transformer.errors import InputError, MissingInputError, RuleError
 from nucleotide_transformer.fields import Field, build, list_fields, read_value
+from nucleotide_transformer.files import read_path
 
 Config = TypeVar("Config")
 
@@ -70,7 +71,7 @@ def read_fields(
         return fields
     if not isinstance(base, str):
         raise InputError(f"{path}: base = {base!r}: must be the path of a config file")
-    below = path.parent / base
+    below = path.parent / read_path(f"{path}: {BASE}", base)
     if below.resolve() in {file.resolve() for file in (*above, path)}:
         raise InputError(f"{path}: base = {base!r}: is a base of itself")
     return merge_fields(read_fields(below, kind, above=(*above, path)), fields)

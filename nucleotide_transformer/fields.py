@@ -22,7 +22,7 @@ from typing import (
 )
 
 from nucleotide_transformer.errors import RuleError, require
-from nucleotide_transformer.files import require_local
+from nucleotide_transformer.files import read_path
 
 Config = TypeVar("Config")
 
@@ -141,7 +141,7 @@ def _check(kind: Any, name: str, value: Any) -> Any:
         require(abs(value) < _LARGEST, name, value, rule)  # not so for nan
     if kind is Path:
         require(str(value) != "", name, value, "must not be empty")
-        require_local(name, Path(value))  # here, so that no command can forget it
+        return read_path(name, value)  # here, so that no command can forget it
     return kind(value)
 
 

@@ -47,6 +47,21 @@ def require_local(field: str, path: Path) -> None:
         raise RuleError(field, f"{address[1]}://{address[2]}", rule)
 
 
+def read_path(field: str, text: str | Path) -> Path:
+    """A path as a user writes it, with `~` for the home folder.
+
+    Raises:
+        RuleError: as `require_local`, or for the home of a user that there is not.
+    """
+    path = Path(text)
+    require_local(field, path)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        rule = "there is no such home folder; for a file of this name write ./ before it"
+        raise RuleError(field, str(text), rule) from None
+
+
 def check_place(output: Path) -> None:
     """Checks that a file or folder can be made, before anything is computed for it.
 
@@ -56,7 +71,7 @@ def check_place(output: Path) -> None:
         UnwritableOutputError: if the system lets nobody write there.
     """
     require_local("output", output)
-    place = output.expanduser().absolute()
+    place = output.absolute()
     above = next((folder for folder in place.parents if folder.exists()), place)
     if not above.is_dir():
         raise NotAFolderError(f"{output}: {above} is a file: must be a folder")

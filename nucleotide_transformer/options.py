@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from nucleotide_transformer.configfile import load_values
 from nucleotide_transformer.errors import InputError, RuleError, require
 from nucleotide_transformer.fields import Field, build, list_fields, read_word, strip_marker
-from nucleotide_transformer.files import require_local
+from nucleotide_transformer.files import read_path
 from nucleotide_transformer.option_help import print_help
 
 Config = TypeVar("Config")
@@ -130,10 +130,7 @@ def take_file(args: Sequence[str], prog: str) -> tuple[Path | None, list[str]]:
     if len(found) > 1:
         rule = 'must be given once: a file has another below it by base = "FILE"'
         raise InputError(f"{prog}: {FILE}: {rule}")
-    file = Path(found[0]) if found else None
-    if file is not None:
-        require_local(f"{prog}: {FILE}", file)
-    return file, others
+    return read_path(f"{prog}: {FILE}", found[0]) if found else None, others
 
 
 def list_flags(field: Field) -> dict[str, bool | None]:

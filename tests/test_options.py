@@ -328,6 +328,17 @@ def test_files_and_options_break_the_same_rules(tmp_path, field, value, word, ru
     assert str(of_option.value).endswith(f": {rule}")
 
 
+def test_a_tilde_is_the_home_folder_wherever_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "run.toml", 'base = "~/below.toml"\n')
+    write(tmp_path / "below.toml", 'output = "~/run"\n')
+    words = "--config=~/run.toml --data.corpus=~/corpus"
+    config = read(PretrainConfig, words, takes_file=True)
+    assert (config.output, config.data.corpus) == (tmp_path / "run", tmp_path / "corpus")
+    with pytest.raises(InputError, match=r"^nt it: --output = '~no-user/x': there is no such home"):
+        read(PretrainConfig, "--output ~no-user/x")
+
+
 def test_files_and_options_empty_a_field_alike(tmp_path):
     file = write(tmp_path / "run.toml", "num_devices = 'none'\ninit_from = 'None'\n")
     default = PretrainConfig(num_devices=3, init_from="100M")
