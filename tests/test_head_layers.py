@@ -181,8 +181,6 @@ def test_a_record_with_other_layers_is_one_line(layers, message, model, tuned, t
 
 
 def test_layers_that_cannot_be_read_are_one_line(model, tmp_path):
-    with pytest.raises(InputError, match=r"layers = \(1,\): is not for segmentation"):
-        make_config(tmp_path, kind="segmentation", layers=(1,))
     with pytest.raises(InputError, match=r"layers = \(1, 1\): must name each layer once"):
         make_config(tmp_path, layers=(1, 1))
     config = make_config(tmp_path, layers=(1, 3))

@@ -112,8 +112,9 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_again(model, tmp_path)
 
 
 def test_what_cannot_be_probed_is_one_line(model, tmp_path):
-    with pytest.raises(InputError, match=r"head_start = 'probe': is not for segmentation"):
-        make_config(tmp_path, kind="segmentation", head_start="probe")
+    for field, value in {"head_start": "probe", "layers": (1,), "pooling": "max"}.items():
+        with pytest.raises(InputError, match=f"^{field} = .*: is not for segmentation"):
+            make_config(tmp_path, kind="segmentation", **{field: value})
     train = make_task(36).take([0, 2, 4, 6, 1])
     config = make_config(tmp_path, head_start="probe")
     with pytest.raises(

@@ -333,6 +333,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no seed": ({"seeds": 0}, "seeds = 0: must be above 0"),
     "another seed": ({"finetune": FinetuneConfig(seed=1)}, "finetune.seed = 1: is set by nt tasks"),
     "folds": ({"finetune": FinetuneConfig(folds=5)}, "finetune.folds = 5: is set by nt tasks"),
+    "windows": ({"finetune": FinetuneConfig(window=6)}, "finetune.window = 6: is set by nt tasks"),
+    "processes": (
+        {"finetune": FinetuneConfig(distributed=True)},
+        "finetune.distributed = True: is set by nt tasks",
+    ),
     "another precision": (
         {"finetune": FinetuneConfig(compute=ComputeConfig(compute_dtype="bfloat16"))},
         "is set by nt tasks itself",

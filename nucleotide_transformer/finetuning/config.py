@@ -160,10 +160,9 @@ class FinetuneConfig:
         plain = self.class_weights == "none" or self.kind == "classification"
         require(plain, "class_weights", self.class_weights, rule)
         rule = "is not for segmentation, whose head is a network"
-        linear = self.head_start == "random" or self.kind != "segmentation"
-        require(linear, "head_start", self.head_start, rule)
-        linear = not self.layers or self.kind != "segmentation"
-        require(linear, "layers", self.layers, rule)
+        for field in ("pooling", "layers", "head_start"):
+            value, default = getattr(self, field), getattr(FinetuneConfig, field)
+            require(value == default or self.kind != "segmentation", field, value, rule)
         rule = "must name each layer once"
         require(len(set(self.layers)) == len(self.layers), "layers", self.layers, rule)
         check_trainable(self.compute)

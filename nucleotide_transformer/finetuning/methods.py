@@ -38,9 +38,10 @@ NO_WEIGHTS = "none"
 SET_BY_TRIAL = (
     *("output", "model", "random_init", "train", "validation", "test", "kind", "method"),
     *("sequence_column", "label_column", "name_column", "separator", "strand", "seed"),
-    *("batching", "compute", "folds"),
+    *("batching", "compute", "folds", "window", "distributed"),
 )
-"""Fields of a fine-tuning run that a task, a trial or the command's other fields decide."""
+"""Fields of a fine-tuning run that a task, a trial or the command's other fields decide, or that
+are of no use to one."""
 _FINETUNE = "finetune"
 """What the settings of a result are called that are fields of a fine-tuning run, before a dot."""
 
