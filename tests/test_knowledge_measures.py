@@ -86,6 +86,19 @@ def test_sites_are_read_on_their_strand_with_their_letter_at_zero(genome_with_st
     assert in_core == pytest.approx((KNOWN + 2 * OTHERS) / 3, abs=1e-5)
 
 
+def test_letters_are_compared_with_random_places_and_with_those_beside(genome_with_starts):
+    """A judge who knows all letters: beside the codons they are C, elsewhere A and T for the most
+    part."""
+    genome, found = genome_with_starts
+    report, _ = measure_sites(genome, found, make_judge(lambda text, place: text[place]))
+    numbers = report["kinds"]["start"]
+    assert numbers["same_letters_beside"] == pytest.approx([KNOWN] * 6 + [OTHERS] * 3 + [KNOWN] * 4)
+    assert numbers["core"]["same_letters_beside"] == pytest.approx(OTHERS)
+    random = np.array(report["kinds"][sites.SHUFFLED]["parts"][WHOLE]["probability"]["mean"])
+    of_atg = random.mean(axis=0)[[0, 3, 2]]
+    assert numbers["same_letters_elsewhere"][6:9] == pytest.approx(of_atg.tolist(), abs=2e-5)
+
+
 def test_errors_are_those_of_the_mean_over_sites(genome_with_starts):
     """A judge who knows the letter at 0 at a third of the sites."""
     genome, found = genome_with_starts
@@ -159,11 +172,17 @@ def test_loss_by_position_in_the_codon(tmp_path, strand, phase):
 
 
 def test_stretches_lie_within_one_coding_part(tmp_path):
-    """Parts of 12, 13 and 30 nt and stretches of 12: 1, 1 and 7 codons can be the first."""
+    """Parts of 12, 13 and 30 nt and stretches of 12: 1, 1 and 7 codons can be the first.
+
+    Others of other transcripts have some of these codons, and add none.
+    """
     text = random_letters(np.random.default_rng(4), 200)
     genome = save_genome(tmp_path / "g.fa", {"a": text})
     parts = [CodingPart("a", 20, 32, "+", 0), CodingPart("a", 60, 73, "-", 1)]
     parts += [CodingPart("a", 100, 130, "-", 0), CodingPart("a", 150, 161, "+", 0)]
+    composition = codons.measure_composition(genome, parts)
+    parts += [CodingPart("a", 103, 130, "-", 0), CodingPart("a", 100, 121, "-", 0)]
+    assert codons.measure_composition(genome, parts) == composition
     (sample,) = codons.draw_stretches(genome, parts, None, VIEW, 99, np.random.default_rng(0))
     firsts = {
         window.place - 6 if window.strand == "+" else window.place + 6 for window in sample.items

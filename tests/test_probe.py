@@ -5,6 +5,7 @@ import pytest
 from small_genomes import random_letters, save_genome
 
 from nucleotide_transformer.analysis import probe
+from nucleotide_transformer.analysis.estimates import resample_groups
 from nucleotide_transformer.analysis.regions import KINDS, OTHER
 
 CODES = {letter: code for code, letter in enumerate("ACGT")}
@@ -105,7 +106,8 @@ def test_intervals_resample_whole_groups():
     """All windows of a group are right or wrong together: 16 groups, not 1,600 windows."""
     groups = np.repeat(np.arange(16), 100)
     values = (groups % 2).astype(float)
-    found = probe.make_scores(groups, np.random.default_rng(0)).describe(values)
+    weights = resample_groups(groups, probe.NUM_RESAMPLES, np.random.default_rng(0))
+    found = probe.describe_mean(values, weights)
     assert found["mean"] == 0.5
     low, high = found["interval_95"]
     # The mean of 16 coins: deviation 1/8.

@@ -17,6 +17,8 @@ from nucleotide_transformer.analysis import probe
 from nucleotide_transformer.analysis.config import KnowledgeConfig
 from nucleotide_transformer.analysis.study import find_subjects
 from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.pretrained import load_pretrained
+from nucleotide_transformer.weights.assembly import digest_params
 
 ROOT = Path(__file__).parent.parent
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -105,7 +107,8 @@ def result(study, tmp_path_factory):
 
 def test_the_result_says_what_was_measured_and_how(result, study):
     assert result["command"].startswith("python experiments/what_it_knows.py --model")
-    assert len(result["model"]["sha256_of_parameters"]) == 64
+    digest = digest_params(load_pretrained(study / "model").params)
+    assert result["model"]["parameters"] == digest
     assert result["settings"]["seed"] == 0
     assert result["machine"]["versions"]["jax"]
     (genome,) = result["genomes"].values()

@@ -16,6 +16,7 @@ from nucleotide_transformer.data.intervals import merge_spans, read_gff_columns
 from nucleotide_transformer.data.sequences import get_suffix
 from nucleotide_transformer.errors import InputError, require
 
+SUFFIXES = ("gff", "gff3", "gtf")
 SHORTEST_INTRON = 20
 """Nucleotides. Shorter gaps, as where the ribosome shifts its frame, are no introns."""
 TRANSCRIPT_KINDS = ("mRNA",)
@@ -176,7 +177,7 @@ def load_annotation(path: Path) -> Annotation:
     path = Path(path)
     suffix = get_suffix(path)
     rule = "must be a file .gff, .gff3 or .gtf, or one of them with .gz"
-    require(suffix in ("gff", "gff3", "gtf"), "annotation", str(path), rule)
+    require(suffix in SUFFIXES, "annotation", str(path), rule)
     is_gtf = suffix == "gtf"
     features = tuple(_read_features(path, is_gtf))
     groups = _group_gtf(features) if is_gtf else _group_gff(features)

@@ -10,7 +10,7 @@ from nucleotide_transformer.analysis.estimates import Estimate, average, to_numb
 from nucleotide_transformer.analysis.genome import Genome
 from nucleotide_transformer.analysis.sampling import Sample, draw, estimate_parts
 from nucleotide_transformer.analysis.sites import Judged, View, Window
-from nucleotide_transformer.types import Bool, Float
+from nucleotide_transformer.types import Bool, Float, Int
 
 _POOL = 20
 """Stretches that are looked at for each that is measured."""
@@ -26,39 +26,40 @@ def draw_stretches(
 ) -> list[Sample[Window]]:
     """Random stretches of coding sequence that begin with the first letter of a codon.
 
-    Every codon of the coding parts that the rest of a stretch follows is as likely as any
-    other to be the first. The stretch is what `view` judges, less the places that make no whole
-    codon, which `measure` leaves out.
+    Every codon that the rest of a stretch follows in one coding part is as likely as any other to
+    be the first, whatever the number of the parts that have it. The stretch is what `view` judges,
+    less the places that make no whole codon, which `measure` leaves out.
     """
-    num_codons = (2 * view.reach + 1) // 3
-    choices = np.array([max(part.num_codons - num_codons + 1, 0) for part in coding], np.int64)
-    if not choices.sum():
-        return []
-    size = min(_POOL * count, int(choices.sum()))
-    numbers = random.choice(int(choices.sum()), size, replace=False)
-    ends = np.cumsum(choices)
-    parts = np.searchsorted(ends, numbers, side="right")
-    codons = numbers - (ends[parts] - choices[parts])
-    places = [
-        _find_middle(genome, coding[part], int(codon), view)
-        for part, codon in zip(parts, codons, strict=True)
-    ]
+    found = find_codons(genome, coding, (2 * view.reach + 1) // 3)
+    strands = np.repeat(["+", "-"], [found["+"].size, found["-"].size])
+    middles = np.concatenate([found["+"] + view.reach, found["-"] - view.reach])
+    chosen = random.permutation(middles.size)[: _POOL * count]
+    places = middles[chosen].tolist()
     inside = None
     if held_out is not None:
         inside = np.array([view.covers(held_out, place) for place in places], bool)
 
     def accept(index: int) -> Window | None:
-        return view.cut(genome, places[index], coding[parts[index]].strand)
+        return view.cut(genome, places[index], str(strands[chosen[index]]))
 
-    return draw(random, size, inside, count, accept)
+    return draw(random, chosen.size, inside, count, accept)
 
 
-def _find_middle(genome: Genome, part: CodingPart, codon: int, view: View) -> int:
-    """The place that a window is about, for the stretch that begins with a codon of a part."""
-    step = 1 if part.strand == "+" else -1
-    return genome.find_place(
-        Site(part.contig, part.first_codon + step * (3 * codon + view.reach), part.strand)
-    )
+def find_codons(
+    genome: Genome, coding: Sequence[CodingPart], num_codons: int
+) -> dict[str, Int[np.ndarray, " codons"]]:
+    """Strand -> places of the first letters of codons, each once, that begin so many in one part.
+
+    Parts of several transcripts overlap.
+    """
+    firsts: dict[str, list[Int[np.ndarray, " codons"]]] = {"+": [], "-": []}
+    for part in coding:
+        if part.num_codons >= num_codons:
+            place = genome.find_place(Site(part.contig, part.first_codon, part.strand))
+            step = 3 if part.strand == "+" else -3
+            firsts[part.strand].append(place + step * np.arange(part.num_codons - num_codons + 1))
+    none = np.zeros(0, np.int64)
+    return {s: np.unique(np.concatenate([none, *places])) for s, places in firsts.items()}
 
 
 def measure(items: Sequence[Judged]) -> dict[str, Estimate]:
@@ -83,18 +84,16 @@ def _average_positions(values: Float[np.ndarray, " places"]) -> Float[np.ndarray
 
 
 def measure_composition(genome: Genome, coding: Sequence[CodingPart]) -> list[float]:
-    """Entropy of the letters at codon positions 1, 2 and 3 of all coding parts, in nats.
+    """Entropy of the letters at codon positions 1, 2 and 3 of all codons, in nats.
 
     What a predictor that knows the position in the codon, and nothing else, can reach.
     """
-    counts = np.zeros((3, 5), np.int64)
-    for part in coding:
-        if part.num_codons:
-            place = genome.find_place(Site(part.contig, part.first_codon, part.strand))
-            codes = genome.read(place, 0, 3 * part.num_codons - 1, part.strand)
-            if codes is not None:
-                for position in range(3):
-                    counts[position] += np.bincount(codes[position::3], minlength=5)
+    counts = np.zeros((3, 4), np.int64)
+    for strand, firsts in find_codons(genome, coding, 1).items():
+        step = 1 if strand == "+" else -1
+        for position in range(3):
+            letters = np.bincount(genome.codes[firsts + step * position], minlength=5)[:4]
+            counts[position] += letters[::step]  # a letter and its complement add up to 3
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
     entropies: list[float] = to_numbers(-(shares * logs).sum(axis=1))

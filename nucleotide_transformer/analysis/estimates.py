@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nucleotide_transformer.pretraining.scores import estimate_error
-from nucleotide_transformer.types import Float
+from nucleotide_transformer.types import Float, Int
 
 DIGITS = 5
 """Decimals of the numbers in the JSON."""
@@ -65,3 +65,12 @@ def combine(parts: Sequence[Estimate], shares: Sequence[float]) -> Estimate:
     variance = sum((w * part.error) ** 2 for w, part in zip(weights, parts, strict=True))
     count = sum(part.count for part in parts)
     return Estimate(np.asarray(mean), np.asarray(np.sqrt(variance)), count)
+
+
+def resample_groups(
+    groups: Int[np.ndarray, " N"], count: int, random: np.random.Generator
+) -> Float[np.ndarray, "resamples N"]:
+    """How often each member is in each of `count` resamples: whole groups are drawn, and again."""
+    names, members = np.unique(groups, return_inverse=True)
+    draws = random.multinomial(len(names), np.full(len(names), 1 / len(names)), count)
+    return draws[:, members].astype(np.float64)

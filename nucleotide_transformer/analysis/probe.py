@@ -10,13 +10,12 @@ in one fold. Copies of one tRNA gene or LTR are on many chromosomes: what only t
 is memory of a family.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nucleotide_transformer.analysis.estimates import to_numbers
+from nucleotide_transformer.analysis.estimates import resample_groups, to_numbers
 from nucleotide_transformer.analysis.genome import Genome
 from nucleotide_transformer.analysis.regions import KINDS, find_runs
 from nucleotide_transformer.errors import import_extra
@@ -159,26 +158,13 @@ def run_probe(
     return Answers(predicted == labels, predicted)
 
 
-@dataclasses.dataclass(frozen=True)
-class Scores:
-    """Accuracies with intervals, by resampling whole groups."""
-
-    groups: Int[np.ndarray, " windows"]
-    weights: Float[np.ndarray, "resamples windows"]
-    """How often each window is in each resample."""
-
-    def describe(self, values: Float[np.ndarray, " windows"]) -> dict[str, Any]:
-        """Mean, and the 2.5 % and 97.5 % points of the resamples."""
-        sums, totals = self.weights @ values, self.weights.sum(axis=1)
-        low, high = np.percentile(sums[totals > 0] / totals[totals > 0], [2.5, 97.5])
-        return {"mean": to_numbers(values.mean()), "interval_95": to_numbers([low, high])}
-
-
-def make_scores(groups: Int[np.ndarray, " windows"], random: np.random.Generator) -> Scores:
-    """Draws groups with repetition, `NUM_RESAMPLES` times."""
-    names, members = np.unique(groups, return_inverse=True)
-    draws = random.multinomial(len(names), np.full(len(names), 1 / len(names)), NUM_RESAMPLES)
-    return Scores(groups, draws[:, members].astype(np.float64))
+def describe_mean(
+    values: Float[np.ndarray, " windows"], weights: Float[np.ndarray, "resamples windows"]
+) -> dict[str, Any]:
+    """Mean, and the 2.5 % and 97.5 % points of the resamples."""
+    sums, totals = weights @ values, weights.sum(axis=1)
+    low, high = np.percentile(sums[totals > 0] / totals[totals > 0], [2.5, 97.5])
+    return {"mean": to_numbers(values.mean()), "interval_95": to_numbers([low, high])}
 
 
 def probe_all(
@@ -199,18 +185,18 @@ def probe_all(
     splits = {"chromosome": windows.chromosomes, "family": windows.families}
     result: dict[str, Any] = {}
     for split, groups in splits.items():
-        scores = make_scores(groups, random)
+        weights = resample_groups(groups, NUM_RESAMPLES, random)
         by_counts = run_probe(counts, windows.labels, groups, scale=False)
         report()
-        section: dict[str, Any] = {"counts_of_6mers": _describe(by_counts, windows, scores)}
+        section: dict[str, Any] = {"counts_of_6mers": _describe(by_counts, windows, weights)}
         for network, layers in embeddings.items():
             section[network] = {}
             for layer, x in layers.items():
                 answers = run_probe(x, windows.labels, groups, scale=True)
                 report()
-                numbers = _describe(answers, windows, scores)
+                numbers = _describe(answers, windows, weights)
                 ahead = answers.correct.astype(np.float64) - by_counts.correct
-                numbers["ahead_of_counts"] = scores.describe(ahead)
+                numbers["ahead_of_counts"] = describe_mean(ahead, weights)
                 section[network][str(layer)] = numbers
         result[split] = section
     return result
@@ -221,18 +207,20 @@ def count_probes(num_layers: int, num_networks: int) -> int:
     return 2 * (1 + num_layers * num_networks)
 
 
-def _describe(answers: Answers, windows: Windows, scores: Scores) -> dict[str, Any]:
+def _describe(
+    answers: Answers, windows: Windows, weights: Float[np.ndarray, "resamples windows"]
+) -> dict[str, Any]:
     """Accuracy of all windows, of held-out ones, and by kind."""
     correct = answers.correct.astype(np.float64)
     by_kind = {kind: correct[windows.labels == i].mean() for i, kind in enumerate(PROBED)}
     numbers: dict[str, Any] = {
-        "accuracy": scores.describe(correct),
+        "accuracy": describe_mean(correct, weights),
         "accuracy_by_kind": {kind: to_numbers(value) for kind, value in by_kind.items()},
     }
-    if windows.held_out is not None and windows.held_out.any():
-        kept = windows.held_out
-        part = Scores(scores.groups[kept], scores.weights[:, kept])
-        numbers["held_out"] = part.describe(correct[kept]) | {"count": int(kept.sum())}
+    kept = windows.held_out
+    if kept is not None and kept.any():
+        count = {"count": int(kept.sum())}
+        numbers["held_out"] = describe_mean(correct[kept], weights[:, kept]) | count
     return numbers
 
 

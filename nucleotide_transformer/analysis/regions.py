@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nucleotide_transformer.analysis.annotation import Annotation, Feature, Site
+from nucleotide_transformer.analysis.annotation import Annotation, Site
 from nucleotide_transformer.analysis.genome import Genome
 from nucleotide_transformer.types import Int, UInt8
 
@@ -40,7 +40,7 @@ def paint_kinds(annotation: Annotation, genome: Genome) -> UInt8[np.ndarray, " n
 
     for feature in annotation.features:
         if feature.kind not in _WHOLE_CONTIGS:
-            paint(feature.contig, _span(feature), OTHER)
+            paint(feature.contig, (feature.start, feature.end), OTHER)
     transcripts = annotation.transcripts
     for each in transcripts:
         paint(each.contig, (each.exons[0][0], each.exons[-1][1]), OTHER)
@@ -56,12 +56,8 @@ def paint_kinds(annotation: Annotation, genome: Genome) -> UInt8[np.ndarray, " n
     for kind in KINDS:
         for feature in annotation.features:
             if _ELEMENTS.get(feature.kind) == kind:
-                paint(feature.contig, _span(feature), KINDS.index(kind))
+                paint(feature.contig, (feature.start, feature.end), KINDS.index(kind))
     return kinds
-
-
-def _span(feature: Feature) -> tuple[int, int]:
-    return feature.start, feature.end
 
 
 def find_runs(kinds: UInt8[np.ndarray, " nucleotides"], kind: int) -> Int[np.ndarray, "runs 2"]:

@@ -194,7 +194,6 @@ def measure(items: Sequence[Judged]) -> dict[str, Estimate]:
         "probability_of_truth": average(of_truth),
         "log_likelihood": average(np.log(of_truth)),
         "probability": average(probabilities),
-        "log_probability": average(np.log(probabilities)),
         "observed": average((truth[..., None] == np.arange(4)).astype(np.float64)),
     }
 
@@ -203,13 +202,14 @@ def describe(samples: Mapping[str, Sequence[Sample[Judged]]], view: View) -> dic
     """The section of the JSON: for each kind of site, and part, means by position and of the core.
 
     `probability_of_truth` and `log_likelihood` (nats) are of the letter that is there;
-    `probability`, `log_probability` (nats) and `observed` (share of sites) are of A, C, G and T in
-    turn. The core is what nearly all sites of a kind have in common (`CORES`); the same positions
-    of the random places are beside it.
+    `probability` and `observed` (share of sites) are of A, C, G and T in turn. The core is what
+    nearly all sites of a kind have in common (`CORES`); the same positions of the random places are
+    beside it.
 
     `same_letters_elsewhere` is what `probability_of_truth` would be if each letter of the sites
     had the mean probability that it has at random places: letters that are rare have less of it,
-    whether the model sees the site or not.
+    whether the model sees the site or not. `same_letters_beside` is the same of the places around
+    the core of the sites themselves, which may be rich in other letters than the genome.
     """
     shuffled = estimate_parts(samples[SHUFFLED], measure)
     elsewhere = np.zeros(4)
@@ -220,16 +220,18 @@ def describe(samples: Mapping[str, Sequence[Sample[Judged]]], view: View) -> dic
         parts = estimate_parts(group, measure)
         kinds[kind] = {"parts": parts}
         if parts and kind in CORES:
-            same = np.array(parts[WHOLE]["observed"]["mean"], float) @ elsewhere
             core = CORES[kind]
             inside = slice(core.start + view.reach, core.stop + view.reach)
             of_core = functools.partial(measure_core, inside=inside)
-            kinds[kind]["same_letters_elsewhere"] = to_numbers(same)
+            around = np.delete(np.array(parts[WHOLE]["probability"]["mean"], float), inside, axis=0)
+            observed = np.array(parts[WHOLE]["observed"]["mean"], float)
+            same = {"elsewhere": observed @ elsewhere, "beside": observed @ around.mean(axis=0)}
+            kinds[kind] |= {f"same_letters_{name}": to_numbers(v) for name, v in same.items()}
             kinds[kind]["core"] = {
                 "positions": list(core),
                 "sites": estimate_parts(group, of_core),
                 "shuffled": estimate_parts(samples[SHUFFLED], of_core),
-                "same_letters_elsewhere": to_numbers(same[inside].mean()),
+                **{f"same_letters_{n}": to_numbers(v[inside].mean()) for n, v in same.items()},
             }
     return {"positions": list(range(-view.reach, view.reach + 1)), "kinds": kinds}
 

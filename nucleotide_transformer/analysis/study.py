@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import jax
 import numpy as np
 
 from nucleotide_transformer.analysis import codons, kinds, probe, regions, sites
-from nucleotide_transformer.analysis.annotation import Annotation, load_annotation
+from nucleotide_transformer.analysis.annotation import SUFFIXES, Annotation, load_annotation
 from nucleotide_transformer.analysis.config import KnowledgeConfig
 from nucleotide_transformer.analysis.genome import (
     Genome,
@@ -33,11 +32,10 @@ from nucleotide_transformer.files import digest_file, write_whole
 from nucleotide_transformer.inference.embedding import embed
 from nucleotide_transformer.pretrained import Model, load_pretrained, randomise
 from nucleotide_transformer.types import Bool, Float, UInt8
+from nucleotide_transformer.weights.assembly import digest_params
 
 RESULT_FILE = "knowledge.json"
 TRAINED, UNTRAINED = "trained", "untrained"
-
-_SUFFIXES = ("gff", "gff3", "gtf")
 
 
 class Subject(NamedTuple):
@@ -84,9 +82,9 @@ def find_subjects(config: KnowledgeConfig) -> list[tuple[Path, Annotation]]:
     folder = Path(config.annotation)
     if not folder.is_dir():
         raise MissingInputError(f"{folder}: no such folder: must hold annotations")
-    paths = sorted(path for path in folder.iterdir() if get_suffix(path) in _SUFFIXES)
+    paths = sorted(path for path in folder.iterdir() if get_suffix(path) in SUFFIXES)
     if not paths:
-        raise MissingInputError(f"{folder}: no file .{', .'.join(_SUFFIXES)}")
+        raise MissingInputError(f"{folder}: no file .{', .'.join(SUFFIXES)}")
     annotations = [load_annotation(path) for path in paths]
     genomes = list_contigs(Path(config.genomes))
     subjects = [(find_genome(genomes, annotation), annotation) for annotation in annotations]
@@ -106,16 +104,10 @@ def _load_subject(path: Path, annotation: Annotation, config: KnowledgeConfig) -
 
 
 def describe_model(model: Model, source: str) -> dict[str, Any]:
-    """Which model it is: a digest of its parameters, by name, type, shape and bytes."""
-    digest = hashlib.sha256()
-    for module in sorted(model.params):
-        for name in sorted(model.params[module]):
-            array = np.asarray(model.params[module][name])
-            digest.update(f"{module}/{name} {array.dtype} {array.shape}\n".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
+    """Which model it is, by the digest of its parameters."""
     return {
         "source": source,
-        "sha256_of_parameters": digest.hexdigest(),
+        "parameters": digest_params(model.params),
         "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(model.params)),
         "config": dataclasses.asdict(model.config),
         "compute_dtype": model.compute.compute_dtype,
@@ -126,7 +118,6 @@ def describe_subject(subject: Subject, config: KnowledgeConfig) -> dict[str, Any
     """Files, sizes, and what of the genome the model was trained on."""
     genome, annotation = subject.genome, subject.annotation
     counts = np.bincount(subject.kinds, minlength=regions.OTHER + 1)
-    known = {"corpus": None if config.corpus is None else str(config.corpus)}
     in_corpus = None if config.corpus is None else subject.held_out is not None
     held_out = None if subject.held_out is None else int(subject.held_out.sum())
     return {
@@ -137,7 +128,7 @@ def describe_subject(subject: Subject, config: KnowledgeConfig) -> dict[str, Any
         "nucleotides": sum(genome.sizes.values()),
         "nucleotides_by_kind": dict(zip(regions.KINDS, counts.tolist(), strict=False)),
         "transcripts": len(annotation.transcripts),
-        **known,
+        "corpus": _to_json(config.corpus),
         "is_in_corpus": in_corpus,
         "held_out_nucleotides": held_out,
     }

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nucleotide_transformer.analysis.estimates import to_numbers
+from nucleotide_transformer.analysis.estimates import resample_groups, to_numbers
 from nucleotide_transformer.data.intervals import read_lines
 from nucleotide_transformer.errors import InputError, import_extra
 from nucleotide_transformer.types import Bool, Float, Int
@@ -128,11 +128,8 @@ def _measure(
     """Both measures, each with its interval."""
     metrics = import_extra("sklearn.metrics", "analysis", "to judge variants")
     measures = {"auroc": metrics.roc_auc_score, "auprc": metrics.average_precision_score}
-    _, number = np.unique(places, return_inverse=True)
-    size, random = number.max() + 1, np.random.default_rng(seed)
     samples: dict[str, list[float]] = {name: [] for name in measures}
-    for _ in range(NUM_RESAMPLES):
-        weights = np.bincount(random.integers(size, size=size), minlength=size)[number]
+    for weights in resample_groups(places, NUM_RESAMPLES, np.random.default_rng(seed)):
         drawn = weights > 0
         if len(set(labels[drawn].tolist())) == 2:
             for name, measure in measures.items():
