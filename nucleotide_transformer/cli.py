@@ -51,6 +51,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _dispatch(words: list[str]) -> int:
     """Runs the command that the first words name, or says what there is."""
+    if words and words[0] in HELP:
+        words = [*words[1:], words[0]]  # of `nt --help embed`
     for number in (2, 1):
         name = " ".join(words[:number])
         if name in COMMANDS:

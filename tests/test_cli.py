@@ -52,7 +52,7 @@ def test_help_lists_every_command(capfd):
     assert all(f"nt {name}" in out for name in cli.COMMANDS)
 
 
-@pytest.mark.parametrize("words", ["corpus --help", "corpus -h"])
+@pytest.mark.parametrize("words", ["corpus --help", "corpus -h", "--help corpus"])
 def test_help_of_a_group_lists_its_commands(capfd, words):
     code, out, err = run(capfd, words)
     assert (code, err) == (0, "")
@@ -84,6 +84,7 @@ def test_every_option_is_documented(capfd, command):
     ("args", "message"),
     [
         ("frobnicate", "no such command"),
+        ("--help frobnicate", "error: frobnicate: no such command; there are "),
         ("pretain --seed 3", "error: pretain: no such command; did you mean pretrain?"),
         ("corpus", "corpus: which command? there are corpus build, corpus info"),
         ("corpus --frob", "corpus: which command? there are corpus build, corpus info"),
@@ -292,7 +293,8 @@ def test_an_interrupted_run_says_how_to_go_on(capfd, small_corpus, tmp_path, mon
     command = f"pretrain --data.corpus {corpus} --output {tmp_path / 'run'} {RUN} {many}"
     code, out, _ = run(capfd, command)
     assert code == 130
-    assert f"note no baselines: `nt corpus baselines {corpus}` counts" in " ".join(out.split())
+    note = f"note no baselines: `nt corpus baselines {corpus} --k 3` counts"
+    assert note in " ".join(out.split())
     assert re.search(r"^held out +\d+ sequences x 32 tokens, all that there are of 1", out, re.M)
     assert "stopped after update 1; the same command resumes there" in out
     monkeypatch.undo()

@@ -193,7 +193,7 @@ def test_baselines_of_another_corpus_than_the_model_s_are_noted(
     build(unseen.parent / "strange.fa", tmp_path / "other")
     other = load_manifest(tmp_path / "other")
     _, trained = evaluate.find_trained(job.model)
-    note = f"no baselines: `nt corpus baselines {other.folder}` counts them once"
+    note = f"no baselines: `nt corpus baselines {other.folder} --k 3` counts them once"
     assert find_counts(other, 3, trained_on=trained.corpus) == (None, (note,))
     counts = load_counts(load_manifest(run.data.corpus), 3)
     monkeypatch.setattr(counts_module, "load_counts", lambda *_: counts)
@@ -232,7 +232,7 @@ def test_without_a_name_it_is_the_packaged_model(capfd, job, tmp_path, monkeypat
         f"{part['cross_entropy']:.4f} ± {errors['cross_entropy']:.4f}"
     )
     assert sorted(read_table(second)) == ["AT", "GC"]
-    assert f"note: no baselines: `nt corpus baselines {job.corpus}` counts them once" in out
+    assert f"note: no baselines: `nt corpus baselines {job.corpus} --k 3` counts them once" in out
     assert f"wrote {output}" in out
 
 

@@ -248,8 +248,7 @@ def load_counts(manifest: Manifest, k: int) -> Counts | None:
     path = manifest.folder / COUNTS_FILE
     if not path.is_file():
         return None
-    option = "" if k == BaselinesConfig.k else f" --k {k}"
-    rule = f"`nt corpus baselines {manifest.folder}{option}` makes it again"
+    rule = f"{_name_command(manifest, k)} makes it again"
     try:
         values = _read_arrays(path)
         version, corpus = int(values["format_version"]), str(values["corpus"])
@@ -279,6 +278,12 @@ def load_counts(manifest: Manifest, k: int) -> Counts | None:
     return counts
 
 
+def _name_command(manifest: Manifest, k: int) -> str:
+    """The command that counts a corpus in tokens of k nucleotides."""
+    option = "" if k == BaselinesConfig.k else f" --k {k}"
+    return f"`nt corpus baselines {manifest.folder}{option}`"
+
+
 def find_counts(
     manifest: Manifest, k: int, *, trained_on: str | None = None, optional: bool = True
 ) -> tuple[Counts | None, tuple[str, ...]]:
@@ -302,7 +307,7 @@ def find_counts(
     if counts is None and manifest.num_records("train") == 0:
         return None, ("no baselines: the corpus has no training split; --baselines names another",)
     if counts is None:
-        return None, (f"no baselines: `nt corpus baselines {manifest.folder}` counts them once",)
+        return None, (f"no baselines: {_name_command(manifest, k)} counts them once",)
     if trained_on not in (None, manifest.digest):
         return counts, (f"the model was not trained on {manifest.folder}, unlike its baselines",)
     return counts, ()
