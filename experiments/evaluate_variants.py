@@ -34,6 +34,7 @@ from nucleotide_transformer.variants.config import WindowConfig
 from nucleotide_transformer.variants.reference import open_reference
 from nucleotide_transformer.variants.scores import SCORES
 from nucleotide_transformer.variants.scoring import Scorer
+from nucleotide_transformer.weights.assembly import digest_params
 from nucleotide_transformer.weights.hub import PACKAGED
 
 BRCA1_FIRST = 43_000_000
@@ -195,7 +196,7 @@ def main() -> int:
     seconds = round(time.perf_counter() - start, 1)
     head = {"command": shlex.join(["python", *sys.argv]), "seconds": seconds, "machine": machine}
     about = {name: getattr(config, name) for name in ("model", "frames", "flank", "background")}
-    result = head | about | result
+    result = head | about | {"parameters": digest_params(model.params)} | result
     (config.output / "variants.json").write_text(json.dumps(result, indent=1) + "\n")
     (config.output / "variants.md").write_text(write_tables(result))
     save_figure(draw(result), config.output / "variants.png")

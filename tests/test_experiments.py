@@ -15,6 +15,7 @@ from unittest.mock import Mock
 
 import jax
 import pytest
+from small_variants import make_model
 
 from nucleotide_transformer.analysis.config import KnowledgeConfig
 from nucleotide_transformer.commands import COMMANDS
@@ -26,6 +27,7 @@ from nucleotide_transformer.model import init_params
 from nucleotide_transformer.options import parse
 from nucleotide_transformer.packaging.package import PackageConfig
 from nucleotide_transformer.pretraining.evaluate import EvaluateConfig
+from nucleotide_transformer.weights.assembly import digest_params
 from nucleotide_transformer.weights.hub import PACKAGED
 
 FOLDER = Path(__file__).parent.parent / "experiments"
@@ -158,6 +160,20 @@ def test_there_is_a_folder_for_what_is_going_to_be_measured(
     monkeypatch.setattr(script, "load_pretrained", Mock(side_effect=InputError("no model")))
     assert script.main() == 2
     assert (tmp_path / folder).is_dir()
+
+
+def test_scores_of_variants_say_which_parameters_they_are_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, model = load_script("evaluate_variants"), make_model()
+    known = {"load_pretrained": model, "score_brca1": [], "score_yeast": {}, "save_figure": None}
+    for name, value in known.items():
+        monkeypatch.setattr(script, name, Mock(return_value=value))
+    words = ["evaluate_variants.py", "--shared", "s", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", words)
+    assert script.main() == 0
+    result = json.loads((tmp_path / "variants.json").read_text())
+    assert (result["model"], result["parameters"]) == (PACKAGED, digest_params(model.params))
 
 
 @pytest.mark.parametrize(("platform", "size"), [("linux", 1_024), ("darwin", 1)])

@@ -225,7 +225,10 @@ def test_a_metric_that_is_not_defined_ends_no_table(tasks: Path, tmp_path: Path)
     words += ["--finetune.num-devices", 1, "--batching.num-devices", 1, "--resamples", 20]
     assert cli.main([str(word) for word in words]) == 0
     path = output / "results" / "a" / "head-pretrained-0.json"
-    assert json.loads(path.read_text())["details"]["validation"]["auroc"] is None
+    record = json.loads(path.read_text())
+    assert record["details"]["validation"]["auroc"] is None
+    table = json.loads((output / "table.json").read_text())
+    assert table["parameters"] == record["fingerprint"]["parameters"]
     path.write_text(path.read_text().replace("null", "NaN"))  # as an older version wrote it
     (output / "table.md").unlink()
     assert cli.main([str(word) for word in words]) == 0

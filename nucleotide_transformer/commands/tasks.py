@@ -20,6 +20,7 @@ from nucleotide_transformer.finetuning.tasks import TasksConfig, load_tables
 from nucleotide_transformer.finetuning.tasks import run_tasks as run_trials
 from nucleotide_transformer.pretrained import load_pretrained
 from nucleotide_transformer.training.devices import find_devices
+from nucleotide_transformer.weights.assembly import digest_params
 
 
 def probe(config: ProbeConfig) -> int:
@@ -47,7 +48,8 @@ def run_tasks(config: TasksConfig) -> int:
         model = load_pretrained(config.model, compute=config.compute)
     records = run_trials(config, tables, model, note=say, show=True)
     rows, left_out = select_rows(make_rows(records))
-    head = {"model": config.model, "command": find_command()}
+    parameters = digest_params(model.params) if model else None
+    head = {"model": config.model, "parameters": parameters, "command": find_command()}
     say(write_tables(config.output, rows, published, head))
     for line in left_out:
         say(line)
