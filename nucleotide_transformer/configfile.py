@@ -63,8 +63,8 @@ def read_fields(
     try:
         text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
         fields = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # also of numbers and lists beyond Python's
+        raise InputError(f"{path}: not TOML that can be read: {error}") from None
     base = fields.pop(BASE, None)
     check_fields(kind, fields, str(path))
     if base is None:

@@ -120,7 +120,7 @@ def take_file(args: Sequence[str], prog: str) -> tuple[Path | None, list[str]]:
     while words:
         word = words.popleft()
         if word == FILE:
-            found.append(words.popleft() if words else "")
+            found.append(words.popleft() if words and not _is_name(words[0]) else "")
         elif word.startswith(f"{FILE}="):
             found.append(word.removeprefix(f"{FILE}="))
         else:

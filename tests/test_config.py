@@ -88,6 +88,8 @@ def test_rules(make, message):
         ("init_from = 3", "init_from = 3: must be a text"),
         ("output = 2020-01-01", "must be a path"),
         ("seed = ", "not TOML"),
+        (f"seed = {'1' * 5_000}", "not TOML that can be read: Exceeds the limit"),
+        (f"seed = {'[' * 5_000}", "not TOML that can be read: maximum recursion depth"),
     ],
 )
 def test_a_bad_config_file_is_one_line_with_file_and_field(tmp_path, text, message):

@@ -237,6 +237,8 @@ FILE = "--config {file}"
     [
         ("--config", "nt it: --config: needs a value"),
         ("--config= --seed 3", "nt it: --config: needs a value"),
+        ("--config --seed 3", "nt it: --config: needs a value"),
+        ("--config -h", "nt it: --config: needs a value"),
         (f"{FILE} {FILE}", "nt it: --config: must be given once: a file has another below it by"),
         ("--config none.toml", "none.toml: no such config file"),
         (f"{FILE} --seed x", "nt it: --seed = 'x': must be an integer"),

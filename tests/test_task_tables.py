@@ -173,6 +173,10 @@ def test_published_scores_have_a_source(tmp_path: Path) -> None:
     path.write_text("[a]\nmodel = 'x'\nmetric = 'mcc'\nscores = { H3 = 0.5 }\n")
     with pytest.raises(InputError, match=r"p\.toml: a: 'source': must have model, source, metric"):
         read_published(path)
-    path.write_text("[a\n")
-    with pytest.raises(InputError, match=r"p\.toml: not TOML"):
+    path.write_text(f"[a]\nmodel = ''\nsource = ''\nmetric = ''\nscores.H3 = {'1' * 400}\n")
+    with pytest.raises(InputError, match=r"p\.toml: a: .* too large .*: must have model, source"):
         read_published(path)
+    for text in ("[a\n", f"a = {'1' * 5_000}"):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"p\.toml: not TOML"):
+            read_published(path)

@@ -144,14 +144,14 @@ def read_published(path: Path) -> list[Published]:
         raise MissingInputError(f"{path}: no such file of published scores")
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # also of numbers and lists beyond Python's
+        raise InputError(f"{path}: not TOML that can be read: {error}") from None
     found = []
     for name, table in tables.items():
         try:
             scores = {str(task): float(score) for task, score in dict(table["scores"]).items()}
             text = {field: str(table[field]) for field in ("model", "source", "metric")}
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             rule = "must have model, source, metric and a table of scores by task"
             raise InputError(f"{path}: {name}: {error}: {rule}") from None
         found.append(Published(scores=scores, **text))
