@@ -62,8 +62,8 @@ class PackageConfig:
     unseen: Path | None = Path("experiments/model/unseen.tsv")
     """Table of genomes that the model never saw, for the card."""
     recipe: Path | None = None
-    """Config that `make model` trains the run with: it must be that of the run. Without it the card
-    has no command that retrains the model."""
+    """Config that `make model` trains the run with: it must be that of the run, which must be over.
+    Without it the card has no command that retrains the model."""
     earlier: tuple[Path, ...] = ()
     """The metrics.jsonl of the runs that this one went on from (`init_from`), in their order."""
     earlier_recipes: tuple[Path, ...] = ()
