@@ -1,12 +1,13 @@
 """Frozen configurations, checked when they are built, and the table of released models."""
 
 import dataclasses
+import itertools
 import math
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import require, require_choices
 from nucleotide_transformer.errors import require_positive as require_positive
 from nucleotide_transformer.files import require_local
 from nucleotide_transformer.optimizer_config import OptimizerConfig as OptimizerConfig
@@ -90,6 +91,7 @@ class ModelConfig(TokenIds):
     0.88 of the deviation, 0.774 of the variance.) Files of weights don't say it."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_positive(self, "num_layers", "embed_dim", "num_heads", "ffn_dim", "max_positions")
         require_positive(self, "layer_norm_epsilon", "embed_scale")
         for field, most in MODEL_LIMITS.items():
@@ -137,6 +139,9 @@ class ComputeConfig:
     """Activation checkpointing in training. none: keep everything. dots: keep results of matrix
     products and of attention, recompute the rest. block: keep block inputs only (least memory)."""
 
+    def __post_init__(self) -> None:
+        require_choices(self)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskingConfig:
@@ -152,9 +157,10 @@ class MaskingConfig:
     def __post_init__(self) -> None:
         require(0 < self.ratio < 1, "ratio", self.ratio, "must lie between 0 and 1")
         total = self.mask_probability + self.random_probability
-        shares = (self.mask_probability, self.random_probability)
-        rule = "mask_probability and random_probability must be shares that add up to at most 1"
-        require(min(shares) >= 0 and total <= 1, "masking", shares, rule)
+        for field, other in itertools.permutations(("mask_probability", "random_probability")):
+            value = getattr(self, field)
+            rule = f"must be 0 or above, and with {other} = {getattr(self, other)} at most 1"
+            require(value >= 0 and total <= 1, field, value, rule)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -310,13 +316,17 @@ class PretrainConfig:
 
 def check_held_out(config: PretrainConfig) -> None:
     """Raises an `InputError` for held-out sequences that a model can't take, or without a mask."""
-    num_tokens, ratio = config.held_out_tokens, config.held_out_masking.ratio
+    num_tokens, given = config.held_out_tokens, config.evaluation.masking_ratio
     rule = f"the learned positions end at model.max_positions = {config.model.max_positions}"
     limit = config.model.position_limit
     fits = limit is None or num_tokens <= limit
     require(fits, "evaluation.sequence_tokens", num_tokens, rule)
+    ratio = config.held_out_masking.ratio
+    fits = round(ratio * (num_tokens - 1)) > 0  # <cls> never is masked
+    rule = f"no token of a held-out sequence of {num_tokens} would be masked"
+    require(fits or given is None, "evaluation.masking_ratio", given, rule)
     rule = f"with a masking ratio of {ratio} no token of a held-out sequence would be masked"
-    require(round(ratio * (num_tokens - 1)) > 0, "evaluation.sequence_tokens", num_tokens, rule)
+    require(fits, "evaluation.sequence_tokens", num_tokens, rule)
 
 
 def check_trainable(compute: ComputeConfig) -> None:

@@ -6,8 +6,9 @@ what the operating system raises with 1. Everything else keeps its traceback.
 Each class is also the built-in one that a caller would expect, so `except FileNotFoundError` works.
 """
 
+import functools
 import importlib
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 class InputError(ValueError):
@@ -57,6 +58,19 @@ def require_positive(config: object, *fields: str) -> None:
         value = getattr(config, field)
         require(value > 0, field, value, "must be above 0")
         require(value < float("inf"), field, value, "must be finite")
+
+
+def require_choices(config: object) -> None:
+    """Raises an `InputError` for the first field whose value is none that its `Literal` lists."""
+    for field, choices in _find_choices(type(config)).items():
+        value = getattr(config, field)
+        require(value in choices, field, value, f"must be one of {', '.join(choices)}")
+
+
+@functools.cache
+def _find_choices(kind: type) -> dict[str, tuple[str, ...]]:
+    hints = get_type_hints(kind).items()
+    return {field: get_args(hint) for field, hint in hints if get_origin(hint) is Literal}
 
 
 def import_extra(module: str, extra: str, purpose: str) -> Any:

@@ -43,6 +43,12 @@ def test_only_learned_positions_limit_the_length_of_training_sequences():
         PretrainConfig(data=data, tokens_per_update=4_000, model=learned)
 
 
+def replace_unchecked(config, field, value):
+    """Another value, which beartype, in the tests alone, would not let in."""
+    object.__setattr__(config, field, value)
+    config.__post_init__()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -50,7 +56,19 @@ def test_only_learned_positions_limit_the_length_of_training_sequences():
         (lambda: ModelConfig(embed_dim=100), "embed_dim = 100: must be a multiple of num_heads"),
         (lambda: ModelConfig(embed_dim=48), "embed_dim / num_heads = 3: the width of a head must"),
         (lambda: MaskingConfig(ratio=0.0), "ratio = 0.0: must lie between 0 and 1"),
-        (lambda: MaskingConfig(mask_probability=0.95), "add up to at most 1"),
+        (
+            lambda: replace_unchecked(ModelConfig(), "position", "absolute"),
+            "position = 'absolute': must be one of rotary, l",
+        ),
+        (
+            lambda: replace_unchecked(ComputeConfig(), "attention", "cuddn"),
+            "attention = 'cuddn': must be one of auto, ein",
+        ),
+        (
+            lambda: MaskingConfig(mask_probability=0.95),
+            "mask_probability = 0.95: must be 0 or above, and with random_probability = 0.1 at mo",
+        ),
+        (lambda: MaskingConfig(random_probability=-0.5), "random_probability = -0.5: must be 0 or"),
         (lambda: DataConfig(temperature=0.5), "temperature = 0.5: must be 1 or above"),
         (lambda: DataConfig(reverse_complement=1.1), "reverse_complement = 1.1: must lie in"),
         (lambda: EvaluationConfig(sequence_tokens=1), "sequence_tokens = 1: must be 2 or above"),
@@ -58,6 +76,10 @@ def test_only_learned_positions_limit_the_length_of_training_sequences():
         (
             lambda: PretrainConfig(evaluation=EvaluationConfig(sequence_tokens=3)),
             "evaluation.sequence_tokens = 3: with a masking ratio of 0.15 no token",
+        ),
+        (
+            lambda: PretrainConfig(evaluation=EvaluationConfig(masking_ratio=1e-4)),
+            "evaluation.masking_ratio = 0.0001: no token of a held-out sequence of 1000 would",
         ),
         (lambda: DataConfig(reverse_complement=-0.1), "reverse_complement = -0.1: must lie in"),
         (lambda: PretrainConfig(tokens_per_update=1_500), "must be a multiple of data.sequence_"),

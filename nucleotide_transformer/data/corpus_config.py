@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from nucleotide_transformer.errors import RuleError, require, require_positive
+from nucleotide_transformer.errors import RuleError, require, require_choices, require_positive
 from nucleotide_transformer.files import require_local
 
 _FIELDS_OF_ONE_BUILD = ("inputs", "output", "workers", "keep_going")
@@ -79,6 +79,7 @@ class CorpusConfig:
     built; the corpus is there when a run finds all inputs good."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         for path in self.inputs:
             require_local("inputs", path)
         require_local("output", self.output)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from nucleotide_transformer.config import ComputeConfig, check_trainable
-from nucleotide_transformer.errors import require, require_positive
+from nucleotide_transformer.errors import require, require_choices, require_positive
 from nucleotide_transformer.files import require_local
 from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.model.adapters import LORA_SITES, Method, Site
@@ -136,6 +136,7 @@ class FinetuneConfig:
     """Size of the batches that the test set is predicted in."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_local("output", self.output)
         require_positive(self, "total_steps", "sequences_per_update", "warmup_steps")
         require_positive(self, "evaluate_every_steps", "log_every_steps", "window")

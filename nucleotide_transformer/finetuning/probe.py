@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nucleotide_transformer.bars import Steps
 from nucleotide_transformer.configfile import config_to_dict
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import require, require_choices
 from nucleotide_transformer.files import open_output, require_local, write_json
 from nucleotide_transformer.finetuning.embedding_store import EmbeddingStore
 from nucleotide_transformer.finetuning.estimators import Estimator, Fitted, fit_estimator
@@ -74,6 +74,7 @@ class ProbeConfig(LoadConfig):
     """Size of windows and batches, devices."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_local("output", self.output)
         require(0 <= self.seed < 2**32, "seed", self.seed, "must lie in [0, 2**32)")
 

@@ -22,6 +22,7 @@ import numpy as np
 from nucleotide_transformer.errors import (
     InputError,
     require,
+    require_choices,
     require_positive,
 )
 from nucleotide_transformer.files import open_output, require_local, write_json
@@ -101,6 +102,7 @@ class TasksConfig(LoadConfig):
     """Size of windows and batches, devices."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_local("output", self.output)
         require_positive(self, "seeds", "resamples")
         rule = f"must be some of {', '.join(METHODS)}"

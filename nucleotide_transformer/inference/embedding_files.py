@@ -21,7 +21,7 @@ from nucleotide_transformer.data.sequences import (
     measure_sequences,
     read_sequences,
 )
-from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.errors import InputError, require, require_choices
 from nucleotide_transformer.files import check_new, write_whole
 from nucleotide_transformer.inference.batching import BatchConfig, resolve_windows
 from nucleotide_transformer.inference.blocks import Blocks
@@ -74,6 +74,7 @@ class EmbedConfig(LoadConfig):
     """Size of windows and batches, devices."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         get_kind(self.output)
         for field in ("window", "step"):
             value = getattr(self, field)

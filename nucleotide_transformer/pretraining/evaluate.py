@@ -22,6 +22,7 @@ from nucleotide_transformer.errors import (
     NotAFolderError,
     OutputExistsError,
     require,
+    require_choices,
     require_positive,
 )
 from nucleotide_transformer.model import exact_products, make_forward
@@ -88,6 +89,7 @@ class EvaluateConfig:
     """Precision and form of the computation."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_positive(self, "sequences_per_device")
         number, tokens, ratio = self.num_sequences, self.sequence_tokens, self.masking_ratio
         rule = "must be above 0, or none"

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import require, require_choices
 from nucleotide_transformer.model.encoder import check_length
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.variants.evidence import Settings
@@ -93,6 +93,7 @@ class ScoreVariantsConfig(WindowConfig, LoadConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_choices(self)
         check_scores(self.scores)
 
 
