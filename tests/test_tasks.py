@@ -145,8 +145,7 @@ def test_leaks_are_counted_and_dropped(tasks: Path, ran: list[Trial], model: Mod
         output = tasks.parent / f"out_{drop}"
         config = make_config(tasks, only=("a",), methods=("mean",), drop_leaks=drop, output=output)
         (record,) = run(config, model, note=lines.append)
-        leaks = {"identical": 2, "reverse_complement": 0, "near": 0, "train": 2}
-        assert record["leaks"] == leaks
+        assert record["leaks"] == {"identical": 2, "reverse_complement": 0, "near": 0, "train": 2}
         assert record["details"]["num_train"] == record["num_train"] == 40 - 2 * drop
     assert "a: of 20 test sequences, the training set has 2 too" in lines[1]
 
@@ -204,10 +203,8 @@ def test_fine_tuning_is_a_method_like_others(tasks: Path, model: Model) -> None:
         record = json.loads(path.read_text())
         del record["fingerprint"]["finetune.head_start"]
         path.write_text(json.dumps(record))
-    assert [record["scores"] for record in run(config, model)] == [
-        trained["scores"],
-        control["scores"],
-    ]
+    again = [record["scores"] for record in run(config, model)]
+    assert again == [trained["scores"], control["scores"]]
     other = dataclasses.replace(finetune, head_start="probe")
     with pytest.raises(InputError, match=r"finetune.head_start = 'random', not 'probe': choose"):
         run(dataclasses.replace(config, finetune=other), model)
@@ -225,9 +222,8 @@ def test_a_metric_that_is_not_defined_ends_no_table(tasks: Path, tmp_path: Path)
     words += ["--finetune.num-devices", 1, "--batching.num-devices", 1, "--resamples", 20]
     assert cli.main([str(word) for word in words]) == 0
     path = output / "results" / "a" / "head-pretrained-0.json"
-    record = json.loads(path.read_text())
+    record, table = (json.loads(file.read_text()) for file in (path, output / "table.json"))
     assert record["details"]["validation"]["auroc"] is None
-    table = json.loads((output / "table.json").read_text())
     assert table["parameters"] == record["fingerprint"]["parameters"]
     path.write_text(path.read_text().replace("null", "NaN"))  # as an older version wrote it
     (output / "table.md").unlink()
