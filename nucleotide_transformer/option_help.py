@@ -1,4 +1,4 @@
-"""What tyro draws help and completion from: config classes in the form that it shows best.
+"""What tyro draws help from: config classes in the form that it shows best.
 
 tyro reads the text below each field of our source, with its line breaks; here it gets each text on
 one line, and `--config` as one more field.
