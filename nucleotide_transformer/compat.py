@@ -15,7 +15,8 @@ ones. SegmentNT, the other models of the published package, and what it has besi
   `ValueError`, for what is no token, where a `KeyError` was raised; so does an unknown model, for
   a `NotImplementedError`. The v2 `vocabulary` is in the order of its ids.
 - The config is frozen, and has no `lm_head`, `bias_word_embedding` or `mask_before_attention`.
-- `attention_mask` is refused: what is `<pad>` is never attended to.
+- `attention_mask` is refused: what is `<pad>` is never attended to. A token after `<pad>` is an
+  `InputError`, and so is an id that the model has no embedding of.
 - JAX files mean a layer-norm epsilon of 1e-5, Hugging Face files of the same model 1e-12 (codon_nt
   1e-5): embeddings differ slightly by which of them a folder has. The JAX ones are fetched.
 - Files are kept in huggingface_hub's own cache, and those of a pinned revision are fetched. One
@@ -34,7 +35,8 @@ import numpy as np
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, require
-from nucleotide_transformer.model import make_forward
+from nucleotide_transformer.model import exact_products, make_forward
+from nucleotide_transformer.model.encoder import GivenTokens, check_tokens
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Array, Float, Int, Params
 from nucleotide_transformer.weights.configs import make_hyperparams
@@ -260,18 +262,20 @@ def _make_forward_fn(
     # A scan over the blocks would stack the parameters at every call: they come by their names.
     forward = make_forward(config, dataclasses.replace(compute, stack="loop"))
 
-    def forward_fn(tokens: Int[Array, "B T"], attention_mask: None = None) -> dict[str, Array]:
+    def forward_fn(tokens: GivenTokens, attention_mask: None = None) -> dict[str, Array]:
         if attention_mask is not None:
             raise InputError("attention_mask: not taken; what is <pad> is never attended to")
+        ids = check_tokens(tokens, config)
         params = hk.transparent_lift(forward.init)(hk.maybe_next_rng_key())
         mapped = sorted({layer for layer, _ in maps})
-        outputs = forward.apply(params, jnp.asarray(tokens), layers=layers, attention=mapped)
+        with exact_products(compute):
+            outputs = forward.apply(params, ids, layers=layers, attention=mapped)
         outs: dict[str, Array] = {
             f"attention_map_layer_{layer}_number_{head}": outputs.attention[layer][:, head - 1]
             for layer, head in maps
         }
         outs |= {f"embeddings_{layer}": outputs.embeddings[layer] for layer in layers}
-        return outs | {"logits": _zero_padding(outputs.logits, tokens, config.pad_token_id)}
+        return outs | {"logits": _zero_padding(outputs.logits, ids, config.pad_token_id)}
 
     return forward_fn
 

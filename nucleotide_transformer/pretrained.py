@@ -17,18 +17,17 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Shaped
 
 from nucleotide_transformer.compat import get_pretrained_model as get_pretrained_model
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.model import Outputs, exact_products, init_params, make_forward
-from nucleotide_transformer.model.encoder import check_layers, check_length
+from nucleotide_transformer.model.encoder import GivenTokens, check_layers, check_tokens
 from nucleotide_transformer.model.platform import find_default_device, resolve_compute
 from nucleotide_transformer.model.stacking import AnyParams, arrange_for_inference
 from nucleotide_transformer.model.token_tables import fold_tables
 from nucleotide_transformer.tokenizers import KmerTokenizer
-from nucleotide_transformer.types import Array, Int, Params
+from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights import exports
 from nucleotide_transformer.weights.adapter_files import (
     FOLDER,
@@ -80,7 +79,7 @@ class Model:
 
     def __call__(
         self,
-        tokens: Shaped[Array | np.ndarray, "..."] | Sequence[Sequence[int]],
+        tokens: GivenTokens,
         layers: Sequence[int] = (),
         attention: Sequence[int] = (),
         *,
@@ -104,7 +103,8 @@ class Model:
 
         Raises:
             InputError: for tokens of another shape or type, more than the model has learned
-                positions, ids outside the vocabulary, or a layer that does not exist.
+                positions, ids outside the vocabulary or after `<pad>`, or a layer that does not
+                exist.
         """
         chosen = {"layers": _sort_layers(layers), "attention": _sort_layers(attention)}
         check_layers(self.config, chosen["layers"], chosen["attention"])
@@ -375,26 +375,3 @@ def export_model(
 def _sort_layers(asked: Sequence[int]) -> tuple[int, ...]:
     """Layers in one order, so that equal choices are compiled once."""
     return tuple(sorted({operator.index(layer) for layer in asked}))
-
-
-def check_tokens(
-    tokens: Shaped[Array | np.ndarray, "..."] | Sequence[Sequence[int]], config: ModelConfig
-) -> Int[Array, "B T"]:
-    """Returns token ids as int32 on the device, or raises a one-line `InputError`.
-
-    Inside a traced function the values of the ids are not known and not checked.
-    """
-    array = tokens if isinstance(tokens, jax.Array | np.ndarray) else np.asarray(tokens)
-    if array.ndim != 2 or 0 in array.shape:
-        raise InputError(f"tokens: shape {list(array.shape)}: must be [sequences, tokens]")
-    if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise InputError(f"tokens: {array.dtype}: must be integers, as the tokenizer gives them")
-    check_length(array.shape[1], config)
-    if not isinstance(array, jax.core.Tracer):
-        values = np.asarray(array)
-        for row, column in np.argwhere((values < 0) | (values >= config.vocabulary_size))[:1]:
-            raise InputError(
-                f"tokens[{row}, {column}] = {values[row, column]}: must lie between 0 and"
-                f" {config.vocabulary_size - 1}"
-            )
-    return jnp.asarray(array, jnp.int32)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from small_models import V1, V2, save_model
 
+from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.pretrained import get_pretrained_model, load_pretrained
 
 
@@ -102,6 +103,17 @@ def test_what_the_published_interface_refuses(arguments: Any, message: str, tmp_
     save_model(tmp_path / "m", V2, "jax")
     with pytest.raises(ValueError, match=rf"^[^\n]*{message}[^\n]*$"):
         load_published(tmp_path / "m", **arguments)
+
+
+def test_tokens_of_the_published_function_may_be_lists_and_must_fit(tmp_path: Path) -> None:
+    parameters = save_model(tmp_path / "m", V2, "jax")
+    apply = hk.transform(load_published(tmp_path / "m")[1]).apply
+    tokens = [[3, 9, 40, 1]]
+    expected = apply(parameters, None, jnp.array(tokens))["logits"]
+    np.testing.assert_array_equal(apply(parameters, None, tokens)["logits"], expected)
+    for wrong, place in (([[3, 75]], "0, 1"), ([[3, 1, 9]], "0, 2")):
+        with pytest.raises(InputError, match=rf"^tokens\[{place}\] = "):
+            apply(parameters, None, wrong)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", jnp.bfloat16, np.dtype("float16")])

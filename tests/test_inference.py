@@ -373,6 +373,7 @@ def test_hidden_states_and_attention_maps_are_those_of_the_model(model: Model) -
 @pytest.mark.parametrize(("call", "message"), [
     (lambda m: list(embed(m, ["ACGT", "ACGXT"])), r"sequence 1, position 3: character 'X' must be"),
     (lambda m: list(embed(m, ["ACGT", ""])), "sequence 1 = '': must have at least one nucleotide"),
+    (lambda m: list(embed(m, ["A<pad>", "C<pad>G"])), "sequence 1: has other tokens after <pad>"),
     (lambda m: list(embed(m, "ACGT")), "sequences: one text: must be a list"),
     (lambda m: embed(m, [], layers=(3,)), "layers: there is no layer 3; the model's are numbered"),
     (lambda m: embed(m, [], batching=BatchConfig(window_tokens=9, overlap_tokens=8)),

@@ -9,11 +9,13 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import haiku as hk
 import jax
 import numpy as np
 import pytest
 from small_models import V2, random_params
 
+from nucleotide_transformer.compat import _make_forward_fn as make_published
 from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.inference import embed, log_likelihoods
 from nucleotide_transformer.inference.batching import BatchConfig, Row, run_rows
@@ -71,7 +73,12 @@ def trace_batches(model: Model) -> set[Any]:
     return spy.found
 
 
-ENTRIES = pytest.mark.parametrize("trace_entry", [trace_call, trace_batches])
+def trace_published(model: Model) -> set[Any]:
+    apply = hk.transform(make_published(model.config, model.compute, (2,), ())).apply
+    return trace(lambda tokens: apply(model.params, None, tokens), TOKENS)
+
+
+ENTRIES = pytest.mark.parametrize("trace_entry", [trace_call, trace_batches, trace_published])
 
 
 @ENTRIES
@@ -89,7 +96,10 @@ def test_what_the_user_sets_decides(trace_entry: Any) -> None:
 
 
 def test_embeddings_and_likelihoods_go_through_the_batches(monkeypatch: Any) -> None:
-    """The two entries above are those of all of inference: each asks for exact products once."""
+    """The two entries above are those of all of inference: each asks for exact products once.
+
+    `get_pretrained_model` has the third.
+    """
     asked = []
 
     def note(compute: ComputeConfig) -> Any:

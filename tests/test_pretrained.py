@@ -79,6 +79,7 @@ def test_gradients_pass_through_a_call(model: Model) -> None:
     [
         ([[3, 75]], r"tokens\[0, 1\] = 75: must lie between 0 and 74"),
         ([[3, 4], [-1, 3]], r"tokens\[1, 0\] = -1: must lie"),
+        ([[3, 4, 1], [3, 1, 9]], r"tokens\[1, 2\] = 9: follows <pad>, which must be at the end"),
         (np.arange(3), r"tokens: shape \[3\]: must be \[sequences, tokens\]"),
         (np.zeros((0, 3), int), r"tokens: shape \[0, 3\]"),
         (np.zeros((1, 3)), "tokens: float64: must be integers"),

@@ -117,8 +117,8 @@ def encode_sequences(
     """Token ids of each sequence, `<cls>` first. A list is read whole before the first is given.
 
     Raises:
-        InputError: naming the sequence (from 0) that is empty or, with the position (from 0), that
-            has an illegal character.
+        InputError: naming the sequence (from 0) that is empty, has `<pad>` before other tokens or,
+            with the position (from 0), an illegal character.
     """
     if isinstance(sequences, (str, bytes)):
         raise InputError("sequences: one text: must be a list of texts, or another iterable")
@@ -135,6 +135,9 @@ def _encode_each(
         except InputError as error:
             raise InputError(f"sequence {index}, {error}") from None
         require(tokens.size > 1, f"sequence {index}", "", "must have at least one nucleotide")
+        is_pad = tokens == tokenizer.pad_token_id
+        if (is_pad[:-1] & ~is_pad[1:]).any():
+            raise InputError(f"sequence {index}: has other tokens after <pad>, which ends it")
         yield tokens
 
 

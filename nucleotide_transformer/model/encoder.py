@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Shaped
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, require
@@ -31,6 +33,9 @@ from nucleotide_transformer.model.stacking import (
 )
 from nucleotide_transformer.model.token_tables import FREE_STDDEV, SharedRows
 from nucleotide_transformer.types import Array, Bool, Float, Int, Params, PRNGKey
+
+GivenTokens = Shaped[Array | np.ndarray, "..."] | Sequence[Sequence[int]]
+"""Token ids as users give them; see `check_tokens`."""
 
 
 class Embedding(hk.Module):
@@ -305,3 +310,29 @@ def check_layers(
             if not first <= layer <= config.num_layers:
                 rule = f"the model's are numbered {first} to {config.num_layers}"
                 raise InputError(f"{name}: there is no layer {layer}; {rule}")
+
+
+def check_tokens(tokens: GivenTokens, config: ModelConfig) -> Int[Array, "B T"]:
+    """Returns token ids as int32 on the device, or raises a one-line `InputError`.
+
+    `<pad>` must be at the end: not every form of the attention takes it elsewhere. Inside a traced
+    function the values of the ids are not known and not checked.
+    """
+    array = tokens if isinstance(tokens, jax.Array | np.ndarray) else np.asarray(tokens)
+    if array.ndim != 2 or 0 in array.shape:
+        raise InputError(f"tokens: shape {list(array.shape)}: must be [sequences, tokens]")
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise InputError(f"tokens: {array.dtype}: must be integers, as the tokenizer gives them")
+    check_length(array.shape[1], config)
+    if not isinstance(array, jax.core.Tracer):
+        values = np.asarray(array)
+        outside = (values < 0) | (values >= config.vocabulary_size)
+        is_pad = values == config.pad_token_id
+        late = np.logical_or.accumulate(is_pad, axis=1) & ~is_pad
+        for wrong, rule in (
+            (outside, f"must lie between 0 and {config.vocabulary_size - 1}"),
+            (late, "follows <pad>, which must be at the end"),
+        ):
+            for row, column in np.argwhere(wrong)[:1]:
+                raise InputError(f"tokens[{row}, {column}] = {values[row, column]}: {rule}")
+    return jnp.asarray(array, jnp.int32)
