@@ -1,6 +1,9 @@
 # Needs Python 3.11 or later and make. `make help` lists the targets.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+IS_NEW := import sys; sys.exit(sys.version_info < (3, 11))
+# The first that runs: a shim may be there without its Python.
+PYTHON ?= $(shell for each in python3.11 python3; do \
+  $$each -c '$(IS_NEW)' 2>/dev/null && command -v $$each && break; done)
 VENV   ?= .venv
 TESTS  ?= tests
 # What to install beside the package, joined by "+": dev+cuda, dev+cuda12, dev+tpu.
@@ -92,10 +95,9 @@ clean: ## remove .venv, caches and build files; runs/ stays
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: make PYTHON=/path/to/python"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or later is needed; $(PYTHON) is older: make PYTHON=/path/to/python"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c '$(IS_NEW)' || \
+	  { echo "Python 3.11 or later is needed: make PYTHON=/path/to/python"; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
 
 # The extras are in the name of the stamp, joined by "+".
 $(VENV)/.installed-%: setup.py constraints.txt | $(BIN)/python

@@ -1,6 +1,8 @@
 """What setup.py asks for is what was tested: the two constraints files hold the versions."""
 
 import ast
+import os
+import subprocess
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -66,3 +68,22 @@ def test_the_command_starts_where_its_output_is_made_safe() -> None:
     """`main` alone leaves a terminal without our letters to fail."""
     text = (ROOT / "setup.py").read_text(encoding="utf-8")
     assert '"nt = nucleotide_transformer.cli:run_and_exit"' in text
+
+
+def test_make_takes_the_first_python_that_runs(tmp_path: Path) -> None:
+    """In a folder with a space, beside a shim that has nothing behind it."""
+    folder, asked = tmp_path / "my tools", tmp_path / "asked"
+    folder.mkdir()
+    scripts = {
+        "python3.11": "exit 127",
+        "python3": f'[ "$1" = -c ] && exec "{sys.executable}" "$@"\necho "$0 $*" > {asked}',
+    }
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    venv = tmp_path / "venv"
+    command = ["make", f"--directory={ROOT}", f"VENV={venv}", str(venv / "bin" / "python")]
+    environment = os.environ | {"PATH": f"{folder}:/usr/bin:/bin"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert asked.read_text() == f"{folder}/python3 -m venv {venv}\n"
