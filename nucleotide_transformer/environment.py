@@ -88,7 +88,7 @@ def describe_environment(config: EnvironmentConfig) -> list[tuple[str, str]]:
     rows = list(_describe_host(machine)) + list(_describe_devices(devices, machine))
     for dtype in get_args(Dtype)[:2]:
         form = choose_attention(devices[0], dtype, KEY_DIM)
-        peak = find_peak(devices[0], dtype, measure=config.measure)
+        peak = describe_peak(devices[0], dtype, measure=config.measure)
         rows.append((dtype, f"attention auto is {form}{peak}"))
     rows.append(("compute auto", choose_dtype(devices[0])))
     return rows
@@ -122,7 +122,7 @@ def _describe_devices(
         yield "card", card
 
 
-def find_peak(device: jax.Device, dtype: Dtype, *, measure: bool) -> str:
+def describe_peak(device: jax.Device, dtype: Dtype, *, measure: bool) -> str:
     """Words on the peak of a device, by its data sheet or measured."""
     sheet = look_up_peak_flops(device.device_kind, dtype)
     if sheet:

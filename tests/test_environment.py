@@ -16,8 +16,8 @@ from nucleotide_transformer.environment import (
     EXTRAS,
     EnvironmentConfig,
     describe_environment,
+    describe_peak,
     find_missing,
-    find_peak,
 )
 from nucleotide_transformer.errors import InputError
 
@@ -46,11 +46,11 @@ def test_the_peak_is_that_of_the_data_sheet_or_measured(monkeypatch):
     device = jax.devices("cpu")[0]
     monkeypatch.setattr(environment, "measure_peak_flops", lambda *_: 0.25e12)
     monkeypatch.setattr(environment, "look_up_peak_flops", lambda *_: None)
-    assert find_peak(device, "float32", measure=True) == ", peak 0.25 TFLOP/s, measured now"
-    assert not find_peak(device, "float32", measure=False)
+    assert describe_peak(device, "float32", measure=True) == ", peak 0.25 TFLOP/s, measured now"
+    assert not describe_peak(device, "float32", measure=False)
     monkeypatch.setattr(environment, "look_up_peak_flops", lambda *_: 989.4e12)
     for measure in (True, False):
-        words = find_peak(device, "bfloat16", measure=measure)
+        words = describe_peak(device, "bfloat16", measure=measure)
         assert words == ", peak 989 TFLOP/s by the data sheet"
 
 

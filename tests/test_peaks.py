@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from nucleotide_transformer.errors import RunFailedError
 from nucleotide_transformer.training import peaks
 
 # device_kind: (float32, bfloat16, float16) in TFLOP/s as the makers print them. NVIDIA prints
@@ -119,6 +120,20 @@ def test_a_product_counts_two_flops_a_multiply_add(monkeypatch):
     monkeypatch.setattr(peaks.time, "perf_counter", lambda: next(ticks))
     found = peaks.measure_peak_flops(jax.devices()[0], "bfloat16", sizes=(32, 64, 16), repeats=2)
     assert found == 2 * 64**3 / 0.5
+
+
+def test_products_that_do_not_fit_are_left_out(monkeypatch):
+    def time_product(device, dtype, size, repeats):
+        if size > limit:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
+        return 0.5
+
+    monkeypatch.setattr(peaks, "_time_product", time_product)
+    device, limit = make_device("gpu", "unlisted"), 4_096
+    assert peaks.measure_peak_flops(device, "float32") == 2 * 4_096**3 / 0.5
+    limit = 1_024
+    with pytest.raises(RunFailedError, match="unlisted: out of memory: its peak"):
+        peaks.measure_peak_flops(device, "float32")
 
 
 @pytest.mark.parametrize(("dtype", "chosen", "precision"), [

@@ -37,9 +37,6 @@ SETTINGS = (
 
 BUSY_LOAD = 0.3
 """Load of a core from which on figures can't be trusted."""
-SIZES: dict[str, tuple[int, ...]] = {"cpu": (1_024, 2_048)}
-"""Rows of the matrices that are multiplied to measure the peak, by platform."""
-LARGE_SIZES = (4_096, 8_192, 16_384)
 
 
 class Peak(NamedTuple):
@@ -54,9 +51,8 @@ class Peak(NamedTuple):
 
 def find_peak(device: jax.Device, dtype: Dtype) -> Peak:
     """Looks a device up and measures it."""
-    sizes = SIZES.get(device.platform, LARGE_SIZES)
     sheet = look_up_peak_flops(device.device_kind, dtype)
-    return Peak(sheet, measure_peak_flops(device, dtype, sizes=sizes))
+    return Peak(sheet, measure_peak_flops(device, dtype))
 
 
 def describe_machine(devices: list[jax.Device]) -> dict[str, Any]:

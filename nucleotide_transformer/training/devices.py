@@ -18,6 +18,9 @@ from nucleotide_transformer.errors import InputError, RunFailedError, require
 AXIS = "device"
 """Name of the axis of devices, for the collectives."""
 
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+"""What JAX's error says where the memory of a device is too small."""
+
 Batch = TypeVar("Batch")
 
 

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from nucleotide_transformer.config import ComputeConfig, Dtype
+from nucleotide_transformer.errors import RunFailedError
 from nucleotide_transformer.model import exact_products
+from nucleotide_transformer.training.devices import OUT_OF_MEMORY
 
 
 class DataSheet(NamedTuple):
@@ -91,23 +93,37 @@ def measure_peak_flops(
 
     The numbers are random: a processor that multiplies ones or zeros draws less power, and may
     run at a clock that no real product sees. Products of float32 are as exact as a run's. On a CPU
-    all devices share the cores, so the value is that of the whole machine.
+    all devices share the cores, so the value is that of the whole machine. A size that the device
+    has no memory for is left out.
 
     Args:
         device: where to multiply.
         dtype: of the operands; sums and results are of float32.
         sizes: values of S; those for the device's platform by default.
         repeats: products of each size, after one that compiles.
+
+    Raises:
+        RunFailedError: if there is memory for none.
     """
-    chosen = sizes or SIZES.get(device.platform, LARGE_SIZES)
+    chosen, found = sizes or SIZES.get(device.platform, LARGE_SIZES), list[float]()
     with exact_products(ComputeConfig(compute_dtype=dtype)):
-        return max(2 * size**3 / _time_product(device, dtype, size, repeats) for size in chosen)
+        for size in chosen:
+            try:
+                found.append(2 * size**3 / _time_product(device, dtype, size, repeats))
+            except jax.errors.JaxRuntimeError as error:
+                if OUT_OF_MEMORY not in str(error):
+                    raise
+    if not found:
+        shape = f"{min(chosen):,} x {min(chosen):,}"
+        rule = f"its peak is that of products of {shape} numbers: end what else uses the device"
+        raise RunFailedError(f"{device.device_kind}: out of memory: {rule}")
+    return max(found)
 
 
 def _time_product(device: jax.Device, dtype: Dtype, size: int, repeats: int) -> float:
     """Seconds of the fastest of some products."""
-    numbers = jax.random.normal(jax.random.key(0), (2, size, size), jnp.dtype(dtype))
-    left, right = jax.device_put(tuple(numbers), device)
+    draw = jax.random.normal
+    left, right = jax.device_put(tuple(draw(jax.random.key(0), (2, size, size), dtype)), device)
     # Of 16-bit operands XLA has a kernel on CPUs only if the result is of 32 bits.
     product: Any = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
     product(left, right).block_until_ready()
@@ -119,21 +135,18 @@ def _time_product(device: jax.Device, dtype: Dtype, size: int, repeats: int) -> 
     return min(seconds)
 
 
-def find_peak_flops(device: jax.Device, dtype: Dtype) -> float:
-    """FLOP/s that one device can do: by the data sheet, else of a matrix product measured now."""
-    return look_up_peak_flops(device.device_kind, dtype) or measure_peak_flops(device, dtype)
-
-
 def count_peaks(devices: list[jax.Device]) -> int:
     """How many times the peak of one is there: virtual devices of a CPU share one machine."""
     return 1 if devices[0].platform == "cpu" else len(devices)
 
 
 def find_total_peak_flops(devices: list[jax.Device], dtype: Dtype) -> float:
-    """FLOP/s of the devices of all processes together.
+    """FLOP/s of the devices of all processes: by the data sheet, else measured now on one.
 
     Args:
         devices: this process's, all of one kind; other processes have as many.
         dtype: of the operands of matrix products.
     """
-    return find_peak_flops(devices[0], dtype) * count_peaks(devices) * jax.process_count()
+    sheet = look_up_peak_flops(devices[0].device_kind, dtype)
+    peak = sheet or measure_peak_flops(devices[0], dtype)
+    return peak * count_peaks(devices) * jax.process_count()
