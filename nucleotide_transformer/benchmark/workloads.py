@@ -33,7 +33,7 @@ from nucleotide_transformer.pretraining.objective import Sequences, make_blank, 
 from nucleotide_transformer.pretraining.run import count_run_flops
 from nucleotide_transformer.training.devices import AXIS, Layout, lay_out, plan_layout
 from nucleotide_transformer.training.optimizer import make_optimizer, make_schedule
-from nucleotide_transformer.training.state import TrainState, init_state
+from nucleotide_transformer.training.state import init_state
 from nucleotide_transformer.training.step import (
     LossFn,
     StepMetrics,
@@ -41,7 +41,7 @@ from nucleotide_transformer.training.step import (
     make_train_step,
     place_state,
 )
-from nucleotide_transformer.types import Int
+from nucleotide_transformer.types import Int, Params
 
 NUM_BATCHES = 2
 """Different inputs that the steps take in turn."""
@@ -109,7 +109,8 @@ class UpdateWorkload:
         devices: list[jax.Device],
         *,
         loss: LossFn,
-        state: TrainState,
+        params: Params,
+        choose: Callable[[str], bool],
         optimizer: tuple[OptimizerConfig, int],
         batches: list[Any],
         compute: ComputeConfig,
@@ -120,17 +121,20 @@ class UpdateWorkload:
         Args:
             devices: of the case.
             loss: what is differentiated.
-            state: before the first update.
+            params: before the first update.
+            choose: which of them are trained; see `init_state`.
             optimizer: its options, and the updates of its run.
             batches: laid out; taken in turn.
             compute: precision.
             seed: of the loss's random numbers.
         """
         self._devices, self._loss, self._batches = devices, loss, batches
-        self._optimizer, self._compute, self._seed = optimizer, compute, seed
+        self._optimizer, self._schedule = make_optimizer(*optimizer), make_schedule(*optimizer)
+        self._compute, self._seed = compute, seed
         self.overlaps = devices[0].platform != "cpu"
         self._stops = np.zeros(len(devices), bool)
-        self._state = place_state(state, devices)
+        arranged = arrange_params(params, compute.stack)
+        self._state = place_state(init_state(arranged, self._optimizer, choose), devices)
         self._step: TrainStep | None = None
         self._num_started = 0
         self.metrics: StepMetrics | None = None
@@ -139,8 +143,8 @@ class UpdateWorkload:
         """Traces a new step, which `start` then runs."""
         self._step = make_train_step(
             self._loss,
-            make_optimizer(*self._optimizer),
-            make_schedule(*self._optimizer),
+            self._optimizer,
+            self._schedule,
             self._devices,
             seed=self._seed,
             context=functools.partial(exact_products, self._compute),
@@ -176,12 +180,11 @@ class TrainWorkload(UpdateWorkload):
         self.flops_per_step = count_run_flops(run)
         blank = make_blank(run.model, case.sequence_tokens)
         numbers = np.arange(case.sequences_per_step, dtype=np.int32)
-        params = init_params(jax.random.key(run.seed), run.model, run.compute)
-        optimizer = make_optimizer(run.optimizer, run.total_steps)
         super().__init__(
             devices,
             loss=make_loss(make_forward(run.model, run.compute), run.masking, run.model),
-            state=init_state(arrange_params(params, run.compute.stack), optimizer),
+            params=init_params(jax.random.key(run.seed), run.model, run.compute),
+            choose=lambda _: True,
             optimizer=(run.optimizer, run.total_steps),
             batches=[
                 lay_out(Sequences(tokens, numbers), blank, plan_case_layout(case))
@@ -209,15 +212,14 @@ class FinetuneWorkload(UpdateWorkload):
             adapter=choose_adapter(run.method, rank=lora.rank, alpha=lora.alpha, sites=lora.sites),
         )
         params = network.take_base(init_params(key, model, run.compute)) | network.init(key)
-        optimizer = make_optimizer(run.optimizer, run.total_steps)
-        choose = functools.partial(is_trained, method=run.method)
         labels = np.arange(case.sequences_per_step, dtype=np.int32) % 2
         weights = np.ones(case.sequences_per_step, np.float32)
         batches = [Examples(t, labels, weights) for t in draw_batches(case, model, config.seed)]
         super().__init__(
             devices,
             loss=make_task_loss(network, run.kind),
-            state=init_state(arrange_params(params, run.compute.stack), optimizer, choose),
+            params=params,
+            choose=functools.partial(is_trained, method=run.method),
             optimizer=(run.optimizer, run.total_steps),
             batches=[lay_out(batch, batch, plan_case_layout(case)) for batch in batches],
             compute=run.compute,
