@@ -117,8 +117,9 @@ def run_trial(row: Row, log: Path, timeout: float) -> Row:
             ).returncode
         except subprocess.TimeoutExpired:
             return {"error": f"no end within {timeout:g} s"}
-    written = sorted(set(log.parent.glob("benchmark_*.json")) - before)
-    if status or not written:
+    new = set(log.parent.glob("benchmark_*.json")) - before
+    written = sorted(path for path in new if path.stat().st_size)  # none has if it was killed
+    if not written:
         return {"error": find_error(log.read_text(errors="replace"), status)}
     content = json.loads(written[-1].read_text())
     write_whole(written[-1], json.dumps({"trial": row} | content, indent=2) + "\n")
@@ -206,7 +207,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "experiments" / "results" / "trials")
     parser.add_argument("--dry-run", action="store_true", help="print the commands only")
     arguments = parser.parse_args()
-    file = arguments.output / "trials.json"
+    file = arguments.output.resolve() / "trials.json"  # the trials run in another folder
     rows = read_rows(file)
     has_failed = False
     for model in arguments.models:

@@ -30,18 +30,22 @@ def trials():
 SMALL_PRODUCTS = """
 import sys
 if any(word.startswith("--inside") for word in sys.argv):
-    from nucleotide_transformer.benchmark import machine
-    machine.SIZES["cpu"] = (128,)
+    from nucleotide_transformer.training import peaks
+    peaks.SIZES["cpu"] = (128,)
 """
 """Run by Python as it starts: a benchmark measures the machine's peak by small matrix products."""
 
 
 def run(*words, folder):
+    """Runs trials; the folder of their results is named as from the one above it."""
     (folder / "sitecustomize.py").write_text(SMALL_PRODUCTS)
-    command = [sys.executable, "experiments/gpu_trials.py", "--output", str(folder), *words]
+    script = ROOT / "experiments" / "gpu_trials.py"
+    command = [sys.executable, str(script), "--output", folder.name, *words]
     environment = os.environ | {"XLA_FLAGS": " ".join(quick_compiler.FLAGS)}
     environment |= {"PYTHONPATH": str(folder)}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        command, cwd=folder.parent, env=environment, capture_output=True, text=True
+    )
 
 
 def test_every_trial_that_a_cpu_can_run_gives_a_row_once(tmp_path):
@@ -126,7 +130,7 @@ def test_an_error_is_the_line_that_names_it(trials, tmp_path, monkeypatch):
     def begin(*_, **__):
         found = {"results": [{"error": "out of memory"}]}
         (tmp_path / "benchmark_1.json").write_text(json.dumps(found))
-        return subprocess.CompletedProcess([], 0)
+        return subprocess.CompletedProcess([], 1)  # nothing was measured
 
     monkeypatch.setattr(subprocess, "run", begin)
     row = {"command": "", "flags": "", "memory": "", "change": ""}
