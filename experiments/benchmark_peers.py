@@ -31,7 +31,6 @@ from rich.table import Table
 from nucleotide_transformer.benchmark.compilation import find_memory, use_cache
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, Case, list_cases
 from nucleotide_transformer.benchmark.machine import describe_load, describe_machine
-from nucleotide_transformer.benchmark.run import OUT_OF_MEMORY
 from nucleotide_transformer.benchmark.timing import (
     Workload,
     compare_rates,
@@ -41,6 +40,7 @@ from nucleotide_transformer.benchmark.timing import (
 from nucleotide_transformer.benchmark.torch_peer import TorchPeer, explain_absence
 from nucleotide_transformer.benchmark.workloads import make_workload
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.training.devices import OUT_OF_MEMORY
 
 OURS = "this package"
 TORCH_OUT_OF_MEMORY = "out of memory"
@@ -158,7 +158,7 @@ def main() -> None:
         rounds=arguments.rounds,
         round_steps=arguments.round_steps,
         compute=ComputeConfig(compute_dtype=arguments.dtype),
-        model=tiny,
+        model=tiny if arguments.tiny else ModelConfig(),
     )
     machine = describe_machine(jax.local_devices())
     print(describe_load(machine) or "", file=sys.stderr)

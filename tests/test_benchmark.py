@@ -171,7 +171,7 @@ def test_commit_has_a_plus_where_any_file_of_the_repository_differs(tmp_path, mo
 @pytest.mark.devices(2)
 @pytest.mark.parametrize("task", ["embed", "probe", "logits"])
 def test_inference_computes_what_the_model_computes(task):
-    config = dataclasses.replace(CONFIG, tasks=(task,))
+    config = dataclasses.replace(CONFIG, tasks=(task,), accumulation=1)
     (case,) = list_cases(config, num_local_devices=8, platform="cpu")
     workload = make_workload(case, config, jax.local_devices()[:2])
     assert isinstance(workload, InferenceWorkload)
@@ -244,6 +244,7 @@ def test_a_case_that_does_not_fit_and_a_lost_profile_are_reported(monkeypatch, t
     config = dataclasses.replace(
         CONFIG,
         tasks=("embed",),
+        accumulation=1,
         sequences_per_device=(2, 1),
         num_devices=(1,),
         output=tmp_path,
@@ -302,48 +303,30 @@ def test_the_peak_is_looked_up_and_measured_in_the_type_of_the_computation(
     assert machine.find_peak(jax.devices()[0], dtype) == found
 
 
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        ("--models 1000M", "did you mean 100M?"),
-        ("--models v2_500m", "500M"),
-        ("--num-devices 99", "num_devices = 99: this process has "),
-        (
-            "--models 500M_human_ref --sequence-tokens 1001",
-            "sequence_tokens = 1001: the positions of model 500M_human_ref end at 1000",
-        ),
-        ("--sequences-per-device 0", "--sequences-per-device = (0,): at least 1 each"),
-        ("--rounds 0", "rounds = 0: must be above 0"),
-        pytest.param(
-            "--scaling strong --sequences-per-device 3",
-            "must be a multiple of 2 devices",
-            marks=pytest.mark.devices(2),
-        ),
-        ("--output {tmp}/file", "a file is in its path: must be a folder"),
-        ("--output {tmp}/file/below", "a file is in its path: must be a folder"),
-    ],
-)
-def test_bad_input_is_one_line(capfd, tmp_path, args, message):
-    (tmp_path / "file").touch()
-    assert cli.main(["benchmark", *args.format(tmp=tmp_path).split()]) == 2
-    err = capfd.readouterr().err
-    assert err.startswith("error: ")
-    assert message in err
-    assert err.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_the_command_measures_prints_and_writes(capfd, tmp_path, monkeypatch):
+@pytest.mark.parametrize("fits", [True, False])
+def test_the_command_measures_prints_and_writes(capfd, tmp_path, monkeypatch, fits):
     monkeypatch.setattr(run, "find_peak", lambda *_: PEAK)
+    if not fits:
+        error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
+        monkeypatch.setattr(run, "measure_case", Mock(side_effect=error))
     model = "--model.k 3 --model.num-layers 1 --model.embed-dim 8 --model.num-heads 2"
     args = f"--models custom {model} --model.ffn-dim 8 --tasks logits --sequence-tokens 8"
     args += f" --num-devices 1 --rounds 1 --round-steps 1 --no-peer --output {tmp_path}"
-    assert cli.main(["benchmark", *args.split()]) == 0
+    assert cli.main(["benchmark", *args.split()]) == (0 if fits else 1)
     out = capfd.readouterr().out
     assert "logits custom, 2 x 8" in out
+    assert ("out of memory" in out) != fits
     (file,) = tmp_path.glob("*.json")
     assert str(file) in out
     assert json.loads(file.read_text())["results"][0]["task"] == "logits"
+    assert [path.name in out for path in tmp_path.glob("*.png")] == [True] * fits
+    assert (".png" in out) == fits
+
+
+def test_benchmarks_of_the_same_second_have_files_of_their_own(tmp_path):
+    files = [run.reserve_files(tmp_path)[0] for _ in range(3)]
+    assert len(set(files)) == 3
+    assert set(tmp_path.iterdir()) == set(files)
 
 
 def test_the_peer_has_as_many_flops():
@@ -377,7 +360,7 @@ def test_drawn_tokens_are_kmers_after_cls():
 
 
 def test_a_second_start_takes_the_program_from_the_cache():
-    config = dataclasses.replace(CONFIG, tasks=("embed",), num_devices=(1,))
+    config = dataclasses.replace(CONFIG, tasks=("embed",), num_devices=(1,), accumulation=1)
     (case,) = list_cases(config, num_local_devices=8, platform="cpu")
     hits = []
 

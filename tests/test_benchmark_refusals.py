@@ -57,6 +57,46 @@ def test_an_impossible_case_is_refused_before_any_is_measured(
 
 
 @pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("--models 1000M", "did you mean 100M?"),
+        ("--models v2_500m", "500M"),
+        ("--num-devices 99", "num_devices = 99: this process has "),
+        (
+            "--models 500M_human_ref --sequence-tokens 1001",
+            "sequence_tokens = 1001: the positions of model 500M_human_ref end at 1000",
+        ),
+        ("--sequences-per-device 0", "--sequences-per-device = (0,): at least 1 each"),
+        ("--rounds 0", "rounds = 0: must be above 0"),
+        ("--model.num-layers 2", "models = ('100M',): must name custom: "),
+        ("--methods lora", "--methods = ('lora',): does nothing without finetune among the tasks"),
+        (
+            "--tasks embed --accumulation 2",
+            "--accumulation = 2: does nothing without train or finetune",
+        ),
+        ("--profile-rows 3", "--profile-rows = 3: does nothing without profile"),
+        pytest.param(
+            "--scaling strong --sequences-per-device 3",
+            "must be a multiple of 2 devices",
+            marks=pytest.mark.devices(2),
+        ),
+        ("--output {tmp}/file", "a file is in its path: must be a folder"),
+        ("--output {tmp}/file/below", "a file is in its path: must be a folder"),
+    ],
+)
+def test_bad_input_is_one_line(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, args: str, message: str
+) -> None:
+    (tmp_path / "file").touch()
+    assert cli.main(["benchmark", *args.format(tmp=tmp_path).split()]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
     "args",
     [
         "--tasks embed probe logits --compute.compute-dtype float16",
@@ -74,3 +114,4 @@ def test_what_trains_nothing_is_not_refused(
     monkeypatch.setattr(run, "find_peak", begin)
     with pytest.raises(RuntimeError, match="measured"):
         cli.main(["benchmark", *MODEL.split(), *args.split(), "--output", str(tmp_path)])
+    assert list(tmp_path.iterdir()) == []

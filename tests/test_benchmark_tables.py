@@ -70,6 +70,18 @@ def print_at(width: int, *results: CaseResult | FailedCase) -> str:
     return text.getvalue()
 
 
+def test_the_notes_say_how_flops_are_counted_and_why_a_cell_is_empty() -> None:
+    lora = dataclasses.replace(CASE, task="finetune", method="lora")
+    head = dataclasses.replace(RESULT, case=dataclasses.replace(lora, method="head"), no_peer="why")
+    text = print_at(160, dataclasses.replace(RESULT, case=lora, peer=PEER), head)
+    assert "of the forward pass, x 2 for finetune lora, x 1 for finetune head; " in text
+    assert "\nno peer where the cell is empty: why\n" in text
+    assert "\nno peer: why\n" in print_at(160, head)
+    assert "of the forward pass, x 3 for train; " in print_at(160, RESULT)
+    embed = dataclasses.replace(CASE, task="embed")
+    assert "of the forward pass; " in print_at(160, dataclasses.replace(RESULT, case=embed))
+
+
 def test_a_wide_terminal_has_every_figure() -> None:
     cells = describe_result(RESULT)
     row = read_table(print_at(160, RESULT))["train 100M, 2 x 1,000"]

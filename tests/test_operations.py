@@ -12,6 +12,9 @@ KINDS = {
     "loop_add_fusion": "elementwise and sums",
     "cudnn_fmha.2": "attention kernel",
     "gather.1": "moves",
+    "loop_broadcast_fusion.2": "moves",
+    "broadcast_divide_fusion.36": "elementwise and sums",  # its last operation counts
+    "copy_bitcast_fusion": "moves",  # and a bitcast is none
 }
 
 TRACE = """
@@ -61,11 +64,13 @@ def test_operations_are_named_after_their_place_in_the_model():
     place = "jit(f)/while/body/closed_call/transpose(jvp(m))/block/mha/dot_general"
     places = operations.find_places(program.replace("PLACE", place))
     assert list(places) == ["dot.7", "copy.3", "while.2"]
-    dot = operations.describe_operation("dot.7", places["dot.7"], 1.0, 2.0)
+    dot = operations.describe_operation("dot.7", places["dot.7"], 1.0, 2.0, num_devices=2)
     assert (dot.part, dot.kind) == ("backward block/mha/dot_general", "matrix products")
-    copy = operations.describe_operation("copy.3", places["copy.3"], 1.0, 2.0)
+    copy = operations.describe_operation("copy.3", places["copy.3"], 1.0, 2.0, num_devices=2)
     assert (copy.part, copy.kind) == ("block/fc1/transpose", "moves")
-    kinds = {name: operations.describe_operation(name, "", 1.0, 1.0).kind for name in KINDS}
-    assert kinds == KINDS
+    assert {name: operations.find_kind(name, "", num_devices=2) for name in KINDS} == KINDS
+    assert operations.find_kind("fusion.3", place, num_devices=1) == "matrix products"
+    assert operations.find_kind("dot.1", "block/mha/transpose", num_devices=1) == "matrix products"
+    assert operations.find_kind("all-reduce", "jit(f)/psum", num_devices=1) == "moves"
     events = [operations.Event(name, 1.5) for name in ("while.2", "dot.7", "dot.7", "call")]
     assert operations.sum_events(iter(events)) == {"dot.7": (2 / 3, 1.0)}

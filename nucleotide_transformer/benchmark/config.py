@@ -81,8 +81,23 @@ class BenchmarkConfig:
         for field, lowest in (("sequence_tokens", 2), ("sequences_per_device", 1)):
             values = getattr(self, field)
             require(min(values, default=lowest) >= lowest, field, values, f"at least {lowest} each")
+        self._refuse_what_does_nothing()
         for name in self.models:
             find_model(name, self.model)
+
+    def _refuse_what_does_nothing(self) -> None:
+        is_update = not {"train", "finetune"}.isdisjoint(self.tasks)
+        for field, is_used, needed in (
+            ("accumulation", is_update, "train or finetune among the tasks"),
+            ("methods", "finetune" in self.tasks, "finetune among the tasks"),
+            ("profile_rows", self.profile, "profile"),
+        ):
+            value = getattr(self, field)
+            is_default = value == getattr(BenchmarkConfig, field)
+            require(is_used or is_default, field, value, f"does nothing without {needed}")
+        is_used = CUSTOM in self.models or self.model == ModelConfig()
+        rule = f"must name {CUSTOM}: the fields of model are the shape of that alone"
+        require(is_used, "models", self.models, rule)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,14 +126,18 @@ class Case:
         return self.sequences_per_device * self.accumulation * self.num_devices
 
     @property
+    def what(self) -> str:
+        """The task, and what it trains."""
+        return " ".join(filter(None, (self.task, self.method)))
+
+    @property
     def label(self) -> str:
         """The case in a few words."""
         batch = f"{self.sequences_per_device} x {self.sequence_tokens:,}"
         batch += f" x {self.accumulation}" if self.accumulation > 1 else ""
         scaling = " strong" if self.scaling == "strong" else ""
         devices = f", {self.num_devices} devices{scaling}" if self.num_devices > 1 else ""
-        task = " ".join(filter(None, (self.task, self.method)))
-        return f"{task} {self.model}, {batch}{devices}"
+        return f"{self.what} {self.model}, {batch}{devices}"
 
 
 def find_model(name: str, custom: ModelConfig) -> ModelConfig:

@@ -66,12 +66,13 @@ class Profile(NamedTuple):
         return dict(sorted(sums.items(), key=lambda item: -item[1]))
 
 
-def profile_workload(workload: Workload, compiled: Any) -> Profile:
+def profile_workload(workload: Workload, compiled: Any, *, num_devices: int) -> Profile:
     """Traces some steps of a workload that has run before.
 
     Args:
         workload: its steps.
         compiled: the program that its steps run, `jax.stages.Compiled`.
+        num_devices: that it runs on.
 
     Raises:
         InputError: if the platform's trace names no operations.
@@ -91,7 +92,7 @@ def profile_workload(workload: Workload, compiled: Any) -> Profile:
         raise InputError(f"profile: the trace of {jax.default_backend()} names no operations")
     places = find_places(compiled.as_text())
     operations = [
-        describe_operation(name, places.get(name, ""), calls, total)
+        describe_operation(name, places.get(name, ""), calls, total, num_devices=num_devices)
         for name, (calls, total) in timed.items()
     ]
     operations.sort(key=lambda operation: -operation.seconds)
@@ -143,11 +144,28 @@ def find_places(program: str) -> dict[str, str]:
     return dict(pattern.findall(program))
 
 
-def describe_operation(name: str, place: str, calls: float, seconds: float) -> Operation:
+def describe_operation(
+    name: str, place: str, calls: float, seconds: float, *, num_devices: int
+) -> Operation:
     """Sorts an operation into its kind, and shortens its place."""
-    text = f"{name} {place.rpartition('/')[2]}"
-    kind = next((kind for kind, like in KINDS.items() if re.search(like, text)), OTHER)
+    kind = find_kind(name, place, num_devices=num_devices)
     return Operation(name, shorten_place(place), kind, calls, seconds)
+
+
+def find_kind(name: str, place: str, *, num_devices: int) -> str:
+    """One of KINDS by the name, else by the last part of the place, or OTHER.
+
+    XLA names a fusion after its last two operations, and what the last one makes is what it is
+    for: broadcast_divide_fusion divides. A bitcast does nothing. A sum over one device is a copy.
+    """
+    if "_fusion" in name:
+        words = name.partition("_fusion")[0].split("_")
+        name = next((word for word in reversed(words) if word != "bitcast"), "")
+    for text in (name, place.rpartition("/")[2]):
+        for kind, like in KINDS.items():
+            if re.search(like, text):
+                return "moves" if kind == "between devices" and num_devices == 1 else kind
+    return OTHER
 
 
 def shorten_place(place: str) -> str:

@@ -35,7 +35,8 @@ class CaseResult:
     step_seconds: Spread
     """Over all timed steps."""
     flops_per_step: int
-    """Model FLOPs: matrix products of forward and, in training, twice that for backward."""
+    """Model FLOPs: matrix products of the forward pass; of an update 3 times as many, of
+    fine-tuning `PASSES` times."""
     peak: Peak
     """Of one device."""
     num_peaks: int
@@ -45,7 +46,7 @@ class CaseResult:
     """Of one device, by the compiler's account."""
     device_peak_bytes: int | None
     """The most in use on a device so far in this process, where the device counts it: of this
-    case if it is the first, or the largest yet."""
+    case if that took more than those before it, and more than the products of the peak."""
     evidence: dict[str, int | float]
     """Steps done, and a number that they gave."""
     peer: PeerResult | None = None
@@ -130,7 +131,8 @@ class Report:
     machine: dict[str, Any]
     results: list[CaseResult | FailedCase]
     json_file: Path
-    picture: Path
+    picture: Path | None = None
+    """None if nothing was measured."""
 
     @property
     def measured(self) -> list[CaseResult]:

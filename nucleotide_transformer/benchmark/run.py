@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import gc
 import itertools
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,8 @@ from nucleotide_transformer.files import refuse_unwritable
 from nucleotide_transformer.model import count_parameters
 from nucleotide_transformer.model.platform import resolve_compute
 from nucleotide_transformer.plots import save_figure
-from nucleotide_transformer.training.devices import find_devices
+from nucleotide_transformer.training.devices import OUT_OF_MEMORY, find_devices
 from nucleotide_transformer.training.peaks import count_peaks
-
-OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
 
 def run_benchmark(config: BenchmarkConfig, *, progress: bool = False) -> Report:
@@ -56,6 +55,7 @@ def run_benchmark(config: BenchmarkConfig, *, progress: bool = False) -> Report:
     Raises:
         InputError, NotAFolderError: one line, before anything is measured, for cases that
             can't be, several processes, or an output folder that can't be.
+        RunFailedError: if a device has no memory for the product that measures its peak.
     """
     devices = find_devices(None)
     processes = jax.process_count()
@@ -65,22 +65,24 @@ def run_benchmark(config: BenchmarkConfig, *, progress: bool = False) -> Report:
     cases = list_cases(config, num_local_devices=len(devices), platform=platform)
     for case in cases:
         check_case(case, config)
-    json_file, picture = name_files(config.output)
     machine = describe_machine(devices)
-    results: list[CaseResult | FailedCase] = []
-    with BenchmarkProgress(config, cases, show=progress) as bar:
-        bar.say("matrix product")
-        dtype: Any = config.compute.compute_dtype  # "auto" no more
-        peak = find_peak(devices[0], dtype)
-        for case in cases:
-            results.append(run_case(case, config, peak, bar))
-            write_json(json_file, config, machine, results)
-    report = Report(
-        config=config, machine=machine, results=results, json_file=json_file, picture=picture
-    )
-    if report.measured:
-        save_figure(plot_results(report), picture)
-    return report
+    json_file, picture = reserve_files(config.output)
+    report = Report(config=config, machine=machine, results=[], json_file=json_file)
+    try:
+        with BenchmarkProgress(config, cases, show=progress) as bar:
+            bar.say("matrix product")
+            dtype: Any = config.compute.compute_dtype  # "auto" no more
+            peak = find_peak(devices[0], dtype)
+            for case in cases:
+                report.results.append(run_case(case, config, peak, bar))
+                write_json(json_file, config, machine, report.results)
+    finally:
+        if not json_file.stat().st_size:
+            json_file.unlink()
+    if not report.measured:
+        return report
+    save_figure(plot_results(report), picture)
+    return dataclasses.replace(report, picture=picture)
 
 
 def resolve_config(config: BenchmarkConfig, device: jax.Device) -> BenchmarkConfig:
@@ -94,15 +96,20 @@ def resolve_config(config: BenchmarkConfig, device: jax.Device) -> BenchmarkConf
     return dataclasses.replace(config, compute=compute)
 
 
-def name_files(folder: Path) -> tuple[Path, Path]:
-    """Makes the output folder; the JSON file and the picture in it have the time in their names."""
-    folder = Path(folder)
+def reserve_files(folder: Path) -> tuple[Path, Path]:
+    """Makes the output folder, and in it an empty JSON file, beside which a picture may be.
+
+    Their name is the time, with a number after it if another benchmark has that already.
+    """
+    stem = f"benchmark_{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H-%M-%S}"
     with refuse_unwritable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    stem = f"benchmark_{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H-%M-%S}"
-    taken = len(list(folder.glob(f"{stem}*.json")))
-    stem += f"_{taken}" if taken else ""
-    return folder / f"{stem}.json", folder / f"{stem}.png"
+        for number in itertools.count():
+            json_file = folder / f"{stem}{f'_{number}' if number else ''}.json"
+            with suppress(FileExistsError):
+                json_file.open("x").close()
+                break
+    return json_file, json_file.with_suffix(".png")
 
 
 def run_case(
@@ -130,23 +137,10 @@ def measure_case(
     workload = make_workload(case, config, devices)
     compile_seconds, compiled = compile_step(workload, cache=config.cache)
     bar.advance()
-    peer, no_peer = start_peer(case, config, devices[0].platform)
-    workloads: list[Workload] = [workload, peer] if peer else [workload]
-    for _ in range(config.warmup_steps):
-        bar.say(f"{case.label}: warming up")
-        for each in workloads:
-            each.wait(each.start())
-        bar.advance()
-    bar.say(case.label)
-    seconds = time_in_turns(
-        workloads,
-        rounds=config.rounds,
-        round_steps=config.round_steps,
-        advance=lambda: bar.advance(config.round_steps / len(workloads)),
-    )
-    spread = summarize(list(itertools.chain(*seconds[0])))
+    seconds, peer, no_peer = time_case(workload, case, config, bar)
+    spread = summarize(list(itertools.chain(*seconds)))
     evidence = workload.describe()  # before the steps of the profile
-    profile, no_profile = profile_case(workload, compiled, config)
+    profile, no_profile = profile_case(workload, compiled, case, config)
     return CaseResult(
         case=case,
         num_parameters=count_parameters(find_model(case.model, config.model)),
@@ -158,7 +152,7 @@ def measure_case(
         memory=find_memory(compiled),
         device_peak_bytes=find_device_peak(devices[0]),
         evidence=evidence,
-        peer=describe_peer(peer, seconds, case) if peer else None,
+        peer=peer,
         no_peer=no_peer,
         profile=profile,
         no_profile=no_profile,
@@ -166,44 +160,72 @@ def measure_case(
 
 
 def profile_case(
-    workload: Workload, compiled: Any, config: BenchmarkConfig
+    workload: Workload, compiled: Any, case: Case, config: BenchmarkConfig
 ) -> tuple[Profile | None, str | None]:
     """The profile, or why there is none: what was timed is kept without it."""
     if not config.profile:
         return None, "not asked for"
     try:
-        return profile_workload(workload, compiled), None
+        return profile_workload(workload, compiled, num_devices=case.num_devices), None
     except InputError as error:
         return None, str(error)
 
 
-def start_peer(
-    case: Case, config: BenchmarkConfig, platform: str
-) -> tuple[TorchPeer | None, str | None]:
-    """The peer after its first step, or why there is none."""
-    absence = explain_absence(case, platform) if config.peer else "not asked for"
-    if absence:
-        return None, absence
-    try:
-        peer = TorchPeer(case, config, platform)
-        peer.wait(peer.start())
-    except RuntimeError as error:
-        if "out of memory" not in str(error):
-            raise
-        hint = "XLA_PYTHON_CLIENT_PREALLOCATE=false leaves it more"
-        return None, f"the peer is out of memory; {hint}"
-    return peer, None
+def time_case(
+    workload: Workload, case: Case, config: BenchmarkConfig, bar: "BenchmarkProgress"
+) -> tuple[list[list[float]], PeerResult | None, str | None]:
+    """Seconds of our steps [round][step], and the peer's figures, or why there are none.
+
+    Where the peer runs out of memory, ours is timed again, alone.
+    """
+    absence = explain_absence(case, jax.default_backend()) if config.peer else "not asked for"
+    if not absence:
+        done = bar.num_done
+        try:
+            return *time_with_peer(workload, case, config, bar), None
+        except RuntimeError as error:
+            if isinstance(error, jax.errors.JaxRuntimeError) or "out of memory" not in str(error):
+                raise
+            error.__traceback__ = None  # whose frames hold the peer
+        gc.collect()
+        TorchPeer.free_memory()
+        bar.skip_to(done)
+        absence = "the peer is out of memory; XLA_PYTHON_CLIENT_PREALLOCATE=false leaves it more"
+    (ours,) = time_workloads([workload], case, config, bar)
+    return ours, None, absence
 
 
-def describe_peer(peer: TorchPeer, seconds: list[list[list[float]]], case: Case) -> PeerResult:
-    """The peer's figures, and ours over them."""
-    ours, theirs = seconds
+def time_with_peer(
+    workload: Workload, case: Case, config: BenchmarkConfig, bar: "BenchmarkProgress"
+) -> tuple[list[list[float]], PeerResult]:
+    """Seconds of our steps, and the peer's figures, taken in turns."""
+    peer = TorchPeer(case, config, jax.default_backend())
+    peer.wait(peer.start())
+    ours, theirs = time_workloads([workload, peer], case, config, bar)
     spread = summarize(list(itertools.chain(*theirs)))
-    return PeerResult(
+    return ours, PeerResult(
         name=peer.name,
         step_seconds=spread,
         tokens_per_second=case.tokens_per_step / spread.median,
         ratio=compare_rates(ours, theirs),
+    )
+
+
+def time_workloads(
+    workloads: list[Workload], case: Case, config: BenchmarkConfig, bar: "BenchmarkProgress"
+) -> list[list[list[float]]]:
+    """Warms up; then seconds of steps [workload][round][step], taken in turns."""
+    for _ in range(config.warmup_steps):
+        bar.say(f"{case.label}: warming up")
+        for each in workloads:
+            each.wait(each.start())
+        bar.advance()
+    bar.say(case.label)
+    return time_in_turns(
+        workloads,
+        rounds=config.rounds,
+        round_steps=config.round_steps,
+        advance=lambda: bar.advance(config.round_steps / len(workloads)),
     )
 
 

@@ -14,12 +14,13 @@ from nucleotide_transformer.benchmark.results import (
     find_base,
 )
 from nucleotide_transformer.benchmark.timing import Spread
+from nucleotide_transformer.finetuning.run import PASSES
 
 GIB = 2**30
 MFU_FORMULA = (
     "MFU = model FLOPs of a step / (median seconds x peak FLOP/s of all devices). Model FLOPs: 2"
-    " for each multiply-add of the matrix products of the forward pass, three times that in"
-    " training; recomputation is left out."
+    " for each multiply-add of the matrix products of the forward pass{passes}; recomputation is"
+    " left out."
 )
 
 LEFT_OUT_IF_NARROW = ("of product", "temporary")
@@ -36,7 +37,8 @@ def print_report(report: Report, console: Console) -> None:
     for result in report.measured:
         if result.profile:
             console.print(make_kind_table(result), make_operation_table(result, report))
-    console.print(f"written: {report.json_file}, {report.picture.name}", soft_wrap=True)
+    picture = f", {report.picture.name}" if report.picture else ""
+    console.print(f"written: {report.json_file}{picture}", soft_wrap=True)
 
 
 def describe_setting(report: Report) -> Iterator[str]:
@@ -140,7 +142,7 @@ def show_spread(spread: Spread, factor: float, form: str) -> str:
 
 def describe_notes(report: Report, *, narrow: bool) -> Iterator[str]:
     """What the table needs to be understood: formulas, the peer, scaling."""
-    yield MFU_FORMULA
+    yield MFU_FORMULA.format(passes=describe_passes(report))
     if narrow:
         yield "GiB: of one device"
     else:
@@ -155,8 +157,8 @@ def describe_notes(report: Report, *, narrow: bool) -> Iterator[str]:
             " ratio: our rate over its, round by round"
         )
     reasons = dict.fromkeys(result.no_peer for result in report.measured if result.no_peer)
-    if report.config.peer and not peers:
-        yield f"no peer: {'; '.join(filter(None, reasons))}"
+    if report.config.peer and reasons:
+        yield f"no peer{' where the cell is empty' if peers else ''}: {'; '.join(reasons)}"
     lacking = dict.fromkeys(result.no_profile for result in report.measured if result.no_profile)
     if report.config.profile and lacking:
         yield f"no profile: {'; '.join(lacking)}"
@@ -166,6 +168,17 @@ def describe_notes(report: Report, *, narrow: bool) -> Iterator[str]:
             speedup = result.tokens_per_second / base.tokens_per_second
             efficiency = speedup * base.num_peaks / result.num_peaks
             yield f"{result.case.label}: {speedup:.2f} x one device, efficiency {efficiency:.0%}"
+
+
+def describe_passes(report: Report) -> str:
+    """What the FLOPs of updates are over those of a forward pass."""
+    cases = [result.case for result in report.results]
+    passes = {
+        case.what: PASSES[case.method] if case.method else 3
+        for case in cases
+        if case.task in ("train", "finetune")
+    }
+    return "".join(f", x {number} for {what}" for what, number in passes.items())
 
 
 def make_kind_table(result: CaseResult) -> Table:

@@ -121,6 +121,11 @@ class TorchPeer:
         if self._device == "cuda":
             started.synchronize()
 
+    @staticmethod
+    def free_memory() -> None:
+        """Gives back what torch keeps of peers that are gone."""
+        importlib.import_module("torch").cuda.empty_cache()
+
     def _update(self, tokens: Any) -> Any:
         """One update; the loss of the last micro-batch."""
         torch = self._torch
