@@ -136,6 +136,16 @@ def test_weights_are_distributions_over_kept_keys():
     assert (np.asarray(weights)[1, :, :, ~np.asarray(keep)[1]] == 0).all()
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_the_softmax_is_in_float32_whatever_the_activations(dtype):
+    """Products of 16-bit numbers are exact in float32: only sums of 8 are in another order."""
+    query, key, _, keep = make_inputs(dtype=dtype)
+    found = attention_weights(query, key, keep)
+    assert found.dtype == jnp.float32
+    exact = attention_weights(query.astype(jnp.float32), key.astype(jnp.float32), keep)
+    np.testing.assert_allclose(found, exact, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize(("num_queries", "num_keys"), [(19, 128), (150, 1_000), (7, 33)])
 def test_cudnn_takes_odd_numbers_of_tokens(num_queries, num_keys, monkeypatch):
     """Of shapes alone, which JAX checks while it traces: its kernel needs a GPU."""

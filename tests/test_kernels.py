@@ -126,6 +126,13 @@ def test_the_gate_is_the_formula(activate, dtype):
     assert_close(found[1][0], expected[1][0], 100 * UNIT[dtype])
 
 
+@pytest.mark.parametrize("activate", [jax.nn.silu, gelu])
+def test_the_gate_is_computed_in_float32_and_rounded_once(activate):
+    hidden = draw(0, 2, 3, 10, dtype="bfloat16") * 3
+    exact = gate.apply_gate(activate, hidden.astype("float32"))
+    np.testing.assert_array_equal(gate.apply_gate(activate, hidden), exact.astype("bfloat16"))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_layer_norm_is_the_formula(dtype):
     x, weights = draw(0, 2, 3, 16, dtype=dtype) * 2 + 1, draw(1, 2, 3, 16)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from nucleotide_transformer.config import Implementation
 from nucleotide_transformer.model.kernels.cudnn import attend_by_cudnn
 from nucleotide_transformer.model.kernels.per_head import attend_per_head
-from nucleotide_transformer.model.platform import choose_attention, find_default_device
 from nucleotide_transformer.model.remat import keep_for_backward
 from nucleotide_transformer.types import Array, Bool, Float
 
@@ -32,7 +31,7 @@ def attend(
     key: Float[Array, "B T H K"],
     value: Float[Array, "B T H K"],
     keep: Bool[Array, "B T"],
-    implementation: Implementation = "auto",
+    implementation: Implementation,
 ) -> Float[Array, "B M H K"]:
     """Mean of the values, weighted by `attention_weights`, for every query and head.
 
@@ -42,11 +41,8 @@ def attend(
         value: values.
         keep: False for keys that no query may attend to (padding). The "cudnn" form takes it to
             be padding at the end of each sequence, as the tokenizer makes it.
-        implementation: a form, or "auto" for the fastest on JAX's default device.
+        implementation: a form; what "auto" is was decided before (`platform.resolve_compute`).
     """
-    if implementation == "auto":
-        device = find_default_device()
-        implementation = choose_attention(device, query.dtype, query.shape[-1])
     if implementation == "per_head":
         return attend_per_head(query, key, value, keep)
     if implementation == "cudnn":

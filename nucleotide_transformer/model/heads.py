@@ -13,6 +13,7 @@ import haiku as hk
 import jax.numpy as jnp
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.model.kernels.products import multiply
 from nucleotide_transformer.model.layers import LayerNorm, Linear, gelu
 from nucleotide_transformer.model.token_tables import SharedColumns
 from nucleotide_transformer.types import Array, Float, Int
@@ -38,16 +39,19 @@ class MaskedLMHead(hk.Module):
         self._norm = LayerNorm(
             epsilon=config.layer_norm_epsilon, param_dtype=dtype, name="lm_head_layer_norm"
         )
-        self._output = Linear(
-            config.vocabulary_size, param_dtype=dtype, output_dtype="float32", name="lm_final_fc"
-        )
+        self._output = Linear(config.vocabulary_size, param_dtype=dtype, name="lm_final_fc")
         shared = config.token_tables != "free"
         self._shared = SharedColumns(config, compute) if shared else None
 
     def __call__(self, x: Float[Array, "B M D"]) -> Float[Array, "B M V"]:
         """Logits of the tokens."""
         x = self._norm(gelu(self._dense(x)))
-        return self._output(x, self._shared() if self._shared else None)
+        w, b = self._output.read(x.shape[-1])
+        if self._shared:
+            added, added_bias = self._shared()
+            assert b is not None
+            w, b = w + added, b + added_bias
+        return multiply(x, w, b, "float32")
 
 
 class TaskHead(hk.Module):

@@ -53,16 +53,9 @@ class Linear(hk.Module):
         self._output_dim, self._bias, self._dtype = output_dim, bias, jnp.dtype(param_dtype)
         self._init = init
 
-    def __call__(
-        self,
-        x: Float[Array, "*batch D"],
-        shared: tuple[Float[Array, "D F"], Float[Array, " F"]] | None = None,
-    ) -> Float[Array, "*batch F"]:
-        """The product, over the last axis; `shared` is added to weights and bias."""
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
+        """The product, over the last axis."""
         w, b = self.read(x.shape[-1])
-        if shared is not None:
-            assert b is not None, "a bias is shared, so there must be one"
-            w, b = w + shared[0], b + shared[1]
         return multiply(x, w, b, self._output_dtype)
 
     def read(self, input_dim: int) -> tuple[Float[Array, "D F"], Float[Array, " F"] | None]:

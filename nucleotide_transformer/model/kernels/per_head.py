@@ -208,7 +208,7 @@ def _loop_over_heads(
 
 def _count_at_once(num_heads: int, num_scores: int) -> int:
     """Heads whose scores fit the cache together."""
-    most = SCORES_IN_CACHE // num_scores
+    most = min(SCORES_IN_CACHE // num_scores, num_heads)
     return max((n for n in range(1, most + 1) if num_heads % n == 0), default=1)
 
 
