@@ -10,10 +10,20 @@ import pytest
 from small_models import MODELS, V1, V2, assert_same_params, random_params
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
+from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.model import count_parameters, make_forward
-from nucleotide_transformer.model.adapters import SITES, Ia3, Lora, keep_plain, merge_adapter
+from nucleotide_transformer.model.adapters import (
+    SITES,
+    Ia3,
+    Lora,
+    choose_adapter,
+    keep_plain,
+    merge_adapter,
+)
+from nucleotide_transformer.model.encoder import Encoder
 from nucleotide_transformer.model.forward import init_adapter
 from nucleotide_transformer.model.stacking import arrange_params
+from nucleotide_transformer.model.task_network import TaskNetwork
 from nucleotide_transformer.training.state import merge, partition
 from nucleotide_transformer.types import Array
 
@@ -64,6 +74,35 @@ def test_an_adapter_changes_nothing_at_first(name):
     assert_same_params({module: adapted[module] for module in plain}, plain)
     one, other = run(V2, adapted, ADAPTERS[name]), run(V2, plain)
     np.testing.assert_allclose(one.logits, other.logits, atol=1e-6)
+
+
+def test_no_part_is_drawn_from_the_key_of_another(monkeypatch):
+    """With one seed for a model of random weights and what is put onto it, as `nt finetune` does:
+    low ranks would start as copies of the weights."""
+    keys = []
+
+    def note(_, key):
+        keys.append(tuple(jax.random.key_data(key).tolist()))
+        return {}
+
+    for part in ("_init_ends", "_init_block", "_init_block_adapter"):
+        monkeypatch.setattr(Encoder, part, note)
+    make_forward(V2, EXACT, adapter=LORA).init(jax.random.key(0))
+    network = TaskNetwork(config=V2, compute=EXACT, num_outputs=2, adapter=LORA)
+    network.init(jax.random.key(0))
+    assert len(keys) == 1 + 2 + 2 + 2
+    encoder = set(keys[:3])
+    assert len(encoder) == 3
+    assert encoder.isdisjoint(keys[3:])
+
+
+def test_equal_choices_are_one_adapter_and_no_rank_is_none():
+    """It is a key of what is compiled."""
+    choose = functools.partial(choose_adapter, "lora", rank=2, alpha=3.0)
+    assert choose(sites=["key"]) is choose(sites=("key",)) is not choose(sites=("value",))
+    init = hk.transform(lambda: Lora(V2, EXACT, rank=0)).init
+    with pytest.raises(InputError, match="rank = 0: must be above 0"):
+        init(None)
 
 
 @pytest.mark.parametrize("name", ADAPTERS)

@@ -15,6 +15,7 @@ from nucleotide_transformer.model.layers import (
     make_rotary_angles,
     rotate,
 )
+from nucleotide_transformer.model.stacking import arrange_params
 
 SMALL = ModelConfig(num_layers=3, embed_dim=32, num_heads=4, ffn_dim=48, max_positions=64)
 SMALL_V1 = dataclasses.replace(
@@ -221,6 +222,26 @@ def test_parameter_type_is_an_argument(config, dtype):
 def test_layers_that_do_not_exist_are_named(config, params, taps, message):
     with pytest.raises(ValueError, match=message):
         make_forward(config).apply(params, make_tokens(config), **taps)
+
+
+@pytest.mark.parametrize("stack", ["scan", "loop"])
+def test_a_model_has_no_more_blocks_than_its_parameters(stack):
+    """A scan would take the last stacked one again, without a word."""
+    deeper = make_forward(dataclasses.replace(SMALL, num_layers=4), ComputeConfig(stack=stack))
+    params = arrange_params(make_params(SMALL), stack)
+    with pytest.raises(InputError, match=r"^num_layers = 4: there are parameters of 3 blocks$"):
+        deeper.apply(params, make_tokens(SMALL))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((0,), r"tokens = \(0, 20\)"), ((2, 0), r"positions = \(2, 0\)")],
+)
+def test_a_batch_of_nothing_is_refused(shape, message):
+    tokens = make_tokens(SMALL)[: shape[0]]
+    positions = jnp.zeros(shape, jnp.int32) if shape[1:] else None
+    with pytest.raises(InputError, match=f"^{message}: must not be empty$"):
+        make_forward(SMALL).apply(make_params(SMALL), tokens, positions)
 
 
 def test_learned_positions_have_an_end():

@@ -85,6 +85,16 @@ def test_the_folded_model_gives_the_same_logits(kind, stack):
     assert float(jnp.abs(apart - right.logits).max()) > 0.1 * scale
 
 
+def test_what_is_shared_is_added_up_before_it_is_rounded():
+    """To the same bits where parameters are rounded once, and not at every call."""
+    config, compute = with_tables("pairs"), ComputeConfig(compute_dtype="bfloat16")
+    params, tokens = random_params(config), TOKENS[:, :6]
+    tokenizer = KmerTokenizer(k=config.k)
+    model = Model(params=params, config=config, compute=compute, tokenizer=tokenizer)
+    expected = jax.jit(make_forward(config, compute).apply)(params, tokens).logits
+    np.testing.assert_array_equal(model(tokens).logits, expected)
+
+
 @KINDS
 def test_shared_vectors_learn_from_all_tokens_that_spell_them(kind):
     config = with_tables(kind)

@@ -128,6 +128,7 @@ class Lora(hk.Module):
         """
         super().__init__(name=name)
         del config
+        require(rank > 0, "rank", rank, "must be above 0")
         require(set(sites) <= LINEAR.keys(), "sites", sites, f"must be among {list(LINEAR)}")
         self._dtype = jnp.dtype(compute.param_dtype)
         self._rank, self._alpha, self._sites = rank, alpha, tuple(sites)
@@ -158,8 +159,18 @@ class _LowRank(hk.Module):
 def choose_adapter(
     method: Method, *, rank: int, alpha: float, sites: Sequence[Site]
 ) -> Adapter | None:
-    """The adapter of a method; None for those that have none. The sizes are LoRA's."""
-    lora = functools.partial(Lora, rank=rank, alpha=alpha, sites=tuple(sites))
+    """The adapter of a method; None for those that have none. The sizes are LoRA's.
+
+    Equal choices give the same object, so that what is compiled for one serves all.
+    """
+    return _choose_adapter(method, rank, alpha, tuple(sites))
+
+
+@functools.cache
+def _choose_adapter(
+    method: Method, rank: int, alpha: float, sites: tuple[Site, ...]
+) -> Adapter | None:
+    lora = functools.partial(Lora, rank=rank, alpha=alpha, sites=sites)
     adapters: dict[Method, Adapter] = {"ia3": Ia3, "lora": lora}
     return adapters.get(method)
 

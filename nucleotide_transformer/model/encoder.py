@@ -27,6 +27,7 @@ from nucleotide_transformer.model.stacking import (
     ENCODER,
     AnyParams,
     StackedParams,
+    count_blocks,
     name_block,
     stack_params,
     take_block,
@@ -34,6 +35,9 @@ from nucleotide_transformer.model.stacking import (
 from nucleotide_transformer.model.token_tables import FREE_STDDEV, SharedRows
 from nucleotide_transformer.types import Array, Bool, Float, Int, Params, PRNGKey
 
+_OF_ADAPTERS = 0xADA97E25
+"""Folded into the key of an adapter. Its blocks would have the keys of the encoder's with a small
+number, since `split` folds in 0, 1 and so on: low ranks would be copies of random weights."""
 GivenTokens = Shaped[Array | np.ndarray, "..."] | Sequence[Sequence[int]]
 """Token ids as users give them; see `check_tokens`."""
 
@@ -123,8 +127,7 @@ class Encoder:
         simple = dataclasses.replace(self, compute=compute)
         params: Params = {}
         for index in range(self.config.num_layers):
-            # Two foldings, so that no block of the encoder has the same key.
-            of_block = jax.random.fold_in(jax.random.fold_in(key, 1), index)
+            of_block = jax.random.fold_in(jax.random.fold_in(key, _OF_ADAPTERS), index)
             added = simple._init_block_adapter(of_block)
             params |= {
                 name_block(index) + name.removeprefix(BLOCK): leaves
@@ -174,8 +177,14 @@ class Encoder:
             attention: layers whose attention weights to return, 1 to num_layers.
             to_the_end: run all blocks and the norm, even if none of the layers asks for it.
         """
+        for name, ids in (("tokens", tokens), ("positions", positions)):
+            if ids is not None:
+                require(ids.size > 0, name, ids.shape, "must not be empty")
         check_length(tokens.shape[1], self.config)
         check_layers(self.config, layers, attention)
+        depth = count_blocks(params)
+        rule = f"there are parameters of {depth} blocks"
+        require(depth >= self.config.num_layers, "num_layers", self.config.num_layers, rule)
         if self.compute.stack == "scan" and not isinstance(params, StackedParams):
             params = stack_params(params)
         others = params.rest if isinstance(params, StackedParams) else params

@@ -27,8 +27,12 @@ BLOCK = "block"
 """Name of any one block, in place of the released one: `esm_transformer/attention_layer_0`."""
 
 
-_ROUNDED = (f"{ENCODER}/attention_layer_", f"{ENCODER}/~/esm_roberta_lm_head/")
+_HEAD = f"{ENCODER}/~/esm_roberta_lm_head/"
+_ROUNDED = (f"{ENCODER}/attention_layer_", _HEAD)
 """Beginnings of the names of modules whose products have factors of the activations' type."""
+_SHARED = f"{_HEAD}~/shared"
+_ADDED = (_SHARED, f"{_HEAD}~/lm_final_fc")
+"""Modules whose matrices are added up before they are rounded, if there are both."""
 
 
 class StackedParams(NamedTuple):
@@ -103,7 +107,8 @@ def arrange_for_inference(params: Params, compute: ComputeConfig) -> AnyParams:
     """The form in which parameters that nothing trains are used most cheaply.
 
     Where products have 16-bit factors, the matrices (`w`) of the blocks and of the masked-LM head
-    are rounded here, once, and not at every call, to the same bits. Other heads may compute in
+    are rounded here, once, and not at every call, to the same bits. Not so where they are rounded
+    as a sum, with vectors that token tables share, nor those of other heads, which may compute in
     float32, as those of tasks do. With `compute.stack` = "loop" nothing is stacked.
 
     Args:
@@ -111,10 +116,11 @@ def arrange_for_inference(params: Params, compute: ComputeConfig) -> AnyParams:
         compute: with the type of the activations decided ("auto" no more).
     """
     dtype = jnp.dtype(compute.compute_dtype)
+    exact = _ADDED if _SHARED in params else ()
 
     def round_matrix(path: Any, leaf: Array) -> Array:
         module, name = path[0].key, path[-1].key
-        is_matrix = name == "w" and module.startswith(_ROUNDED)
+        is_matrix = name == "w" and module.startswith(_ROUNDED) and module not in exact
         return leaf.astype(dtype) if is_matrix and dtype.itemsize < leaf.dtype.itemsize else leaf
 
     def arrange(params: Params) -> AnyParams:
@@ -142,6 +148,13 @@ def arrange_like(template: Any, tree: Any) -> Any:
     )
 
 
+def count_blocks(params: AnyParams) -> int:
+    """Blocks that there are parameters of."""
+    named = params.last if isinstance(params, StackedParams) else params
+    found = (re.match(rf"{ENCODER}/attention_layer_(\d+)/", name) for name in named)
+    return max((int(number[1]) + 1 for number in found if number), default=0)
+
+
 def take_block(params: AnyParams, index: int) -> Params:
     """Parameters of one block (from 0), named from "block" on."""
     if isinstance(params, StackedParams):
@@ -152,8 +165,7 @@ def take_block(params: AnyParams, index: int) -> Params:
 
 def _name(params: StackedParams) -> Params:
     named = {name: dict(leaves) for name, leaves in (params.rest | params.last).items()}
-    depth = next((int(name.split("/")[1].rpartition("_")[2]) for name in params.last), 0)
-    for index in range(depth):
+    for index in range(count_blocks(params) - 1):
         block = jax.tree.map(lambda leaf, index=index: leaf[index], params.blocks)
         named |= _rename(block, BLOCK, name_block(index))
     return named
