@@ -62,7 +62,8 @@ def require_positive(config: object, *fields: str) -> None:
 
 def require_choices(config: object) -> None:
     """Raises an `InputError` for the first field whose value is none that its `Literal` lists."""
-    for field, choices in _find_choices(type(config)).items():
+    kind: Any = type(config)  # hashable, which mypy doubts
+    for field, choices in _find_choices(kind).items():
         value = getattr(config, field)
         require(value in choices, field, value, f"must be one of {', '.join(choices)}")
 
