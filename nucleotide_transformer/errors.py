@@ -69,7 +69,7 @@ def require_choices(config: object) -> None:
 
 
 @functools.cache
-def _find_choices(kind: Any) -> dict[str, tuple[str, ...]]:
+def _find_choices(kind: type) -> dict[str, tuple[str, ...]]:
     hints = get_type_hints(kind).items()
     return {field: get_args(hint) for field, hint in hints if get_origin(hint) is Literal}
 
