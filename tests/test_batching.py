@@ -1,6 +1,7 @@
 """Windows and batches of variable-length sequences: few shapes, little padding; no model."""
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -125,3 +126,27 @@ def test_a_list_is_checked_before_its_first_sequence_is_computed(bad: str, place
     assert [tokens.size for tokens in itertools.islice(stream, 2)] == [4, 6]
     with pytest.raises(InputError, match=place):
         next(stream)
+
+
+def test_a_result_is_given_before_the_next_sequence_is_read() -> None:
+    """Where no two rows may be held, also of sequences of several rows or of none."""
+    model = Model(params={}, config=ModelConfig(), tokenizer=KmerTokenizer())
+    config, order = batching.BatchConfig(num_devices=1, batch_tokens=1), list[str]()
+
+    def make_groups() -> Iterator[tuple[int, Iterator[tuple[int, batching.Row]]]]:
+        for number, count in enumerate([1, 0, 3, 2, 0]):
+            order.append(f"read {number}")
+            rows = (batching.Row(np.zeros(40, np.int32), (place, 1)) for place in range(count))
+            yield number, enumerate(rows)
+        raise InputError("no more")
+
+    def read(place: int, result: np.ndarray) -> int:
+        assert result[-1] == place
+        return place
+
+    found = batching.run_groups(model, describe_batch, make_groups(), config, read)
+    given = (order.append(f"gave {number}: {places}") for number, places in found)
+    with pytest.raises(InputError, match="no more"):
+        list(given)
+    steps = ["read 0", "gave 0: [0]", "read 1", "read 2", "gave 1: []", "gave 2: [0, 1, 2]"]
+    assert order == [*steps, "read 3", "gave 3: [0, 1]", "read 4"]

@@ -240,6 +240,9 @@ def test_an_evaluation_of_something_else(tmp_path):
             InputError, match=rf"own\.json: {name} = '?\w+'?, not 'x': evaluate [^\n]*$"
         ):
             read_evaluation(file, {name: "x"})
+    trained = write_evaluation(tmp_path / "trained.json", 7.6, step=40, split="train")
+    with pytest.raises(InputError, match=r"trained\.json: split = 'train': must be held out$"):
+        read_evaluation(trained)
     with pytest.raises(InputError, match=r"own\.json: corpus = 'c': must be another one than "):
         read_evaluation(file, unseen_by="c")
     with pytest.raises(InputError, match=r"of_run\.json: corpus = None: must be another one than "):

@@ -290,10 +290,15 @@ def run_groups(
     def make_rows() -> Iterator[Row]:
         for group, rows in groups:
             begun.append(group)
+            last: Row | None = None
             for note, row in rows:
+                if last is not None:
+                    yield last
                 notes.append([note])
-                yield row
-            notes.append([])
+                last = row
+            notes.append([])  # before its last row goes off, whose result then is all that it needs
+            if last is not None:
+                yield last
 
     results = run_rows(model, task, make_rows(), batching)
     ahead: list[Any] = []

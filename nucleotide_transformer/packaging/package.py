@@ -165,8 +165,14 @@ def _read_results(
     own, unseen = config.run / EVALUATION, config.unseen_results
     file = config.results or (own if own.is_file() else None)
     known = {"step": record.step, "parameters": parameters, "baselines": record.corpus}
+    held_out = {
+        "corpus": record.corpus,
+        "species": [],
+        "sequence_tokens": record.config.held_out_tokens,
+        "masking_ratio": record.config.held_out_masking.ratio,
+    }
     return (
-        read_evaluation(file, known | {"corpus": record.corpus}) if file else None,
+        read_evaluation(file, known | held_out) if file else None,
         read_evaluation(unseen, known, unseen_by=record.corpus) if unseen else None,
     )
 

@@ -322,6 +322,8 @@ def read_evaluation(
         if None not in (found, value) and found != value:
             rule = "evaluate the checkpoint that is packaged, on the corpora of the card"
             raise InputError(f"{file}: {name} = {found!r}, not {value!r}: {rule}")
+    if not unseen_by and content.get("split") == "train":
+        raise InputError(f"{file}: split = 'train': must be held out")
     if unseen_by and content.get("corpus") in (None, unseen_by):
         rule = "must be another one than the model was trained on"
         raise InputError(f"{file}: corpus = {content.get('corpus')!r}: {rule}")

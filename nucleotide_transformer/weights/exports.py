@@ -237,7 +237,12 @@ def check_target(folder: Path, overwrite: bool) -> None:
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if set(names) - {LOCK_FILE} and not overwrite:
         raise OutputExistsError(f"{folder}: is not empty: give another folder, or overwrite it")
-    foreign = [name for name in names if not _WRITTEN.fullmatch(name)]
+    drafts = [name for name in names if name.startswith(PARTIAL_PREFIX)]
+    foreign = [
+        name
+        for name in names
+        if not _WRITTEN.fullmatch(name) or (name not in drafts and (folder / name).is_dir())
+    ]
     if foreign:
         rule = "which no export wrote: give another folder"
         raise OutputExistsError(f"{folder}: holds {foreign[0]}, {rule}")

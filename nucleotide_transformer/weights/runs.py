@@ -181,7 +181,7 @@ def read_json(checkpoint: Path, item: str) -> dict[str, Any]:
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         return configs.read_json(path)
-    except InputError as error:
+    except (InputError, OSError) as error:
         raise InputError(f"{error}: damaged; {_RULE}") from error
 
 
