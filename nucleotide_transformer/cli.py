@@ -4,12 +4,10 @@ import difflib
 import io
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 from nucleotide_transformer import __version__
@@ -133,9 +131,6 @@ def run_and_exit() -> NoReturn:
     for name in ("stdout", "stderr"):  # None if closed before we began, as by `nt ... >&-`
         nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - to the end
         setattr(sys, name, LosableOutput(getattr(sys, name) or nowhere))
-    for kind in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(kind) == signal.SIG_DFL:  # not so by `nohup`
-            signal.signal(kind, _end)
     try:
         code: Any = main()
     except SystemExit as stop:  # after help, or by a signal
@@ -143,12 +138,6 @@ def run_and_exit() -> NoReturn:
     output: Any = sys.stdout
     output.flush()  # here, where an error of it is told
     sys.exit(_find_code(code, output.error))
-
-
-def _end(number: int, _frame: FrameType | None) -> NoReturn:
-    """Ends the process as an error would: nothing half-written stays. A second signal kills it."""
-    signal.signal(number, signal.SIG_DFL)
-    sys.exit(128 + number)
 
 
 def _find_code(code: Any, lost: OSError | None) -> Any:

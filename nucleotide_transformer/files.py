@@ -9,6 +9,8 @@ import os
 import re
 import secrets
 import shutil
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -25,6 +27,7 @@ from nucleotide_transformer.errors import (
 )
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+_TERMINATIONS = (signal.SIGTERM, signal.SIGHUP)
 PARTIAL_PREFIX = ".partial-"
 """Start of the name of what is being written."""
 LOCK_FILE = ".lock"
@@ -56,7 +59,7 @@ def read_path(field: str, text: str | Path) -> Path:
     path = Path(text)
     require_local(field, path)
     try:
-        return path.expanduser()
+        return path.expanduser() if str(text).startswith("~") else path  # "./~x" is Path("~x")
     except RuntimeError:
         rule = "there is no such home folder; for a file of this name write ./ before it"
         raise RuleError(field, str(text), rule) from None
@@ -238,12 +241,33 @@ def _lock(file: IO[bytes]) -> bool:
 
 
 @contextmanager
+def catch_termination() -> Iterator[None]:
+    """Turns SIGTERM and SIGHUP into what Ctrl-C raises, where nobody else deals with them.
+
+    So what is half-written is removed. Where nothing can be left behind, do without: while Python
+    waits for the devices or for another process, no handler runs.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kinds = [kind for kind in _TERMINATIONS if signal.getsignal(kind) == signal.SIG_DFL]
+
+    for kind in kinds:
+        signal.signal(kind, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            signal.signal(kind, signal.SIG_DFL)
+
+
+@contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
     """Gives a path to write a file or a folder to, which gets its own name when all went well.
 
     By then it is on disk: what has the name is complete even if the machine fails. A file that is
     there already is replaced; a folder with files in it is not. After an error, or Ctrl-C, what was
-    written is removed, and what was there before stays.
+    written is removed, and what was there before stays; likewise after SIGTERM.
 
         with write_whole(folder / "counts.json") as partial:
             partial.write_text(text)
@@ -256,17 +280,18 @@ def write_whole(path: Path) -> Iterator[Path]:
         guessed: nobody can put a link there.
     """
     partial = path.with_name(f"{PARTIAL_PREFIX}{secrets.token_hex(8)}-{path.name}")
-    try:
-        yield partial
-        for part in (*partial.rglob("*"), partial):
-            sync(part)
-        partial.replace(path)
-        sync(path.parent)
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
+    with catch_termination():
+        try:
+            yield partial
+            for part in (*partial.rglob("*"), partial):
+                sync(part)
+            partial.replace(path)
+            sync(path.parent)
+        finally:
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any, **options: Any) -> None:

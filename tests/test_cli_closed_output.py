@@ -19,12 +19,12 @@ START = f"""import os, signal, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from nucleotide_transformer import bars, cli, files
-def main():
+def write(_):
     with files.write_whole(Path(sys.argv[1])) as partial:
         partial.touch()
         {{line}}
     return 0
-cli.main = main
+cli._dispatch = write
 {{first}}
 cli.run_and_exit()
 """
@@ -132,16 +132,26 @@ def test_a_message_that_nobody_can_see_keeps_its_exit_code(place: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "before", "code"),
     [
-        ("SIGTERM", "SIG_DFL", 143),
-        ("SIGHUP", "SIG_DFL", 129),
+        ("SIGTERM", "SIG_DFL", 130),
+        ("SIGHUP", "SIG_DFL", 130),
         ("SIGHUP", "SIG_IGN", 0),
     ],
 )
 def test_a_signal_leaves_nothing_half_written(
     kind: str, before: str, code: int, tmp_path: Path
 ) -> None:
-    """`nohup` stays in force."""
+    """As by Ctrl-C; `nohup` stays in force."""
     path, kind = tmp_path / "file", f"signal.{kind}"
     first = f"signal.signal({kind}, signal.{before})"
     assert start_command(f"os.kill(os.getpid(), {kind})", path, first) == code
     assert list(tmp_path.iterdir()) == ([] if code else [path])
+
+
+def test_outside_of_files_a_signal_ends_the_process_even_where_no_handler_would_run() -> None:
+    """As while it waits for another process, in C."""
+    code = START.split("def write")[0] + (
+        "from signal import SIGTERM, SIG_DFL, getsignal\n"
+        "cli._dispatch = lambda _: int(getsignal(SIGTERM) != SIG_DFL)\ncli.run_and_exit()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=make_environment(), check=False)
+    assert done.returncode == 0

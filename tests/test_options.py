@@ -337,6 +337,7 @@ def test_a_tilde_is_the_home_folder_wherever_it_is_written(tmp_path, monkeypatch
     words = "--config=~/run.toml --data.corpus=~/corpus"
     config = read(PretrainConfig, words, takes_file=True)
     assert (config.output, config.data.corpus) == (tmp_path / "run", tmp_path / "corpus")
+    assert read(PretrainConfig, "--output ./~no-user/x").output == Path("./~no-user/x")
     with pytest.raises(InputError, match=r"^nt it: --output = '~no-user/x': there is no such home"):
         read(PretrainConfig, "--output ~no-user/x")
 

@@ -30,7 +30,7 @@ from nucleotide_transformer.data.manifest import (
     save_manifest,
 )
 from nucleotide_transformer.data.named_contigs import find_named_contigs
-from nucleotide_transformer.data.parallel import catch_termination, count_workers, show_progress
+from nucleotide_transformer.data.parallel import count_workers, show_progress
 from nucleotide_transformer.data.problems import BadInputsError, Problems
 from nucleotide_transformer.data.reader import Location, SplitReader, open_split
 from nucleotide_transformer.data.shards import build_genome
@@ -44,7 +44,7 @@ from nucleotide_transformer.data.sources import (
 )
 from nucleotide_transformer.data.twins import check_sequences
 from nucleotide_transformer.errors import OutputExistsError
-from nucleotide_transformer.files import check_room, show_digest
+from nucleotide_transformer.files import catch_termination, check_room, show_digest
 
 __all__ = [
     "BadInputsError",

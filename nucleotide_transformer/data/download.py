@@ -20,7 +20,6 @@ from urllib.parse import unquote, urlsplit
 
 from nucleotide_transformer.bars import make_byte_bar
 from nucleotide_transformer.data.assemblies import Assembly, load_assemblies
-from nucleotide_transformer.data.parallel import catch_termination
 from nucleotide_transformer.data.web import (
     RETRY_STATUSES,
     WAIT_SECONDS,
@@ -29,7 +28,13 @@ from nucleotide_transformer.data.web import (
     make_session,
 )
 from nucleotide_transformer.errors import require, require_positive
-from nucleotide_transformer.files import PARTIAL_PREFIX, check_room, hold_folder, show_digest
+from nucleotide_transformer.files import (
+    PARTIAL_PREFIX,
+    catch_termination,
+    check_room,
+    hold_folder,
+    show_digest,
+)
 
 LOCK_FILE = ".download.lock"
 _BLOCK_BYTES = 1 << 20

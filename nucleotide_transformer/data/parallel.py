@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nucleotide_transformer.errors import RunFailedError
+from nucleotide_transformer.files import catch_termination
 
 Result = TypeVar("Result")
 Report = Callable[[int, int], None]
@@ -28,7 +29,6 @@ _SIZE_WORTH_A_PROCESS = 100_000_000
 """Nucleotides, or bytes of FASTA, below which another process takes longer to start than it
 saves."""
 _SECONDS_BETWEEN_LOOKS = 0.1
-_TERMINATIONS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def run_tasks(
@@ -70,10 +70,12 @@ def _run_in_processes(
     # Not forked: a process that has started jax has threads, which a fork would break.
     context = multiprocessing.get_context("spawn")
     manager = SyncManager(ctx=context)
-    with _hold_interrupts():
-        manager.start(_end_with_parent)
-    executor = ProcessPoolExecutor(num_workers, context, _end_with_parent)
-    with manager, executor:
+    with contextlib.ExitStack() as opened:
+        with _hold_interrupts():
+            manager.start(_end_with_parent)
+            opened.enter_context(manager)  # here: a signal that was held back comes at the end
+            executor = ProcessPoolExecutor(num_workers, context, _end_with_parent)
+            opened.enter_context(executor)
         queue, stop = manager.Queue(), manager.Event()
         remote = _RemoteReport(queue, stop)
         try:
@@ -105,22 +107,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait_and_end, daemon=True).start()
-
-
-@contextlib.contextmanager
-def catch_termination() -> Iterator[None]:
-    """Turns SIGTERM and SIGHUP into what Ctrl-C raises, where nobody else deals with them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    kinds = [kind for kind in _TERMINATIONS if signal.getsignal(kind) == signal.SIG_DFL]
-    for kind in kinds:
-        signal.signal(kind, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for kind in kinds:
-            signal.signal(kind, signal.SIG_DFL)
 
 
 def count_workers(wanted: int | None, size: int) -> int:

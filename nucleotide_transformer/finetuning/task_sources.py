@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nucleotide_transformer.errors import InputError, MissingInputError, import_extra, require
-from nucleotide_transformer.files import keep_settings, write_whole
+from nucleotide_transformer.files import keep_settings, read_path, write_whole
 from nucleotide_transformer.finetuning.labels import Kind, LabelledSequences, read_labelled
 
 SPLITS = ("train", "test")
@@ -69,7 +69,7 @@ def find_tasks(
         InputError: for a task without a table, a name that is no task, or a cache of another
             dataset or revision.
     """
-    folder = Path(source).expanduser()
+    folder = read_path("tasks", source)
     if not folder.is_dir():
         if not _REPOSITORY.fullmatch(source):
             raise MissingInputError(f"{source}: no such folder, and no owner/name of the hub")

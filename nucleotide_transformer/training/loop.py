@@ -366,8 +366,7 @@ def check_output(folder: Path) -> None:
 def catch_signals(*, show: bool) -> Iterator[threading.Event]:
     """Turns the first Ctrl-C or SIGTERM into an event and says so; a second ends the process.
 
-    A second SIGTERM does so even where Python waits for other processes, and runs no handler. And
-    SIGHUP, of a terminal that closes, unless `nohup` has it ignored. It may come twice.
+    And SIGHUP, of a terminal that closes, unless `nohup` has it ignored. It may come twice.
 
     Call it after `join_processes`, which puts the handler of SIGTERM back that was there.
     """
@@ -384,9 +383,8 @@ def catch_signals(*, show: bool) -> Iterator[threading.Event]:
         if show:
             with suppress(OSError):  # the terminal may be gone
                 os.write(2, STOPPING)
-        then = {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_IGN}
         for kind, handler in previous.items():
-            signal.signal(kind, then.get(kind, handler))
+            signal.signal(kind, signal.SIG_IGN if kind == signal.SIGHUP else handler)
 
     for kind in previous:
         signal.signal(kind, ask_to_stop)

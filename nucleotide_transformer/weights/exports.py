@@ -14,6 +14,7 @@ from nucleotide_transformer.errors import NotAFolderError, OutputExistsError, re
 from nucleotide_transformer.files import (
     LOCK_FILE,
     PARTIAL_PREFIX,
+    catch_termination,
     open_output,
     refuse_unwritable,
     require_local,
@@ -187,7 +188,7 @@ def open_draft(folder: Path, overwrite: bool) -> Iterator[Path]:
                 draft.mkdir()
             yield draft
         return
-    with open_output(folder):
+    with catch_termination(), open_output(folder):
         check_target(folder, overwrite)  # again: another process may just have left
         with refuse_unwritable(folder):
             draft = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=folder))
