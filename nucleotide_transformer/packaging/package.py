@@ -165,7 +165,7 @@ def _read_results(
     own, unseen = config.run / EVALUATION, config.unseen_results
     file = config.results or (own if own.is_file() else None)
     known = {"step": record.step, "parameters": parameters, "baselines": record.corpus}
-    held_out = {
+    held_out: dict[str, object] = {
         "corpus": record.corpus,
         "species": [],
         "sequence_tokens": record.config.held_out_tokens,
