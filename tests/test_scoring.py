@@ -9,13 +9,13 @@ from nucleotide_transformer.inference import (
     BatchConfig,
     attention_maps,
     embed,
-    likelihoods,
     log_likelihoods,
     nucleotide_probabilities,
     pseudo_log_likelihoods,
     score_sequences,
     token_log_likelihoods,
 )
+from nucleotide_transformer.inference import batching as batching_module
 from nucleotide_transformer.inference import embedding as embedding_module
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer
@@ -57,13 +57,12 @@ def test_wrong_windows_are_refused_at_once(masked, model):
 def count_rows(monkeypatch):
     """Rows that go through the model from now on."""
     counted = []
-    run_rows = likelihoods.run_rows
+    run_rows = batching_module.run_rows
 
     def count(model, task, rows, batching):
         return run_rows(model, task, (counted.append(row) or row for row in rows), batching)
 
-    for module in (likelihoods, embedding_module):
-        monkeypatch.setattr(module, "run_rows", count)
+    monkeypatch.setattr(batching_module, "run_rows", count)
     return counted
 
 
