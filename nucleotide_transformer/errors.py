@@ -61,17 +61,27 @@ def require_positive(config: object, *fields: str) -> None:
 
 
 def require_choices(config: object) -> None:
-    """Raises an `InputError` for the first field whose value is none that its `Literal` lists."""
-    kind: Any = type(config)  # hashable, which mypy doubts
-    for field, choices in _find_choices(kind).items():
+    """Raises an `InputError` for the first field whose value is none that its `Literal` lists.
+
+    Of a tuple of such each member is looked at.
+    """
+    kind: Any = type(config)
+    for field, (choices, is_tuple) in _find_choices(kind).items():
         value = getattr(config, field)
-        require(value in choices, field, value, f"must be one of {', '.join(choices)}")
+        for each in value if is_tuple else (value,):
+            require(each in choices, field, each, f"must be one of {', '.join(choices)}")
 
 
 @functools.cache
-def _find_choices(kind: type) -> dict[str, tuple[str, ...]]:
-    hints = get_type_hints(kind).items()
-    return {field: get_args(hint) for field, hint in hints if get_origin(hint) is Literal}
+def _find_choices(kind: type) -> dict[str, tuple[tuple[str, ...], bool]]:
+    """Of each field: what its `Literal` lists, and whether it is a tuple of them."""
+    found = {}
+    for field, hint in get_type_hints(kind).items():
+        is_tuple = get_origin(hint) is tuple
+        single = get_args(hint)[0] if is_tuple else hint
+        if get_origin(single) is Literal:
+            found[field] = (get_args(single), is_tuple)
+    return found
 
 
 def import_extra(module: str, extra: str, purpose: str) -> Any:

@@ -20,7 +20,7 @@ import numpy as np
 
 from nucleotide_transformer.compat import get_pretrained_model as get_pretrained_model
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
-from nucleotide_transformer.errors import InputError, MissingInputError
+from nucleotide_transformer.errors import InputError, MissingInputError, require_choices
 from nucleotide_transformer.model import Outputs, exact_products, init_params, make_forward
 from nucleotide_transformer.model.encoder import GivenTokens, check_layers, check_tokens
 from nucleotide_transformer.model.platform import find_default_device, resolve_compute
@@ -325,6 +325,9 @@ class ExportConfig:
     """Of an adapter: the model that it was trained on; found by what it says by default."""
     overwrite: bool = False
     """Replace an export that is there already."""
+
+    def __post_init__(self) -> None:
+        require_choices(self)
 
 
 def export_model(

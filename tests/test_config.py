@@ -21,6 +21,7 @@ from nucleotide_transformer.configfile import (
 )
 from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.finetuning.config import LoraConfig
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,10 @@ def replace_unchecked(config, field, value):
         (
             lambda: replace_unchecked(ComputeConfig(), "attention", "cuddn"),
             "attention = 'cuddn': must be one of auto, ein",
+        ),
+        (
+            lambda: replace_unchecked(LoraConfig(), "sites", ("query", "quary")),
+            "sites = 'quary': must be one of query, key",
         ),
         (
             lambda: MaskingConfig(mask_probability=0.95),

@@ -11,7 +11,7 @@ from nucleotide_transformer.config import (
     ModelConfig,
     require_positive,
 )
-from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.errors import InputError, require, require_choices
 from nucleotide_transformer.model.adapters import Method
 from nucleotide_transformer.weights.hub import RELEASED
 
@@ -73,6 +73,7 @@ class BenchmarkConfig:
     """Architecture of the model `custom`."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_positive(self, "accumulation", "rounds", "round_steps", "profile_rows")
         require(0 <= self.seed < 2**32, "seed", self.seed, "must lie in [0, 2**32)")
         require(self.warmup_steps >= 1, "warmup_steps", self.warmup_steps, "must be 1 or above")

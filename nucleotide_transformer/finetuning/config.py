@@ -33,6 +33,7 @@ class LoraConfig:
     """Linear layers that are changed."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_positive(self, "rank", "alpha")
         require(bool(self.sites), "sites", self.sites, "must name at least one")
         require("hidden" not in self.sites, "sites", self.sites, "hidden is no linear layer")
