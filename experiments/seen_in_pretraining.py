@@ -10,8 +10,10 @@ corpus, on either strand; as held out if they are in the validation split and no
 """
 
 import argparse
-import json
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -20,6 +22,8 @@ from rich.table import Table
 from nucleotide_transformer.bars import show_steps
 from nucleotide_transformer.data.manifest import Manifest, load_manifest
 from nucleotide_transformer.data.reader import open_split
+from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.files import write_json
 from nucleotide_transformer.finetuning.kmer_counts import number_words
 from nucleotide_transformer.finetuning.task_sources import ColumnsConfig, find_tasks, read_tables
 from nucleotide_transformer.types import Bool, Split, UInt
@@ -45,13 +49,29 @@ def find_words(
         for start in starts:
             records = reader.read(range(start, min(start + RECORDS_AT_ONCE, len(reader))))
             there = number_words("N".join(record.decode() for record in records), WORD)
-            places = np.minimum(np.searchsorted(words, there), len(words) - 1)
-            found[places[words[places] == there]] = True
+            found |= np.isin(words, there)
             advance()
     return found
 
 
-def main() -> None:
+def count_seen(manifest: Manifest, tests: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """How many sequences of each test set are seen, held out, or neither; a row a task."""
+    words = {name: [list_words(text) for text in texts] for name, texts in tests.items()}
+    known = np.unique(np.concatenate([each for rows in words.values() for each in rows]))
+    has = {split: find_words(manifest, split, known) for split in ("train", "validation")}
+    counts = []
+    for name, rows in words.items():
+        places = [np.searchsorted(known, each) for each in rows]
+        seen, held_out = (
+            np.array([2 * there[at].sum() >= max(at.size, 1) for at in places], bool)
+            for there in has.values()
+        )
+        numbers = {"seen": int(seen.sum()), "held_out": int((held_out & ~seen).sum())}
+        counts.append({"task": name, "num_test": len(rows), **numbers})
+    return counts
+
+
+def main() -> int:
     """Prints a table, a row a task, and writes it as JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -60,30 +80,28 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=Path("runs/seen_in_pretraining.json"))
     arguments = parser.parse_args()
-    manifest = load_manifest(arguments.corpus)
-    tests = {
-        task.name: [list_words(text) for text in read_tables(task, ColumnsConfig()).test.sequences]
-        for task in find_tasks(arguments.tasks, Path("runs/tasks"))
-    }
-    known = np.unique(np.concatenate([words for rows in tests.values() for words in rows]))
-    has = {split: find_words(manifest, split, known) for split in ("train", "validation")}
-    table, rows = Table("task", "test sequences", "seen in training", "held out"), []
-    for name, sequences in tests.items():
-        shares = {
-            split: np.array([there[np.searchsorted(known, words)].mean() for words in sequences])
-            for split, there in has.items()
+    try:
+        manifest = load_manifest(arguments.corpus)
+        tests = {
+            task.name: read_tables(task, ColumnsConfig()).test.sequences
+            for task in find_tasks(arguments.tasks, arguments.output.with_name("tasks"))
         }
-        seen = shares["train"] >= 0.5
-        held_out = (shares["validation"] >= 0.5) & ~seen
-        row = {"task": name, "num_test": len(seen), "seen": int(seen.sum())}
-        rows.append(row | {"held_out": int(held_out.sum())})
-        table.add_row(name, f"{len(seen):,}", f"{seen.mean():.1%}", f"{held_out.mean():.1%}")
+        rows = count_seen(manifest, tests)
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        about = {"corpus": manifest.digest, "word": WORD, "rows": rows}
+        write_json(arguments.output, about)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    table = Table("task", "test sequences", "seen in training", "held out")
+    for row in rows:
+        size = row["num_test"]
+        shares = (f"{row[name] / size:.1%}" for name in ("seen", "held_out"))
+        table.add_row(row["task"], f"{size:,}", *shares)
     Console().print(table)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    about = {"corpus": manifest.digest, "word": WORD, "rows": rows}
-    arguments.output.write_text(json.dumps(about, indent=1) + "\n")
     print(f"wrote {arguments.output}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -133,7 +133,7 @@ def run_and_exit() -> NoReturn:
         setattr(sys, name, LosableOutput(getattr(sys, name) or nowhere))
     try:
         code: Any = main()
-    except SystemExit as stop:  # after help, or by a signal
+    except SystemExit as stop:  # after help
         code = stop.code
     output: Any = sys.stdout
     output.flush()  # here, where an error of it is told

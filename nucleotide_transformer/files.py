@@ -251,7 +251,6 @@ def catch_termination() -> Iterator[None]:
         yield
         return
     kinds = [kind for kind in _TERMINATIONS if signal.getsignal(kind) == signal.SIG_DFL]
-
     for kind in kinds:
         signal.signal(kind, signal.default_int_handler)
     try:

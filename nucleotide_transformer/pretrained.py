@@ -21,6 +21,7 @@ import numpy as np
 from nucleotide_transformer.compat import get_pretrained_model as get_pretrained_model
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, MissingInputError, require_choices
+from nucleotide_transformer.files import read_path
 from nucleotide_transformer.model import Outputs, exact_products, init_params, make_forward
 from nucleotide_transformer.model.encoder import GivenTokens, check_layers, check_tokens
 from nucleotide_transformer.model.platform import find_default_device, resolve_compute
@@ -41,7 +42,6 @@ from nucleotide_transformer.weights.adapter_files import (
 from nucleotide_transformer.weights.assembly import ParamsBuilder
 from nucleotide_transformer.weights.folders import (
     Layout,
-    expand_user,
     find_folder,
     find_layout,
     load_folder,
@@ -158,7 +158,7 @@ class Model:
             InputError: for an architecture that the layout has no words for.
         """
         exports.save_folder(
-            expand_user(folder),
+            read_path("folder", folder),
             self.params,
             self.config,
             layout=layout,
@@ -204,7 +204,7 @@ def load_pretrained(
             the model: one line lists them all; for a download that breaks off, a revision of a
             folder, or an adapter of another base.
     """
-    place = None if cache is None else expand_user(cache)
+    place = None if cache is None else read_path("cache", cache)
     folder = find_folder(source, layout, revision=revision, cache=place)
     if layout is None and (found_adapter := find_adapter(folder)):
         return _load_adapted(found_adapter, compute, base, cache)
@@ -216,16 +216,15 @@ def load_pretrained(
     else:
         params, config = load_folder(folder, compute, layout, released)
     origin, license = describe_origin(source)
+    is_local = released is None and folder == read_path("model", source)
     return Model(
         params=params,
         config=config,
         compute=compute,
         tokenizer=KmerTokenizer(vocabulary=config.vocabulary, k=config.k),
-        origin=origin if released or not expand_user(source).is_dir() else folder.resolve().name,
+        origin=folder.resolve().name if is_local else origin,
         license=license or exports.read_license(folder),
-        source=str(
-            folder.resolve() if released is None and folder == expand_user(source) else source
-        ),
+        source=str(folder.resolve() if is_local else source),
     )
 
 
@@ -244,7 +243,7 @@ def _load_adapted(
     if not isinstance(base, Model):
         whole = dataclasses.replace(compute, param_dtype="float32")
         place: str | Path = adapter.base if base is None else base
-        below = None if find_named(place) else find_adapter(expand_user(place))
+        below = None if find_named(place) else find_adapter(read_path("base", place))
         above = (*above, folder.resolve())
         if below and below.resolve() in above:
             rule = "is this adapter, holds it, or is made from it: give another place of the base"
@@ -356,7 +355,7 @@ def export_model(
         InputError: for an adapter without `merge` or "peft", or either for what is no adapter.
         MissingInputError, NotAFolderError, InputError: see `load_pretrained`.
     """
-    exports.check_target(expand_user(folder), overwrite)
+    exports.check_target(read_path("folder", folder), overwrite)
     model = load_pretrained(source, compute=compute, base=base)
     is_adapter = model.head is not None
     if not is_adapter and (merge or layout == "peft"):
@@ -368,7 +367,7 @@ def export_model(
         raise InputError(f"{source}: is an adapter: {rule}")
     if layout == "peft":
         assert model.source is not None
-        with exports.open_draft(expand_user(folder), overwrite) as draft:
+        with exports.open_draft(read_path("folder", folder), overwrite) as draft:
             save_peft(draft, load_adapter(Path(model.source)))
     else:
         model.save_pretrained(folder, layout, overwrite=overwrite)

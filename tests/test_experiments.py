@@ -14,14 +14,19 @@ from typing import Any
 from unittest.mock import Mock
 
 import jax
+import numpy as np
 import pytest
 from small_variants import make_model
+from task_folders import write_rows
 
 from nucleotide_transformer.analysis.config import KnowledgeConfig
 from nucleotide_transformer.commands import COMMANDS
 from nucleotide_transformer.config import PretrainConfig
 from nucleotide_transformer.configfile import load_config, read_config, read_fields
+from nucleotide_transformer.data.manifest import load_manifest
+from nucleotide_transformer.data.reader import open_split
 from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.finetuning.batches import turn
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.model import init_params
 from nucleotide_transformer.options import parse
@@ -174,6 +179,33 @@ def test_scores_of_variants_say_which_parameters_they_are_of(
     assert script.main() == 0
     result = json.loads((tmp_path / "variants.json").read_text())
     assert (result["model"], result["parameters"]) == (PACKAGED, digest_params(model.params))
+
+
+def test_sequences_that_pre_training_has_read_are_counted(
+    small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also as reverse complements; half of the words decide; the shortest ones have none."""
+    manifest, random = load_manifest(small_corpus), np.random.default_rng(5)
+    (train,), (held_out,) = (
+        [record.decode() for record in open_split(manifest, split).read([0])]
+        for split in ("train", "validation")
+    )
+    new = "".join(random.choice(list("ACGT"), 112))
+    seen = (train[5:117], turn(train[5:117]), train[:56] + new[:56])
+    others = (new, train[:28] + new[:84], "ACGTTGCA")
+    texts = [*seen, held_out[9:121], *others]
+    write_rows(tmp_path / "tasks" / "one" / "train.csv", [("a", new, "0"), ("b", new[1:], "1")])
+    rows = [(f"s{i}", text, str(i % 2)) for i, text in enumerate(texts)]
+    write_rows(tmp_path / "tasks" / "one" / "test.csv", rows)
+    script, output = load_script("seen_in_pretraining"), tmp_path / "new" / "seen.json"
+    places = {"--tasks": tmp_path / "tasks", "--corpus": small_corpus, "--output": output}
+    words = [str(word) for pair in places.items() for word in pair]
+    monkeypatch.setattr(sys, "argv", ["seen_in_pretraining.py", *words])
+    assert script.main() == 0
+    counts = {"task": "one", "num_test": 7, "seen": 3, "held_out": 1}
+    assert json.loads(output.read_text())["rows"] == [counts]
+    monkeypatch.setattr(sys, "argv", ["seen_in_pretraining.py", *words, "--corpus", "nowhere"])
+    assert script.main() == 2
 
 
 @pytest.mark.parametrize(("platform", "size"), [("linux", 1_024), ("darwin", 1)])

@@ -353,7 +353,7 @@ def test_a_folder_does_not_shadow_a_released_name(
 
 
 def test_the_home_of_nobody() -> None:
-    with pytest.raises(InputError, match=r"^~no_such_user/x: "):
+    with pytest.raises(InputError, match=r"^model = '~no_such_user/x': there is no such home"):
         load_pretrained("~no_such_user/x")
 
 

@@ -156,8 +156,8 @@ def _predict(
 
     for (text, pieces), found in run_groups(model, task, plan_all(), batching, read):
         report(1)
-        starts, number = range(0, len(found), len(strands)), len(strands)
-        means = [np.mean(found[start : start + number], axis=0) for start in starts]
+        size = len(strands)
+        means = [np.mean(found[i : i + size], axis=0) for i in range(0, len(found), size)]
         yield np.asarray(_join_pieces(head, text, pieces, means), np.float32)
 
 

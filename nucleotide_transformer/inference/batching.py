@@ -24,7 +24,7 @@ from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.inference.windows import WindowSize
 from nucleotide_transformer.model import exact_products
-from nucleotide_transformer.model.encoder import check_length
+from nucleotide_transformer.model.encoder import check_length, find_late
 from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import KmerTokenizer, Nucleotides
@@ -135,8 +135,7 @@ def _encode_each(
         except InputError as error:
             raise InputError(f"sequence {index}, {error}") from None
         require(tokens.size > 1, f"sequence {index}", "", "must have at least one nucleotide")
-        is_pad = tokens == tokenizer.pad_token_id
-        if (is_pad[:-1] & ~is_pad[1:]).any():
+        if find_late(tokens, tokenizer.pad_token_id).any():
             raise InputError(f"sequence {index}: has other tokens after <pad>, which ends it")
         yield tokens
 

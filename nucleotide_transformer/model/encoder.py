@@ -336,12 +336,16 @@ def check_tokens(tokens: GivenTokens, config: ModelConfig) -> Int[Array, "B T"]:
     if not isinstance(array, jax.core.Tracer):
         values = np.asarray(array)
         outside = (values < 0) | (values >= config.vocabulary_size)
-        is_pad = values == config.pad_token_id
-        late = np.logical_or.accumulate(is_pad, axis=1) & ~is_pad
         for wrong, rule in (
             (outside, f"must lie between 0 and {config.vocabulary_size - 1}"),
-            (late, "follows <pad>, which must be at the end"),
+            (find_late(values, config.pad_token_id), "follows <pad>, which must be at the end"),
         ):
             for row, column in np.argwhere(wrong)[:1]:
                 raise InputError(f"tokens[{row}, {column}] = {values[row, column]}: {rule}")
     return jnp.asarray(array, jnp.int32)
+
+
+def find_late(tokens: Int[np.ndarray, "*B T"], pad_token_id: int) -> Bool[np.ndarray, "*B T"]:
+    """Which tokens come after `<pad>`, and are none."""
+    is_pad = tokens == pad_token_id
+    return np.logical_or.accumulate(is_pad, axis=-1) & ~is_pad

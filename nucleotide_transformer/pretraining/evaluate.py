@@ -25,6 +25,7 @@ from nucleotide_transformer.errors import (
     require_choices,
     require_positive,
 )
+from nucleotide_transformer.files import read_path
 from nucleotide_transformer.model import exact_products, make_forward
 from nucleotide_transformer.model.stacking import arrange_params
 from nucleotide_transformer.pretrained import Model, load_pretrained
@@ -43,7 +44,6 @@ from nucleotide_transformer.training.identity import REMOVED_FIELDS, drop_fields
 from nucleotide_transformer.training.step import make_gather_step, place_state
 from nucleotide_transformer.types import Split
 from nucleotide_transformer.weights.assembly import digest_params
-from nucleotide_transformer.weights.folders import expand_user
 from nucleotide_transformer.weights.hub import PACKAGED
 
 NUM_SEQUENCES = 1_024
@@ -192,7 +192,7 @@ def find_trained(source: str) -> tuple[str | Path, Trained]:
     """The checkpoint that a source stands for and its records, if it is a run; else the source."""
     from nucleotide_transformer.weights import runs  # orbax takes seconds to import
 
-    folder = expand_user(source)
+    folder = read_path("model", source)
     if not (folder.is_dir() and runs.is_run(folder)):
         return source, Trained(None, None, None)
     checkpoint = runs.find_checkpoint(folder)

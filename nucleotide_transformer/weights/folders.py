@@ -11,7 +11,7 @@ from typing import Literal
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, MissingInputError, NotAFolderError
-from nucleotide_transformer.files import digest_file, require_local, show_digest
+from nucleotide_transformer.files import digest_file, read_path, show_digest
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights import huggingface, released_jax
@@ -129,7 +129,7 @@ def find_config(source: str | Path) -> ModelConfig | None:
     released = find_named(source)
     if released is not None:
         return released.config
-    found = find_layout(expand_user(source))
+    found = find_layout(read_path("model", source))
     if found is None:
         return None
     layout, place = found
@@ -152,14 +152,6 @@ def check_vocabulary(file: Path, config: ModelConfig) -> None:
         if token != right:
             raise InputError(f"{file}: line {line}: {token!r:.60} should be {right!r}")
     raise InputError(f"{file}: {len(found)} tokens: the model has {len(expected)}")
-
-
-def expand_user(path: str | Path) -> Path:
-    """A path with `~` replaced; an `InputError` for a user that does not exist."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def find_folder(
@@ -189,8 +181,7 @@ def find_folder(
     released = find_named(source)
     if released is not None and released.repository is not None:
         return fetch(released.repository, layout, revision=revision, cache=cache)
-    path = expand_user(source)
-    require_local("model", path)
+    path = read_path("model", source)
     if revision is not None and (released is not None or path.is_dir()):
         rule = "is for repositories of the hub, and this is none"
         raise InputError(f"{source}: revision = {revision!r}: {rule}")
