@@ -10,8 +10,8 @@ Beside each pretrained network runs the same with random weights, under the same
 
 import dataclasses
 import fnmatch
+import functools
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,13 +19,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nucleotide_transformer.config import ModelConfig
+from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.errors import (
-    InputError,
+    MissingInputError,
     require,
     require_choices,
     require_positive,
 )
-from nucleotide_transformer.files import open_output, require_local, write_json
+from nucleotide_transformer.files import open_output, require_local
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.estimators import Estimator
 from nucleotide_transformer.finetuning.intervals import bootstrap
@@ -38,10 +40,16 @@ from nucleotide_transformer.finetuning.methods import (
     Outcome,
     Setting,
     Trial,
-    find_default,
 )
 from nucleotide_transformer.finetuning.metrics import METRICS, score_predictions
 from nucleotide_transformer.finetuning.probe import PRETRAINED, RANDOM
+from nucleotide_transformer.finetuning.task_records import (
+    check_record,
+    find_record,
+    read_record,
+    save_record,
+    take_over,
+)
 from nucleotide_transformer.finetuning.task_sources import (
     ColumnsConfig,
     Tables,
@@ -50,7 +58,7 @@ from nucleotide_transformer.finetuning.task_sources import (
 )
 from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.model.encoder import check_layers
-from nucleotide_transformer.pretrained import Model
+from nucleotide_transformer.pretrained import Model, randomise
 from nucleotide_transformer.weights.adapter_files import Strand
 from nucleotide_transformer.weights.assembly import digest_params
 from nucleotide_transformer.weights.hub import LoadConfig
@@ -82,6 +90,9 @@ class TasksConfig(LoadConfig):
     """Leave out training sequences that the test set has too, or nearly so."""
     stranded: tuple[str, ...] = ("promoter_*", "splice_sites_*")
     """Tasks, by name or pattern, whose sequences have a strand. For all others both are read."""
+    controls: Path | None = None
+    """Folder of another table, such as that of earlier weights: what it has of k-mers and of random
+    weights, made with the same data and settings, is taken over and not run again."""
     published: Path | None = None
     """TOML file with published scores to show beside; see experiments/finetune."""
     revision: str | None = None
@@ -170,6 +181,8 @@ def run_tasks(
         NotAFolderError, UnwritableOutputError: if nothing can be written there.
         KeyboardInterrupt: if it was stopped; the same command resumes it.
     """
+    if config.controls and not config.controls.is_dir():
+        raise MissingInputError(f"{config.controls}: no such folder of a table, for its controls")
     if model is not None:
         check_layers(model.config, config.layers)
         check_layers(model.config, config.finetune.layers, field="finetune.layers")
@@ -182,22 +195,34 @@ def _run_tasks(
 ) -> list[dict[str, Any]]:
     """`run_tasks` in its folder."""
     trials = [trial for name in tables for trial in list_trials(config, name)]
-    network = {} if model is None else describe_network(model, config.batching)
-    waiting = []
+
+    @functools.cache
+    def describe(random_seed: int | None) -> dict[str, Any]:
+        return describe_network(model, config.batching, random_seed) if model else {}
+
+    waiting, num_taken = [], 0
     for trial in trials:
+        network = describe(trial.seed if trial.weights == RANDOM else None)
         prints = make_fingerprint(config, trial, tables[trial.task], network)
-        if not check_record(find_record(config, trial), prints):
-            waiting.append((trial, prints))
-    note(f"{len(tables)} tasks, {len(trials)} trials, {len(trials) - len(waiting)} done before")
+        if check_record(find_record(config.output, trial), prints):
+            continue
+        if config.controls and take_over(config.controls, config.output, trial, prints):
+            num_taken += 1
+            continue
+        waiting.append((trial, prints))
+    num_before = len(trials) - len(waiting) - num_taken
+    note(f"{len(tables)} tasks, {len(trials)} trials, {num_before} done before")
+    if config.controls:
+        note(f"{num_taken} controls taken from {config.controls}")
     for task, group in itertools.groupby(waiting, lambda pair: pair[0].task):
         prepared = prepare(config, tables[task])
         note(f"{task}: {describe_leaks(prepared.leaks, len(tables[task].test))}")
         setting = make_setting(config, task, model, note=note, show=show)
         for trial, prints in group:
             record = run_trial(config, trial, prepared, setting)
-            save_record(find_record(config, trial), record | {"fingerprint": prints})
+            save_record(find_record(config.output, trial), record | {"fingerprint": prints})
             note(describe_record(record))
-    return [read_record(find_record(config, trial)) for trial in trials]
+    return [read_record(find_record(config.output, trial)) for trial in trials]
 
 
 def list_trials(config: TasksConfig, task: str) -> Iterator[Trial]:
@@ -207,11 +232,6 @@ def list_trials(config: TasksConfig, task: str) -> Iterator[Trial]:
         for seed in range(config.seeds if method.is_random else 1):
             for weights in (PRETRAINED, RANDOM) if method.uses_network else (NO_WEIGHTS,):
                 yield Trial(task, name, weights, seed)
-
-
-def find_record(config: TasksConfig, trial: Trial) -> Path:
-    """The file of a trial's result."""
-    return config.output / "results" / trial.task / f"{trial.name}.json"
 
 
 def make_setting(
@@ -231,9 +251,24 @@ def make_setting(
     )
 
 
-def describe_network(model: Model, batching: BatchConfig) -> dict[str, Any]:
-    """What of a network the results of its trials depend on, in types that JSON has."""
-    return {
+def describe_network(
+    model: Model, batching: BatchConfig, random_seed: int | None
+) -> dict[str, Any]:
+    """What the results of a network's trials depend on, in types that JSON has.
+
+    Args:
+        model: the pretrained one.
+        batching: windows.
+        random_seed: of its twin with random weights, on which the model's own have no influence;
+            None describes the model itself.
+    """
+    settings = {}
+    if random_seed is not None:
+        default = ModelConfig()
+        changed = config_to_dict(model.config).items() - config_to_dict(default).items()
+        settings = {"network": dict(sorted(changed))}
+        model = randomise(model, random_seed)
+    return settings | {
         "parameters": digest_params(model.params),
         "compute_dtype": model.compute.compute_dtype,
         "window_tokens": batching.window_tokens,
@@ -257,22 +292,6 @@ def make_fingerprint(
         "drop_leaks": config.drop_leaks,
         **settings,
     }
-
-
-def check_record(path: Path, fingerprint: dict[str, Any]) -> bool:
-    """Whether a result is there; an `InputError` if it was made with other settings.
-
-    A field of `FinetuneConfig` that an older version did not have had its default.
-    """
-    if not path.exists():
-        return False
-    found = read_record(path).get("fingerprint", {})
-    for name, value in fingerprint.items():
-        before = found.get(name, find_default(name))
-        if before != value:
-            values = f"{name} = {before!r}, not {value!r}"
-            raise InputError(f"{path}: was made with {values}: choose another output or delete it")
-    return True
 
 
 class Prepared(NamedTuple):
@@ -337,23 +356,3 @@ def make_record(
 
 def _round(value: float) -> float | None:
     return round(value, DIGITS) if np.isfinite(value) else None
-
-
-def save_record(path: Path, record: dict[str, Any]) -> None:
-    """Writes the result of a trial, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, record, allow_nan=False)
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Reads the result of a trial.
-
-    Raises:
-        InputError: if the file is damaged.
-    """
-    try:
-        # Metrics that were not defined were once written as NaN, which JSON has not.
-        text = path.read_text(encoding="utf-8")
-        return dict(json.loads(text, parse_constant=lambda _: None))
-    except (TypeError, ValueError):
-        raise InputError(f"{path}: damaged: delete it, and the trial runs again") from None
