@@ -148,7 +148,8 @@ class MaskingConfig:
     """Masked-language-model corruption (Devlin et al. 2018, section 3.1)."""
 
     ratio: float = 0.15
-    """Share of the maskable tokens of a sequence that are predicted; rounded, exact."""
+    """Share of the maskable tokens of a sequence that are predicted: of each
+    sequence exactly this share, rounded to a whole token."""
     mask_probability: float = 0.8
     """Of those, the share that become <mask>."""
     random_probability: float = 0.1
@@ -178,7 +179,7 @@ class DataConfig:
     """Share of the training sequences that are read from the other strand, as the reverse
     complement of what the corpus holds: 0 as published. Held-out sequences never are."""
     num_threads: int = 2
-    """Threads that prepare updates ahead, each another one."""
+    """Threads that prepare updates in advance, one update each."""
     num_readers: int = 16
     """Records read at a time, over all threads: more hide the delay of a network's file system."""
     num_buffered: int = 4

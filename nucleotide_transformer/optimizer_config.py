@@ -14,7 +14,7 @@ class GroupConfig:
     """What differs for one group of parameters."""
 
     rate: float = 1.0
-    """Factor on the learning rate, and so on the decay too; 0 keeps the group as it is."""
+    """Factor on the learning rate, and thereby on the decay; 0 keeps the group as it is."""
     decay: float = 1.0
     """Factor on weight_decay."""
 

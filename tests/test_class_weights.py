@@ -14,8 +14,8 @@ from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.job import digest_labelled, make_job
 from nucleotide_transformer.finetuning.methods import Trial
 from nucleotide_transformer.finetuning.objective import Examples, make_loss, weigh_classes
-from nucleotide_transformer.finetuning.task_sources import Tables
 from nucleotide_transformer.finetuning.task_records import check_record
+from nucleotide_transformer.finetuning.task_sources import Tables
 from nucleotide_transformer.finetuning.tasks import TasksConfig, make_fingerprint
 from nucleotide_transformer.model.task_network import TaskNetwork
 from nucleotide_transformer.training.step import WEIGHT

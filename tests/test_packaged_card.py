@@ -207,8 +207,9 @@ def test_results_by_group_unseen_species_and_other_seeds(facts, tmp_path):
     bits = [nats / 6 / math.log(2) for nats in (7.5, 7.8, 7.65)]
     row = (
         f"| Fungi | 1,200 | 7.5000 ± 0.0100 | {bits[0]:.4f} | 2.00% | {bits[1]:.4f}"
-        f" | -0.3000 ± 0.0020 | {bits[2]:.4f} | -0.1500 ± 0.0020 |"
+        f" | 2.00% | -0.3000 ± 0.0020 | {bits[2]:.4f} | 2.00% | -0.1500 ± 0.0020 |"
     )
+    assert "\ntakes all 6-mers for equally likely has 8.3178 nats" in card
     assert row in card
     assert "| no group | 34 | 7.6000 " in card
     assert "| all | 1,234 | 7.8000 ± 0.0100 |" in card

@@ -1,7 +1,9 @@
 """What the documents say that can be checked without running it: links, commands, names, sizes."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -67,3 +69,39 @@ def test_the_table_of_models_is_that_of_the_package() -> None:
         params = jax.eval_shape(lambda config=config: init_params(jax.random.key(0), config))
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == int(size.replace(",", ""))
         assert RELEASED[name].license.casefold() == license_.casefold().replace(" ", "-")
+
+
+GROUPS = {
+    "model_held_out.json": {
+        "held-out blocks: archaea": "Archaea",
+        "bacteria": "Bacteria",
+        "fungi": "Fungi",
+        "protozoa": "Protozoa",
+        "vertebrates other than mammals": "Other vertebrate",
+        "mammals": "Mammal",
+        "invertebrates": "Invertebrate",
+        "all held-out blocks": "all",
+    },
+    "model_unseen.json": {"species never seen: *E. coli*": "Bacteria", "*T. brucei*": "Protozoa"},
+}
+"""Rows of the README's table, by the file that they are of."""
+
+
+def make_row(name: str, part: dict[str, Any]) -> str:
+    model, chains = (part["predictors"][each] for each in ("this model", "markov_mixture"))
+    nats, error = chains["difference"]["cross_entropy"], chains["difference"]["error"]
+    difference = f"{nats:+.3f} ± {error:.3f}"
+    cells = [name, f"{part['num_sequences']:,}"]
+    cells += [f"{each['cross_entropy']:.3f}" for each in (model, chains)]
+    cells += [f"**{difference}**" if nats > 0 else difference]
+    cells += [f"{100 * each['accuracy']:.2f} %" for each in (model, chains)]
+    return f"| {' | '.join(cells)} |"
+
+
+@pytest.mark.parametrize("file", GROUPS)
+def test_the_table_of_the_packaged_model_is_what_was_measured(file: str) -> None:
+    results = json.loads((ROOT / "experiments/results" / file).read_text())
+    parts = {"all": results["all"], **results["groups"]}
+    rows = [make_row(name, parts[group]) for name, group in GROUPS[file].items()]
+    assert "\n".join(rows) in README
+    assert file == "model_unseen.json" or set(parts) == set(GROUPS[file].values())

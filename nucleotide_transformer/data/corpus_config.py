@@ -64,7 +64,7 @@ class CorpusConfig:
     validation_contigs: tuple[str, ...] = ()
     """Contigs that are the validation split: `contig`, `species:contig` or `species:*`. A genome
     (a FASTA file) in which a contig is named, here or for test, has no blocks held out: its other
-    contigs are for training. All other genomes have held-out blocks."""
+    contigs are for training. The others have blocks."""
     test_contigs: tuple[str, ...] = ()
     """Contigs that are the test split, named in the same ways; none that is in validation."""
     seed: int = 0

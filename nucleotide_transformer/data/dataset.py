@@ -68,11 +68,11 @@ def make_dataset(
 
     Records come in an order shuffled over the whole split (see `sampling.RecordOrder`; its
     temperature is `data.temperature`). A sequence has `data.sequence_tokens` tokens and starts at a
-    random nucleotide: within the overlap of its record if it fills a chunk, to one k-mer, and else
-    anywhere, so that in time all of the record is read. It starts no later than needed for the
-    record to fill it, or for the reading frame to vary. The share `data.reverse_complement` of the
-    sequences is read from the other strand: they start and end as if the corpus held the reverse
-    complement of their record.
+    random nucleotide of its record: as long as a chunk, to one k-mer, within the two overlaps, and
+    else anywhere, so that in time all of the record is read. It starts early enough to be full; but
+    up to k - 1 nucleotides may always be skipped, for all reading frames to come up. The share
+    `data.reverse_complement` of the sequences is read from the other strand: they start and end as
+    if the corpus held the reverse complement of their record.
 
     The update's sequences and their order are the same for every number of processes P: the slices
     of processes 0 to P - 1 follow one another. Where P does not divide the update, the first

@@ -74,9 +74,8 @@ def fill_mask(
     Probabilities are the softmax over the whole vocabulary, special tokens included.
 
     Example:
-        >>> best, *others = fill_mask(model, "ACCTGA<mask>TTCTGAGTC", top_k=5)[0]
-        >>> best.token, best.probability
-        ('TTCAAG', 0.0021)
+        >>> for best, *others in fill_mask(load_pretrained(), "ACCTGA<mask>TTCTGAGTC"):
+        ...     print(best.token, best.probability)
 
     Args:
         model: what `load_pretrained` returns.

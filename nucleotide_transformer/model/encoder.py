@@ -169,7 +169,8 @@ class Encoder:
         """Runs the blocks as far as they are needed: as a scan if their parameters are stacked.
 
         Args:
-            params: in either form; by their names, `compute.stack` decides.
+            params: `Params` or `StackedParams`; `compute.stack` decides whether `Params` are
+                stacked first.
             tokens: token ids, `<pad>` where a sequence is short.
             positions: if given, the last block runs at these tokens of each sequence only, unless
                 its embeddings or attention weights are asked for.

@@ -187,7 +187,7 @@ def describe_recipe(record: RunRecord, recipes: Sequence[Path], num_earlier: int
     ]
     runs = f" of the last of {num_earlier + 1} runs" if num_earlier else ""
     text = f"## Recipe\n\nPre-training as published, except for these settings{runs}:\n\n"
-    text += make_table(("setting", "published", "here"), rows, set())
+    text += make_table(("setting", "published (100M)", "here"), rows, set())
     text += f"\n\nSeed {record.config.seed}, in {record.config.compute.compute_dtype}. "
     if not recipes:
         return text.rstrip() + "\n"
@@ -243,11 +243,12 @@ def describe_results(facts: Facts) -> str:
         parts.append(compare_seeds(facts.seeds))
     if not parts:
         return ""
+    k = facts.config.k
     return (
         "## Results\n\nMasked tokens, all of them replaced by `<mask>`; the other predictors were"
-        " fitted to the same training\ndata, and ± is a standard error over sequences.\n\n"
-        + "\n\n".join(parts)
-        + "\n"
+        " fitted to the same training\ndata, and ± is a standard error over sequences. A guess that"
+        f"\ntakes all {k}-mers for equally likely has {k * math.log(4):.4f} nats, 2 bits per"
+        " nucleotide.\n\n" + "\n\n".join(parts) + "\n"
     )
 
 
@@ -256,7 +257,7 @@ def compare(comparisons: Comparisons) -> str:
     others = [name for name in comparisons["all"]["predictors"] if name != MODEL]
     head = ["", "tokens", "nats", "bits per nucleotide", "accuracy"]
     for name in others:
-        head += [f"{name}, bits", f"{MODEL} minus {name}, nats"]
+        head += [f"{name}, bits", f"{name}, accuracy", f"{MODEL} minus {name}, nats"]
     rows = []
     for group, part in comparisons.items():
         predictors = part["predictors"]
@@ -270,6 +271,7 @@ def compare(comparisons: Comparisons) -> str:
             value = own["cross_entropy"] - other["cross_entropy"]
             row += [
                 f"{other['bits_per_nucleotide']:.4f}",
+                f"{other['accuracy']:.2%}",
                 _show(value, difference.get("error"), "+"),
             ]
         rows.append(tuple(row))

@@ -1,4 +1,7 @@
-"""The training step, and what devices compute together. Only this file has pmap and collectives."""
+"""The training step: the only pmap, and the only sum over devices.
+
+What processes tell each other is in `devices.py`.
+"""
 
 import contextlib
 from collections.abc import Callable
