@@ -14,6 +14,7 @@ from small_models import save_model
 from small_tasks import COMPUTE, MODEL, make_config, make_model
 
 from nucleotide_transformer import cli
+from nucleotide_transformer.commands.finetuning import read_table
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.finetuning import prediction_files
 from nucleotide_transformer.finetuning.batches import turn
@@ -65,6 +66,17 @@ def test_intervals_become_labels_of_tiles(tmp_path):
     np.testing.assert_array_equal(data.labels, expected)
     again = read_segments(*write(tmp_path, fasta, bed[:1]), window=8, classes=data.classes)
     assert again.labels[..., 0].max() == 0
+
+
+def test_sets_of_one_fasta_have_each_its_own_labels(tmp_path):
+    fasta, bed = write(tmp_path, f">one\n{'ACGTACGT' * 2}\n", [("one", 0, 3, "gene")])
+    other = tmp_path / "test.bed"
+    other.write_text("one\t8\t16\tgene\n")
+    tables = {"train": fasta, "train_labels": bed, "test": fasta, "test_labels": other}
+    config = make_config(tmp_path, kind="segmentation", window=8, **tables)
+    train = read_table(config, "train")
+    test = read_table(config, "test", like=train)
+    assert [data.labels.sum(axis=1).tolist() for data in (train, test)] == [[[3], [0]], [[0], [8]]]
 
 
 @pytest.mark.parametrize(

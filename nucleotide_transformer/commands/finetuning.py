@@ -33,10 +33,10 @@ def finetune(config: FinetuneConfig) -> int:
     join_processes(distributed=config.distributed)  # first: JAX must not have begun
     find_devices(config.num_devices)
     with fail_together():
-        train = read_table(config, config.train)
+        train = read_table(config, "train")
         validation, test = (
-            None if path is None else read_table(config, path, like=train)
-            for path in (config.validation, config.test)
+            None if getattr(config, name) is None else read_table(config, name, like=train)
+            for name in ("validation", "test")
         )
         for data in (validation, test):
             if data is not None:
@@ -88,28 +88,27 @@ def predict(config: PredictConfig) -> int:
 
 
 def read_table(
-    config: FinetuneConfig, path: Any, *, like: LabelledSequences | None = None
+    config: FinetuneConfig, name: str, *, like: LabelledSequences | None = None
 ) -> LabelledSequences:
-    """The sequences and labels of a table; their classes are those of the training set."""
-    columns = config.label_column
+    """The sequences and labels of `train`, `validation` or `test`.
+
+    Args:
+        config: where they are.
+        name: which of the three.
+        like: the training set, for the others: their classes are those that it has.
+    """
+    path, bed = getattr(config, name), getattr(config, f"{name}_labels")
+    classes = None if like is None else like.classes
     if config.kind == "segmentation":
-        beds = {
-            config.train: config.train_labels,
-            config.validation: config.validation_labels,
-            config.test: config.test_labels,
-        }
-        bed = beds[path]
-        assert bed is not None
-        classes = None if like is None else like.classes
         return read_segments(path, bed, window=config.window, classes=classes)
     return read_labelled(
         path,
         kind=config.kind,
         sequence_column=config.sequence_column,
-        label_column=columns[0] if len(columns) == 1 else columns,
+        label_column=config.label_column,
         name_column=config.name_column,
         separator=config.separator,
-        classes=None if like is None else like.classes,
+        classes=classes,
     )
 
 
