@@ -15,7 +15,13 @@ import numpy as np
 import pytest
 
 from nucleotide_transformer.data import reader as reader_module
-from nucleotide_transformer.data.corpus import Manifest, load_manifest, open_split
+from nucleotide_transformer.data.corpus import (
+    CorpusConfig,
+    Manifest,
+    build_corpus,
+    load_manifest,
+    open_split,
+)
 from nucleotide_transformer.errors import InputError
 
 
@@ -69,6 +75,24 @@ def test_a_shard_of_another_genome_is_refused(manifest: Manifest) -> None:
     with pytest.raises(InputError, match=re.escape(rule)) as error:
         reader.read([0])
     assert shard.file in str(error.value)
+
+
+def test_a_damaged_shard_is_mended_as_its_message_says(
+    small_corpus: Path, manifest: Manifest
+) -> None:
+    """Its size is right: a build that finds it there takes it for whole."""
+    records = read_all(manifest)()
+    path = manifest.folder / manifest.list_shards("train")[0][1].file
+    damaged = bytearray(path.read_bytes())
+    damaged[5_000:5_400] = bytes(400)
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match=r"damaged: .*: delete it, and `nt corpus build`"):
+        read_all(manifest)
+    path.unlink()
+    recipe = {name: tuple(v) if isinstance(v, list) else v for name, v in manifest.config.items()}
+    inputs = tuple(small_corpus.parent / f"{name}.fa" for name in ("rich", "poor"))
+    build_corpus(CorpusConfig(inputs=inputs, output=manifest.folder, workers=1, **recipe))
+    assert read_all(manifest)() == records
 
 
 class SlowShard:

@@ -55,7 +55,7 @@ class Shard:
     num_nucleotides: int
     """Nucleotides of the genome in at least one record: overlaps count once."""
     num_left_out_records: int
-    """Chunks left out because they are mostly N."""
+    """Chunks left out because they are short or hold too much N."""
     num_left_out_nucleotides: int
     """Nucleotides (N included) that are in no record because of that."""
     num_bytes: int

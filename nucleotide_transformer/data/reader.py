@@ -32,7 +32,9 @@ Piece = tuple[str, int, int]
 """Contig, start and end."""
 _OTHER_FILES = 256
 """Files that a process may hold open besides."""
-_NOT_THE_SHARD = f"not the file that was built: delete it, and {BUILD_AGAIN}"
+_MEND = f"delete it, and {BUILD_AGAIN}"
+"""A build takes a file of the right size for whole."""
+_NOT_THE_SHARD = f"not the file that was built: {_MEND}"
 
 
 class Location(NamedTuple):
@@ -167,7 +169,7 @@ class SplitReader:
             raise _explain(path, error) from None
         if not all(records):  # what the library gives beyond the end of a file
             place = f"record {positions[records.index(b'')]} is empty"
-            raise InputError(f"{path}: {place}: the file changed while it was read: {BUILD_AGAIN}")
+            raise InputError(f"{path}: {place}: the file changed while it was read: {_MEND}")
         return records
 
     def _list_chunks(self, shard: int) -> list[list[Piece]]:
@@ -260,7 +262,7 @@ def _explain(path: Path, error: RuntimeError) -> Exception:
         return OSError(f"{path}: {os.strerror(errno.EMFILE)}: {rule}")
     if os.strerror(errno.EACCES) in reason:
         return InputError(f"{path}: {os.strerror(errno.EACCES)}")
-    return InputError(f"{path}: damaged: {error}: {BUILD_AGAIN}")
+    return InputError(f"{path}: damaged: {error}: {_MEND}")
 
 
 def open_split(manifest: Manifest, split: Split, *, num_readers: int = 1) -> SplitReader:
