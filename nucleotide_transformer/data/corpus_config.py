@@ -100,10 +100,6 @@ class CorpusConfig:
         require(self.block_length >= record_length, "block_length", self.block_length, rule)
         rule = "must be above 0, or none"
         require(self.workers is None or self.workers > 0, "workers", self.workers, rule)
-        known = self.short_contigs in ("auto", "pack", "pad")
-        require(known, "short_contigs", self.short_contigs, "must be auto, pack or pad")
-        known = self.compression in ("none", "zstd")
-        require(known, "compression", self.compression, "must be none or zstd")
         for name in self.validation_contigs:
             rule = "must not be in test_contigs too: a contig is in one split"
             require(name not in self.test_contigs, "validation_contigs", name, rule)
