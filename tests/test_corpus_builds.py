@@ -205,6 +205,17 @@ def test_unfinished_build_goes_on_with_its_own_config_only(
     assert len(build_corpus(config).genomes) == 2
 
 
+@pytest.mark.parametrize(("place", "expected"), [(0, "pad"), (1, "pack")])
+def test_defaults_are_those_of_a_genome_that_is_asked_for(
+    place: int, expected: str, config: CorpusConfig
+) -> None:
+    """And not those of any that an unfinished build left."""
+    build_corpus(dataclasses.replace(config, inputs=config.inputs[:1], short_contigs="pad"))
+    (config.output / "manifest.json").unlink()
+    manifest = build_corpus(dataclasses.replace(config, inputs=(config.inputs[place],)))
+    assert manifest.config["short_contigs"] == expected
+
+
 def test_output_that_is_no_corpus(config: CorpusConfig, tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="holds other files") as error:
         build_corpus(dataclasses.replace(config, output=tmp_path))

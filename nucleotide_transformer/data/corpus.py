@@ -87,7 +87,7 @@ def build_corpus(config: CorpusConfig, *, progress: bool = False) -> Manifest:
     sources = load_sources(config.inputs, problems)
     with catch_termination(), own_folder(config.output):
         check_distinct(sources, problems)
-        config = config.resolve(_find_recipe(config.output))
+        config = config.resolve(_find_recipe(config.output, sources))
         listed = _load_listed(config, sources, problems)
         finished, lost = _find_finished(sources, config, listed, problems, progress=progress)
         genomes = _build_missing(sources, config, finished, lost, problems, progress=progress)
@@ -143,12 +143,13 @@ def _load_listed(
     return {genome.name: genome for genome in manifest.genomes}
 
 
-def _find_recipe(folder: Path) -> Mapping[str, Any] | None:
-    """What the corpus in a folder was built with, if there is one."""
+def _find_recipe(folder: Path, sources: Sequence[Source]) -> Mapping[str, Any] | None:
+    """What the corpus in a folder was built with, or what is finished of these genomes."""
     if (folder / MANIFEST_FILE).exists():
         return read_manifest(folder).config
-    for path in (folder / "genomes").glob(f"*/{GENOME_FILE}"):
-        return load_genome(folder, path.parent.name)[0]
+    for source in sources:
+        if (folder / "genomes" / source.name / GENOME_FILE).exists():
+            return load_genome(folder, source.name)[0]
     return None
 
 
