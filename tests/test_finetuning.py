@@ -24,7 +24,7 @@ from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.finetuning import run
 from nucleotide_transformer.finetuning.batches import round_lengths
 from nucleotide_transformer.finetuning.evaluation import Evaluator, has_stalled
-from nucleotide_transformer.finetuning.job import make_job
+from nucleotide_transformer.finetuning.job import make_adapter, make_job
 from nucleotide_transformer.finetuning.predict import predict_array, score_model
 from nucleotide_transformer.finetuning.run import finetune
 from nucleotide_transformer.model import make_forward
@@ -292,6 +292,14 @@ def test_a_head_stays_exact_where_the_encoder_computes_in_16_bits(mean, deviatio
     assert np.isfinite(found).all()
     arranged = name_params(arrange_for_inference(model.params | head, compute))
     np.testing.assert_array_equal(arranged[name]["w"], head[name]["w"])
+
+
+def test_an_adapter_notes_the_precision_that_was_used(model, tmp_path):
+    """That of the model, whatever the config says."""
+    compute = dataclasses.replace(COMPUTE, compute_dtype="bfloat16")
+    rounded = dataclasses.replace(model, compute=compute)
+    job = make_job(rounded, TRAIN, VALIDATION, make_config(tmp_path))
+    assert make_adapter(job, {}, {}).config["compute"]["compute_dtype"] == "bfloat16"
 
 
 def test_a_checkpoint_of_fine_tuning_is_no_model(tuned):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,14 @@ def test_fine_tuning_is_a_method_like_others(tasks: Path, model: Model) -> None:
     other = dataclasses.replace(finetune, head_start="probe")
     with pytest.raises(InputError, match=r"finetune.head_start = 'random', not 'probe': choose"):
         run(dataclasses.replace(config, finetune=other), model)
+    compute = dataclasses.replace(model.compute, compute_dtype="bfloat16")
+    rounded = dataclasses.replace(model, compute=compute)
+    said = "compute_dtype = 'float32', not 'bfloat16': choose another output, or delete it and"
+    with pytest.raises(InputError, match=rf"{said} {folder}/head-pretrained-0$"):
+        run(config, rounded)
+    shutil.rmtree(config.output / "results")
+    with pytest.raises(InputError, match="compute_dtype = 'float32' there, 'bfloat16' here"):
+        run(config, rounded)
 
 
 def test_a_metric_that_is_not_defined_ends_no_table(tasks: Path, tmp_path: Path) -> None:

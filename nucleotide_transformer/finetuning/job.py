@@ -1,5 +1,6 @@
 """What the parts of a fine-tuning run have in common: checked, and taken apart once."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -122,6 +123,7 @@ def make_job(
 def make_adapter(job: Job, saved: Params, metrics: dict[str, float]) -> Adapter:
     """What a checkpoint has of a run, as an adapter."""
     config, model = job.config, job.model
+    used = dataclasses.replace(config.compute, compute_dtype=model.compute.compute_dtype)
     params = {
         module: {name: jnp.asarray(leaf) for name, leaf in leaves.items() if leaf is not None}
         for module, leaves in saved.items()
@@ -144,7 +146,7 @@ def make_adapter(job: Job, saved: Params, metrics: dict[str, float]) -> Adapter:
         base_digest=digest_params(model.params),
         random_seed=config.seed if config.random_init else None,
         metrics=metrics,
-        config=config_to_dict(config),
+        config=config_to_dict(dataclasses.replace(config, compute=used)),
     )
 
 

@@ -42,6 +42,8 @@ SET_BY_TRIAL = (
 )
 """Fields of a fine-tuning run that a task, a trial or the command's other fields decide, or that
 are of no use to one."""
+RUNS = "finetuning"
+"""Folder of fine-tuning runs in that of a table: RUNS/TASK/METHOD-WEIGHTS-SEED."""
 _FINETUNE = "finetune"
 """What the settings of a result are called that are fields of a fine-tuning run, before a dot."""
 
@@ -182,7 +184,7 @@ def make_finetune_config(
     """The config of a trial's run."""
     return dataclasses.replace(
         setting.finetune,
-        output=setting.output / "finetuning" / trial.task / trial.name,
+        output=setting.output / RUNS / trial.task / trial.name,
         kind=train.kind,
         method=method,
         strand=setting.strand,

@@ -101,7 +101,8 @@ def finetune(
     loads the model (`join_processes`), and returns the same.
 
     Args:
-        model: to start from; what `config.model` says is not looked at.
+        model: to start from, in the precision that it computes in; what `config.model` and
+            `config.compute` say is not looked at.
         train: training set.
         validation: what decides when to stop and which updates were the best; None to hold
             `config.held_out_share` of the training set out.
@@ -154,6 +155,7 @@ def make_plan(job: Job) -> RunPlan:
             "base": digest_params(job.model.params),
             "train": digest_labelled(job.train) + loss,
             "validation": digest_labelled(job.validation),
+            "compute_dtype": job.model.compute.compute_dtype,
         },
         make_schedule=lambda config: make_schedule(config.optimizer, config.total_steps),
         is_over=lambda history: has_stalled(history, metric, config.patience),

@@ -11,7 +11,7 @@ from typing import Any
 
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.files import write_json
-from nucleotide_transformer.finetuning.methods import Trial, find_default
+from nucleotide_transformer.finetuning.methods import RUNS, Trial, find_default
 from nucleotide_transformer.finetuning.probe import PRETRAINED
 
 
@@ -23,7 +23,8 @@ def find_record(folder: Path, trial: Trial) -> Path:
 def check_record(path: Path, fingerprint: dict[str, Any]) -> bool:
     """Whether a result is there; an `InputError` if it was made with other settings.
 
-    A field of `FinetuneConfig` that an older version did not have had its default.
+    A field of `FinetuneConfig` that an older version did not have had its default. A fine-tuning
+    run that the result came from refuses other settings, too.
     """
     if not path.exists():
         return False
@@ -31,8 +32,9 @@ def check_record(path: Path, fingerprint: dict[str, Any]) -> bool:
     for name, value in fingerprint.items():
         before = found.get(name, find_default(name))
         if before != value:
-            values = f"{name} = {before!r}, not {value!r}"
-            raise InputError(f"{path}: was made with {values}: choose another output or delete it")
+            run = path.parents[2] / RUNS / path.parent.name / path.stem
+            rule = "choose another output, or delete it" + (f" and {run}" if run.is_dir() else "")
+            raise InputError(f"{path}: was made with {name} = {before!r}, not {value!r}: {rule}")
     return True
 
 

@@ -286,11 +286,12 @@ def make_fingerprint(
     weights = settings.get("finetune.class_weights")  # None: nothing is fine-tuned
     is_as_before = not weights or (weights, settings["compute_dtype"]) == ("none", "float32")
     return {
-        "version": 1 if is_as_before else FORMAT_VERSION,
         "train": digest_labelled(tables.train),
         "test": digest_labelled(tables.test),
         "drop_leaks": config.drop_leaks,
         **settings,
+        # Last: what differs is named by the first that does, and precisions have two versions.
+        "version": 1 if is_as_before else FORMAT_VERSION,
     }
 
 

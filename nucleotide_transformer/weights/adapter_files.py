@@ -108,7 +108,7 @@ class Adapter:
     metrics: dict[str, float]
     """On the validation set; NaN, null in the record, where they are not defined."""
     config: dict[str, Any]
-    """The run's."""
+    """The run's, with the precision that was used."""
 
     def merge(self, base: Params) -> Params:
         """The base model's parameters with the adapter folded in; the head is not among them."""
