@@ -178,16 +178,22 @@ def test_the_list_of_a_dataset_on_the_hub(tmp_path: Path, monkeypatch: pytest.Mo
     [
         ("url\nnone of it\n", "list.txt: line 2: 'none of it': must hold an accession"),
         (f"{COLI}\nGCF_12\n", "list.txt: line 2: 'GCF_12': must hold an accession"),
+        (f"{COLI}\nhttp://[x/y.fa\n", "list.txt: line 2: 'http://[x/y.fa': must hold an access"),
+        (f"{COLI}\n{COLI},caf\xe9\n", "list.txt: line 2: must be text in UTF-8"),
     ],
 )
 def test_a_line_that_asks_for_nothing(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
-    path.write_text(text)
+    path.write_text(text, encoding="latin-1")
     with pytest.raises(InputError) as error:
         read_requests([str(path)])
     assert message in str(error.value)
-    with pytest.raises(FileNotFoundError, match=r"GCF_1: no such file: must be an accession"):
-        read_requests(["GCF_1"])
+    for word in ("GCF_1", "http://[x/y.fa"):
+        with pytest.raises(
+            FileNotFoundError, match=": no such file: must be an accession"
+        ) as error:
+            read_requests([word])
+        assert str(error.value).startswith(word)
 
 
 def test_a_table_of_the_user_is_left_alone(
@@ -220,13 +226,17 @@ def test_the_service_is_down(service: Service, tmp_path: Path) -> None:
         ("../x.fa\t\t\t\thttps://h/x.fa\t\t", "file = '../x.fa': must be a name"),
         (".x\t\t\t\thttps://h/x.fa\t\t", "file = '.x': must be a name"),
         ("x.fa\t\t\t\tgenomes/x.fa\t\t", "address = 'genomes/x.fa': must be"),
+        ("x.fa\t\t\t\thttp://[x/x.fa\t\t", "address = 'http://[x/x.fa': must be"),
+        ("x.fa\t\t\t\tftp://x:66666/x.fa\t\t", "address = 'ftp://x:66666/x.fa': must be"),
+        ("x.fa\tHomo\tsapiens\t1\t\thttps://h/x.fa\t1\tmd5:1", "8 cells: must have 7"),
+        ("x.fa\tcaf\xe9\t\t\thttps://h/x.fa\t1\t", "must be text in UTF-8"),
         ("x.fa\t\t\t\thttps://h/x.fa\tmany\t", "bytes = 'many': must be"),
         ("x.fa\t\t\t\thttps://h/x.fa\t1\tmd5:1", "checksum = 'md5:1': must be"),
     ],
 )
 def test_bad_tables(line: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "genomes.tsv"
-    path.write_text("\t".join(COLUMNS) + f"\n{line}\n")
+    path.write_text("\t".join(COLUMNS) + f"\n{line}\n", encoding="latin-1")
     with pytest.raises(InputError) as error:
         load_assemblies(path)
     assert str(error.value).startswith(f"{path}: line 2: {message}")

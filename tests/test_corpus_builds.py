@@ -137,7 +137,8 @@ def test_bad_inputs(config: CorpusConfig, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "kind", "parts"),
     [
-        ("", ValueError, ["line 1", "no column 'file'", "found: none"]),
+        ("", ValueError, ["empty file"]),
+        ("\n", ValueError, ["line 1", "no column 'file'", "found: none"]),
         ("file\tspecies\nant.fa\tant\n", ValueError, ["line 1", "'assembly'", "file, species"]),
         ("file\tspecies\tassembly\n", ValueError, ["no row"]),
         ("file\tspecies\tassembly\nant.fa\tant\n", ValueError, ["line 2", "'assembly'", "empty"]),
@@ -147,7 +148,17 @@ def test_bad_inputs(config: CorpusConfig, tmp_path: Path) -> None:
             ValueError,
             ["line 4", "moss.fa", "'ant'", "'1'", "ant.fa"],
         ),
-        ("file\tspecies\tassembly\nant.fa\t\xff\t1\n", ValueError, ["byte 30", "UTF-8"]),
+        ("file\tspecies\tassembly\nant.fa\t\xff\t1\n", ValueError, ["line 2", "UTF-8"]),
+        (
+            "file\tspecies\tassembly\nant.fa\tHomo\tsapiens\t1\n",
+            ValueError,
+            ["line 2: 4 cells: must have 3 at most"],
+        ),
+        (
+            "file\tspecies\tassembly\tspecies\nant.fa\tHomo sapiens\t1\tMus\n",
+            ValueError,
+            ["line 1: 2 columns are called 'species'"],
+        ),
     ],
 )
 def test_bad_tables(

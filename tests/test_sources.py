@@ -71,7 +71,7 @@ def test_cells_are_read_without_blanks_and_quotes(config: CorpusConfig, tmp_path
     table = tmp_path / "table.tsv"
     table.write_text(
         '# all ants\n\nfile\tspecies \tassembly\n# the ants\nant.fa\t"Ant 1"\t v1 \r\n \t \n'
-        "moss.fa\t Moss\tv1\n"
+        "moss.fa\t Moss\tv1\t \t\n"
     )
     found = [(source.species, source.assembly, source.place) for source in load_sources([table])]
     assert found == [("Ant 1", "v1", f"{table}: line 5"), ("Moss", "v1", f"{table}: line 7")]

@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from nucleotide_transformer.data.intervals import read_lines
+from nucleotide_transformer.data.tables import name_cells, read_cells
 from nucleotide_transformer.data.web import is_address
 from nucleotide_transformer.errors import InputError, MissingInputError, RunFailedError, require
 from nucleotide_transformer.files import write_whole
@@ -121,19 +123,11 @@ def load_assemblies(path: Path) -> list[Assembly]:
     """
     if not path.is_file():
         raise MissingInputError(f"{path}: no such table: `nt corpus list` makes one")
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    columns = lines[0].split("\t") if lines else []
-    for column in ("file", "address"):
-        if column not in columns:
-            raise InputError(f"{path}: line 1: no column {column!r}: must have one")
     assemblies: dict[str, Assembly] = {}
-    for number, line in enumerate(lines[1:], start=2):
-        if not line.strip() or line.startswith("#"):
-            continue
-        row = dict(zip(columns, map(str.strip, line.split("\t")), strict=False))
-        assembly = _read_row(f"{path}: line {number}", row)
+    for place, columns, cells in read_cells(path, ("file", "address")):
+        assembly = _read_row(place, name_cells(place, columns, cells))
         if assembly.file in assemblies:
-            raise InputError(f"{path}: line {number}: {assembly.file}: is named twice")
+            raise InputError(f"{place}: {assembly.file}: is named twice")
         assemblies[assembly.file] = assembly
     return list(assemblies.values())
 
@@ -170,7 +164,7 @@ def _read_list(path: Path, shown: str) -> Iterator[Request]:
         rule = "must be an accession (GCF_000005845.2), an address, taxon:, hub:, or a file of them"
         raise MissingInputError(f"{shown}: no such file: {rule}")
     columns: list[str] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in read_lines(path):
         cells = [cell.strip().strip('"') for cell in re.split(r"[\t,]", line)]
         if not any(cells) or line.startswith("#"):
             continue

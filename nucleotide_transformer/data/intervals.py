@@ -63,8 +63,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, line.rstrip("\r\n")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path}: damaged gzip after line {number}: {error}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: line {number + 1}: must be text in UTF-8") from None
+    except UnicodeDecodeError as error:
+        number += len((error.object[: error.start] + b"-").splitlines())  # many are read at once
+        raise InputError(f"{path}: line {number}: must be text in UTF-8") from None
     if number == 0:
         raise InputError(f"{path}: empty file")
 

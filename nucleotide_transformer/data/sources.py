@@ -12,6 +12,7 @@ from typing import NamedTuple, cast
 from nucleotide_transformer.bars import make_byte_bar
 from nucleotide_transformer.data.fasta import GZIP_MAGIC
 from nucleotide_transformer.data.problems import Problems
+from nucleotide_transformer.data.tables import name_cells, read_cells
 from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.files import digest_file, show_digest
 
@@ -191,43 +192,14 @@ def read_table(path: Path, problems: Problems | None = None) -> list[Source]:
     """
     problems = Problems() if problems is None else problems
     _check_readable(path, str(path), "table")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start + 1}: must be a table of UTF-8 text") from None
-    columns: list[str] = []
     sources, num_rows = [], 0
-    for number, line in enumerate(text.split("\n"), start=1):
-        cells = [_clean(cell) for cell in line.split("\t")]
-        if line.startswith("#") or not any(cells):
-            continue
-        if not columns:
-            columns = cells
-            _check_columns(path, number, columns)
-        else:
-            place, num_rows = f"{path}: line {number}", num_rows + 1
-            with problems.collect(place):
-                sources.append(_read_row(path, place, dict(zip(columns, cells, strict=False))))
-    if not columns:
-        _check_columns(path, 1, columns)
+    for place, columns, cells in read_cells(path, _REQUIRED_COLUMNS):
+        num_rows += 1
+        with problems.collect(place):
+            sources.append(_read_row(path, place, name_cells(place, columns, cells)))
     if not num_rows:
         raise InputError(f"{path}: no row: a table must have at least one genome")
     return sources
-
-
-def _clean(cell: str) -> str:
-    """A cell without blanks, and quotes, around its text."""
-    return re.sub(r'^"(.*)"$', r"\1", cell.strip()).strip()
-
-
-def _check_columns(path: Path, number: int, columns: list[str]) -> None:
-    for column in _REQUIRED_COLUMNS:
-        if column not in columns:
-            found = ", ".join(filter(None, columns)) or "none"
-            rule = f"must have the columns {', '.join(_REQUIRED_COLUMNS)}"
-            raise InputError(
-                f"{path}: line {number}: no column {column!r} (found: {found}): {rule}"
-            )
 
 
 def _read_row(path: Path, place: str, row: dict[str, str]) -> Source:

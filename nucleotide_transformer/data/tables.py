@@ -1,8 +1,9 @@
-"""Rows of tables: CSV and TSV, plain or gzip, and Parquet, one at a time."""
+"""Rows of tables: CSV and TSV, plain or gzip, and Parquet, one at a time; and tables of genomes."""
 
 import csv
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,55 @@ def _read_parquet(path: Path, select: Select, extra: str) -> Iterator[tuple[str,
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{path}: damaged Parquet file: {reason}") from None
+
+
+def read_cells(path: Path, required: Sequence[str]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yields the place of each row of a table of genomes, the names of the columns, and its cells.
+
+    Cells have tabs between them; blanks and quotes around them are left out, and so are empty ones
+    at the end of a line. Lines that begin with # are skipped.
+
+    Raises:
+        MissingInputError, InputError: in one line, for a file that can't be read, or a header that
+            lacks a required column or has one twice.
+    """
+    columns: list[str] = []
+    for number, line in read_lines(path):
+        cells = [_clean(cell) for cell in line.rstrip().split("\t")]
+        if line.startswith("#") or not any(cells):
+            continue
+        if columns:
+            yield f"{path}: line {number}", columns, cells
+        else:
+            columns = cells
+            _check_columns(f"{path}: line {number}", columns, required)
+    if not columns:
+        _check_columns(f"{path}: line 1", columns, required)
+
+
+def name_cells(place: str, columns: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
+    """Column -> cell of a row that `read_cells` gave, which may end before the last column.
+
+    Raises:
+        InputError: if it has more cells than there are columns.
+    """
+    rule = f"must have {len(columns)} at most, as the header has"
+    if len(cells) > len(columns):
+        raise InputError(f"{place}: {len(cells)} cells: {rule}")
+    return dict(zip(columns, cells, strict=False))
+
+
+def _clean(cell: str) -> str:
+    """A cell without blanks, and quotes, around its text."""
+    return re.sub(r'^"(.*)"$', r"\1", cell.strip()).strip()
+
+
+def _check_columns(place: str, columns: Sequence[str], required: Sequence[str]) -> None:
+    for column in required:
+        if column not in columns:
+            found = ", ".join(filter(None, columns)) or "none"
+            rule = f"must have the columns {', '.join(required)}"
+            raise InputError(f"{place}: no column {column!r} (found: {found}): {rule}")
+    for column in filter(None, columns):
+        if columns.count(column) > 1:
+            raise InputError(f"{place}: {columns.count(column)} columns are called {column!r}")

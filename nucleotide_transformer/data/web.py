@@ -1,5 +1,6 @@
 """Requests over HTTP: one way to ask, and to say what went wrong."""
 
+import contextlib
 import re
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +19,9 @@ _ADDRESS = re.compile(r"(https?|ftp|s3)://[^/\s]+/\S+")
 
 def is_address(text: str) -> bool:
     """Whether a text is an address that can be downloaded from: http, https, ftp or s3."""
-    return _ADDRESS.fullmatch(text) is not None
+    with contextlib.suppress(ValueError):  # of a bad port, or brackets without an IPv6 address
+        return urlsplit(text).port != 0 and _ADDRESS.fullmatch(text) is not None
+    return False
 
 
 def find_server(address: str) -> str:
