@@ -287,6 +287,7 @@ def test_bad_input_is_told_before_a_model_is_loaded(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"output": Path("gs://b/x")}, "output = 'gs://b/x': must be a path of this machine"),
         ({"sequence_tokens": 80}, "sequence_tokens = 80: needs 237 nt and the chunks of"),
         ({"sequence_tokens": 3}, "with a masking ratio of 0.15 no token of a sequence would be"),
     ],

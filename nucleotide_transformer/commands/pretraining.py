@@ -2,7 +2,6 @@
 
 from nucleotide_transformer.config import PretrainConfig
 from nucleotide_transformer.console import INTERRUPTED, PlainConsole
-from nucleotide_transformer.files import check_place
 from nucleotide_transformer.pretraining import run
 from nucleotide_transformer.pretraining.evaluate import EvaluateConfig, evaluate_model
 from nucleotide_transformer.pretraining.report import print_summary, print_tables
@@ -21,7 +20,6 @@ def pretrain(config: PretrainConfig) -> int:
 
 def evaluate(config: EvaluateConfig) -> int:
     """`nt evaluate`."""
-    check_place(config.output)
     result = evaluate_model(config, progress=True)
     console = PlainConsole()
     print_tables(console, result.evaluation, f"{config.split} of {config.corpus}")

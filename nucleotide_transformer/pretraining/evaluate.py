@@ -25,7 +25,7 @@ from nucleotide_transformer.errors import (
     require_choices,
     require_positive,
 )
-from nucleotide_transformer.files import read_path
+from nucleotide_transformer.files import check_place, read_path
 from nucleotide_transformer.model import exact_products, make_forward
 from nucleotide_transformer.model.stacking import arrange_params
 from nucleotide_transformer.pretrained import Model, load_pretrained
@@ -168,6 +168,7 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise NotAFolderError(f"{path}: is a folder: give the name of a file")
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path}: exists already: give another name, or --overwrite")
+    check_place(path)
 
 
 def choose_species(manifest: Manifest, species: tuple[str, ...]) -> Manifest:
