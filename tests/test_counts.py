@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 from collections import Counter
@@ -311,6 +312,18 @@ def test_interrupt_leaves_what_was_there(
             count_corpus(dataclasses.replace(config, nucleotides=nucleotides))
         assert list_names(manifest.folder) == FILES_OF_A_CORPUS | {COUNTS_FILE}
         assert (manifest.folder / COUNTS_FILE).read_bytes() == before
+
+
+def test_a_folder_of_others_is_told_before_anything_is_counted(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count(*_: object, **__: object) -> None:
+        raise AssertionError("the split was counted")
+
+    monkeypatch.setattr(counts_module, "count_split", count)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != manifest.folder or mode != os.W_OK)
+    with pytest.raises(InputError, match=rf"{COUNTS_FILE}: can't be written: no permission to wri"):
+        count_corpus(BaselinesConfig(folder=manifest.folder))
 
 
 @pytest.mark.usefixtures("short_words")

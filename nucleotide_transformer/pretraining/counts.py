@@ -25,7 +25,7 @@ from nucleotide_transformer.data.manifest import Manifest, load_manifest
 from nucleotide_transformer.data.parallel import Report, count_workers, run_tasks, show_progress
 from nucleotide_transformer.data.reader import open_split
 from nucleotide_transformer.errors import InputError, require
-from nucleotide_transformer.files import write_whole
+from nucleotide_transformer.files import check_place, write_whole
 from nucleotide_transformer.pretraining.markov import MAX_ORDER, WordCounter, encode_letters
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Bool, Int, UInt
@@ -108,7 +108,7 @@ def count_corpus(config: BaselinesConfig, *, progress: bool = False) -> tuple[Pa
         Path of the file, and whether it was written now.
 
     Raises:
-        InputError: if the corpus is damaged, or its training split empty.
+        InputError: if the corpus is damaged, its training split empty, or nobody may write there.
     """
     manifest = load_manifest(config.folder)
     tokenizer = KmerTokenizer(k=config.k)
@@ -117,6 +117,7 @@ def count_corpus(config: BaselinesConfig, *, progress: bool = False) -> tuple[Pa
     num_records, _ = choose_records(reader, config.nucleotides)
     if _is_finished(manifest, config.k, num_records):
         return path, False
+    check_place(path)
     counts = count_split(
         reader, tokenizer, config.nucleotides, workers=config.workers, progress=progress
     )
