@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from real_command import run_in_pipe
 from small_models import save_model
-from small_tasks import COMPUTE, MODEL, make_task
+from small_tasks import COMPUTE, MODEL, make_model, make_task
 
 from nucleotide_transformer import cli
-from nucleotide_transformer.commands.finetuning import write_results
+from nucleotide_transformer.commands import finetuning as commands
 from nucleotide_transformer.finetuning import prediction_files
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.predict import predict_array
+from nucleotide_transformer.finetuning.run import FinetuneResult
 from nucleotide_transformer.model import init_params
 from nucleotide_transformer.pretrained import load_pretrained
 
@@ -64,9 +65,23 @@ def test_a_real_run_leaves_an_adapter_and_its_results(folder, tuned):
 
 def test_results_that_are_not_defined_are_null(tmp_path):
     config = FinetuneConfig(output=tmp_path)
-    write_results(config, {"test": [{"auroc": float("nan"), "mcc": 0.5}]})
+    commands.write_results(config, {"test": [{"auroc": float("nan"), "mcc": 0.5}]})
     found = json.loads((tmp_path / "results.json").read_text())
     assert found == {"test": [{"auroc": None, "mcc": 0.5}]}
+
+
+def test_validation_scores_are_there_before_the_test_set_is_scored(folder, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    result = FinetuneResult(make_model(), tmp_path, 6, 3, {"mcc": 0.5}, 146)
+    monkeypatch.setattr(commands, "run_finetuning", lambda *_: result)
+    monkeypatch.setattr(commands, "score_model", stop)
+    tables = {name: folder / f"{name}.csv" for name in ("train", "test")}
+    config = FinetuneConfig(**tables, model=str(folder / "base"), output=tmp_path, num_devices=1)
+    with pytest.raises(KeyboardInterrupt):
+        commands.finetune(config)
+    assert json.loads((tmp_path / "results.json").read_text())["validation"] == {"mcc": 0.5}
 
 
 def test_test_sequences_that_were_trained_on_are_told(folder, tmp_path, capsys):
@@ -164,6 +179,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, tuned, tmp_path, capsy
     test.write_text("sequence,label\nACGT,7\n")
     said = train("sequence,label\n" + rows, "--test", test)
     assert "test.csv: row 1: label = '7': the training set has no such label" in said
+    test.write_text(f"name,sequence,label\nlong,{long},1\n")
+    said = train("sequence,label\n" + rows, "--test", test)
+    assert said.endswith(
+        "test.csv: sequence 'long': 192 nt are 65 tokens: the model takes 64 (max_tokens)"
+    )
     said = train("sequence,label\n" + rows, "--lora.sites", "hidden")
     assert said == "nt finetune: --lora.sites = ('hidden',): hidden is no linear layer"
     said = train("sequence,label\n" + rows, "--kind", "segmentation")

@@ -71,6 +71,17 @@ def test_more_folds_than_sequences_are_refused():
             part_folds(task, 5, seed=0)
 
 
+def test_what_no_fold_can_do_is_said_before_the_first_begins(tmp_path):
+    config, sets = make_config(tmp_path, folds=3), (make_task(12), make_task(4, length=195))
+    said = "^small classification: sequence 's0': 195 nt are 66 tokens: the model takes 64"
+    with pytest.raises(InputError, match=said):
+        cross_validate(make_model(), *sets, config)
+    assert not config.output.exists()
+    (config.output / "checkpoints").mkdir(parents=True)
+    with pytest.raises(InputError, match="/run: holds a run of its own, whose results"):
+        cross_validate(make_model(), sets[0], None, config)
+
+
 def test_each_fold_is_a_run_of_its_own(tmp_path, monkeypatch):
     """The mean and two sample deviations of the test metrics; each part validates once."""
     seen, values = [], iter([0.1, 0.2, 0.6])

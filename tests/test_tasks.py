@@ -322,6 +322,10 @@ def test_a_bad_table_stops_before_anything_runs(
         run(make_config(tasks, columns=columns), model)
     assert ran == []
     assert not (tasks.parent / "out").exists()
+    write_rows(tasks / "b" / "test.csv", [("x", "ACG" * 100, "1")])
+    with pytest.raises(InputError, match=r"b/test\.csv: sequence 'x': 300 nt are 101 tokens: the"):
+        run(make_config(tasks, methods=("coin", "head")), model)
+    assert ran == []
 
 
 def test_the_command_writes_the_table_and_says_what_is_wrong(tasks: Path) -> None:

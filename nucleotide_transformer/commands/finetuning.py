@@ -9,6 +9,7 @@ from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.files import drop_nan, write_json
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.folds import cross_validate
+from nucleotide_transformer.finetuning.job import check_lengths
 from nucleotide_transformer.finetuning.labels import LabelledSequences, read_labelled
 from nucleotide_transformer.finetuning.leaks import find_leaks
 from nucleotide_transformer.finetuning.predict import score_model
@@ -42,6 +43,7 @@ def finetune(config: FinetuneConfig) -> int:
             if data is not None:
                 tell_leaks(train, data)
         model = load_pretrained(config.model, compute=config.compute)
+        check_lengths(model, test, config)  # before the training, not after it
     if config.folds is not None:
         return finetune_folds(model, train, test, config)
     result = run_finetuning(model, train, validation, config)
@@ -49,11 +51,12 @@ def finetune(config: FinetuneConfig) -> int:
         say(f"stopped after update {result.step:,}; the same command resumes there")
         return INTERRUPTED
     scores = {"validation": result.metrics}
+    counts = {"step": result.step, "best_step": result.best_step, "num_trained": result.num_trained}
+    write_results(config, {**counts, **scores})
     if test is not None:
         # In every process: at its end one waits minutes for the others, no longer.
         scores["test"] = score_model(result.model, test, batching=config.batching)
-    counts = {"step": result.step, "best_step": result.best_step, "num_trained": result.num_trained}
-    write_results(config, {**counts, **scores})
+        write_results(config, {**counts, **scores})
     for name, metrics in scores.items():
         words = ", ".join(f"{metric} {value:.3f}" for metric, value in metrics.items())
         say_once(f"{name:10} {words}")

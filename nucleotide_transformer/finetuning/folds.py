@@ -13,17 +13,23 @@ import jax
 import numpy as np
 
 from nucleotide_transformer.bars import show_steps
-from nucleotide_transformer.errors import InputError, import_extra, require
+from nucleotide_transformer.errors import InputError, OutputExistsError, import_extra, require
 from nucleotide_transformer.finetuning.batches import count_groups
 from nucleotide_transformer.finetuning.config import FinetuneConfig
-from nucleotide_transformer.finetuning.job import make_job
+from nucleotide_transformer.finetuning.job import check_lengths, make_job
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.finetuning.predict import score_model
 from nucleotide_transformer.finetuning.run import train_job
 from nucleotide_transformer.pretrained import Model
-from nucleotide_transformer.training.devices import agree_on_any, find_devices, join_processes
+from nucleotide_transformer.training.devices import (
+    agree_on_any,
+    fail_together,
+    find_devices,
+    join_processes,
+)
 from nucleotide_transformer.training.loop import catch_signals
 from nucleotide_transformer.types import Int
+from nucleotide_transformer.weights.runs import is_run
 
 
 class FoldScores(NamedTuple):
@@ -74,11 +80,17 @@ def cross_validate(
         The scores; None if a run was stopped.
 
     Raises:
-        InputError: as `finetune` does, and for more folds than a class has sequences.
+        InputError: as `finetune` does, for more folds than a class has sequences, for a test
+            sequence that is too long, and for a folder that holds a run.
     """
     require(config.folds is not None, "folds", config.folds, "must be given")
     join_processes(distributed=config.distributed)
-    parts = part_folds(train, config.folds or 2, config.seed)
+    rule = "holds a run of its own, whose results the folds' would replace: give another folder"
+    with fail_together():
+        if is_run(config.output):
+            raise OutputExistsError(f"{config.output}: {rule}")
+        parts = part_folds(train, config.folds or 2, config.seed)
+        check_lengths(model, test, config)
     groups = share_devices(find_devices(config.num_devices), len(parts))
     alone = len(groups) == 1
     with (

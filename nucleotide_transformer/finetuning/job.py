@@ -82,8 +82,7 @@ def make_job(
             f"{validation.source}: {validation.kind} of {', '.join(validation.classes)}: must be"
             f" what {train.source} has: {train.kind} of {', '.join(train.classes)}"
         )
-    most = model.config.max_positions if config.max_tokens is None else config.max_tokens
-    check_length(most, model.config, "max_tokens")
+    most = find_most_tokens(model, config)
     check_layers(model.config, config.layers)
     train, validation = (
         cut_long_tiles(data, model.tokenizer, most) for data in (train, validation)
@@ -118,6 +117,20 @@ def make_job(
         devices=devices,
         layout=layout,
     )
+
+
+def find_most_tokens(model: Model, config: FinetuneConfig) -> int:
+    """Tokens of the longest sequence of a run; an `InputError` for more than the model takes."""
+    most = model.config.max_positions if config.max_tokens is None else config.max_tokens
+    check_length(most, model.config, "max_tokens")
+    return most
+
+
+def check_lengths(model: Model, data: LabelledSequences | None, config: FinetuneConfig) -> None:
+    """Raises an `InputError` for the first sequence of a set that a run's model can't predict."""
+    if data is not None:
+        most = find_most_tokens(model, config)
+        count_tokens(cut_long_tiles(data, model.tokenizer, most), model.tokenizer, most)
 
 
 def make_adapter(job: Job, saved: Params, metrics: dict[str, float]) -> Adapter:

@@ -114,6 +114,8 @@ class Method(NamedTuple):
     """Whether seeds differ: without, one is enough."""
     describe: Callable[[Setting], dict[str, Any]] = lambda _: {}
     """Settings on which its result depends, as JSON has them."""
+    is_whole: bool = False
+    """Whether each sequence goes through the network in one piece."""
 
 
 def run_kmers(
@@ -227,7 +229,9 @@ def _make_kmers(k: int) -> Method:
 
 def _make_finetuning(method: Adaptation) -> Method:
     run = functools.partial(run_finetuning, method=method)
-    return Method(run, uses_network=True, is_random=True, describe=_describe_finetuning)
+    return Method(
+        run, uses_network=True, is_random=True, describe=_describe_finetuning, is_whole=True
+    )
 
 
 METHODS: dict[str, Method] = {

@@ -31,7 +31,7 @@ from nucleotide_transformer.files import open_output, require_local
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.estimators import Estimator
 from nucleotide_transformer.finetuning.intervals import bootstrap
-from nucleotide_transformer.finetuning.job import digest_labelled
+from nucleotide_transformer.finetuning.job import check_lengths, digest_labelled
 from nucleotide_transformer.finetuning.leaks import describe_leaks, drop_leaks, find_leaks
 from nucleotide_transformer.finetuning.methods import (
     METHODS,
@@ -176,7 +176,8 @@ def run_tasks(
 
     Raises:
         InputError: in one line: for a layer that the model does not have, a result that was made
-            with other settings, labels that can't be learnt, or another process that writes to the
+            with other settings, labels that can't be learnt, a sequence that is too long to
+            fine-tune with, or another process that writes to the
             folder.
         NotAFolderError, UnwritableOutputError: if nothing can be written there.
         KeyboardInterrupt: if it was stopped; the same command resumes it.
@@ -214,6 +215,10 @@ def _run_tasks(
     note(f"{len(tables)} tasks, {len(trials)} trials, {num_before} done before")
     if config.controls:
         note(f"{num_taken} controls taken from {config.controls}")
+    for task in {trial.task: None for trial, _ in waiting if METHODS[trial.method].is_whole}:
+        assert model, "given where a method uses a network"
+        for data in tables[task]:
+            check_lengths(model, data, config.finetune)
     for task, group in itertools.groupby(waiting, lambda pair: pair[0].task):
         prepared = prepare(config, tables[task])
         note(f"{task}: {describe_leaks(prepared.leaks, len(tables[task].test))}")
