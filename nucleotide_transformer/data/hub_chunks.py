@@ -6,6 +6,7 @@ lies in it (`start_pos`, `end_pos`, 0-based and half-open), and the address of i
 too. What no chunk holds, the end of each contig and all short contigs, is not there to be had.
 """
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 
 from nucleotide_transformer.data.assemblies import Assembly, name_address, save_assemblies
 from nucleotide_transformer.errors import InputError, NotAFolderError, OutputExistsError
-from nucleotide_transformer.files import require_local, write_whole
+from nucleotide_transformer.files import catch_termination, require_local, write_whole
 
 COLUMNS = ("sequence", "description", "start_pos", "fasta_url")
 TABLE_FILE = "genomes.tsv"
@@ -42,7 +43,7 @@ class ChunksConfig:
 
 
 def unpack_chunks(config: ChunksConfig, *, note: Callable[[str], None] = lambda _: None) -> Path:
-    """Writes a FASTA file for each that the chunks are of, and a table of them.
+    """Writes a FASTA file for each that the chunks are of, and a table of them; or nothing.
 
     Returns:
         The table, which `nt corpus build` takes.
@@ -59,20 +60,24 @@ def unpack_chunks(config: ChunksConfig, *, note: Callable[[str], None] = lambda 
     splits = _load_splits(config)
     folder.mkdir(parents=True, exist_ok=True)
     assemblies: dict[str, Assembly] = {}
-    for split, rows in splits.items():
-        for address, chunks in _group(rows, "fasta_url"):
-            assembly = name_address(address, "")._replace(group=split)
-            file = assembly.file.removesuffix(".gz")
-            if file in assemblies:
-                raise InputError(f"{config.dataset}: {split}: {address}: its rows are not together")
-            with write_whole(folder / file) as partial, partial.open("w") as out:
-                for header, pieces in _group(chunks, "description"):
-                    _write_contig(out.write, header, _join(pieces, f"{config.dataset}: {address}"))
-            assemblies[file] = assembly._replace(file=file)
-            note(f"{split}: {file}")
-    if not assemblies:
-        raise InputError(f"{config.dataset}: has no row: must have chunks")
-    save_assemblies(folder / TABLE_FILE, list(assemblies.values()))
+    with catch_termination(), contextlib.ExitStack() as undo:
+        for split, rows in splits.items():
+            for address, chunks in _group(rows, "fasta_url"):
+                place = f"{config.dataset}: {split}: {address}"
+                assembly = name_address(address, "")._replace(group=split)
+                file = assembly.file.removesuffix(".gz")
+                if file in assemblies:
+                    raise InputError(f"{place}: its rows are not together")
+                undo.callback((folder / file).unlink, missing_ok=True)
+                with write_whole(folder / file) as partial, partial.open("w") as out:
+                    for header, pieces in _group(chunks, "description"):
+                        _write_contig(out.write, header, _join(pieces, place))
+                assemblies[file] = assembly._replace(file=file)
+                note(f"{split}: {file}")
+        if not assemblies:
+            raise InputError(f"{config.dataset}: has no row: must have chunks")
+        save_assemblies(folder / TABLE_FILE, list(assemblies.values()))
+        undo.pop_all()
     return folder / TABLE_FILE
 
 

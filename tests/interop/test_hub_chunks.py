@@ -83,6 +83,7 @@ def test_chunks_become_the_files_that_they_are_of(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ("later", "start_pos = 600: must begin where the chunk before ends, at 0"),
         ("order", "start_pos = 600: must begin where the chunk before ends, at 0"),
         ("letters", "start_pos = 600: must begin where the chunk before ends, at 800"),
         ("gap", "start_pos = 1200: must begin where the chunk before ends, at 800"),
@@ -92,9 +93,9 @@ def test_chunks_become_the_files_that_they_are_of(
 def test_rows_that_are_no_chunks_in_order(
     change: str, message: str, datasets: Any, folder: Path, tmp_path: Path
 ) -> None:
-    path = folder / "train.parquet"
+    path = folder / f"{'validation' if change == 'later' else 'train'}.parquet"
     rows = datasets.Dataset.from_parquet(str(path)).to_list()
-    if change == "order":
+    if change in ("order", "later"):  # later: after a file that is right
         rows[0], rows[1] = rows[1], rows[0]
     elif change == "letters":
         rows[1]["sequence"] = "C" + rows[1]["sequence"][1:]
