@@ -1,6 +1,7 @@
 """The folder of a corpus: what is the user's stays, one builder at a time, and what is lost is
 built again alone."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,9 +17,10 @@ from test_corpus_builds import assert_one_line, config, list_partial, make_fasta
 from nucleotide_transformer import files
 from nucleotide_transformer.data import corpus, shards
 from nucleotide_transformer.data.corpus import CorpusConfig, build_corpus, load_manifest
-from nucleotide_transformer.data.folder import LOCK_FILE, MARKER_FILE
+from nucleotide_transformer.data.folder import MARKER_FILE, own_folder
 from nucleotide_transformer.data.sources import Source, estimate_bytes
 from nucleotide_transformer.errors import InputError, UnwritableOutputError
+from nucleotide_transformer.files import LOCK_FILE
 
 __all__ = ["config"]
 
@@ -95,6 +97,28 @@ def test_a_second_builder_is_refused(config: CorpusConfig, monkeypatch: pytest.M
     monkeypatch.setattr(corpus, "build_genome", build_twice)
     manifest = build_corpus(config)
     assert (len(refused), len(manifest.genomes)) == (1, 2)
+
+
+def test_a_failed_build_leaves_the_next_builder_alone(
+    config: CorpusConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that begins as soon as it can, while the failed build removes its folders."""
+    genomes, rmdir = config.output / "genomes", Path.rmdir
+
+    def begin_and_remove(path: Path) -> None:
+        with contextlib.suppress(InputError):
+            if path in (genomes, config.output):
+                second.enter_context(own_folder(config.output))
+        rmdir(path)
+
+    monkeypatch.setattr(Path, "rmdir", begin_and_remove)
+    with contextlib.ExitStack() as second:
+        with pytest.raises(ZeroDivisionError), own_folder(config.output):
+            raise ZeroDivisionError
+        names = {path.name for path in config.output.iterdir()}
+        assert names == {MARKER_FILE, LOCK_FILE, "genomes"}
+        with pytest.raises(InputError, match="another process"), own_folder(config.output):
+            pass
 
 
 def test_a_failed_build_leaves_an_empty_folder_empty(config: CorpusConfig) -> None:

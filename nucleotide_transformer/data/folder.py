@@ -14,7 +14,7 @@ from nucleotide_transformer.data.manifest import (
     SAMPLES_FILE,
 )
 from nucleotide_transformer.errors import NotAFolderError, OutputExistsError
-from nucleotide_transformer.files import LOCK_FILE, PARTIAL_PREFIX, hold_folder, refuse_unwritable
+from nucleotide_transformer.files import PARTIAL_PREFIX, hold_folder, refuse_unwritable
 
 MARKER_FILE = ".corpus"
 """Says that `nt corpus build` made the folder. Corpora of earlier versions have none: their own
@@ -40,21 +40,25 @@ def own_folder(folder: Path) -> Iterator[None]:
         InputError: if another process builds there, or the system refuses.
     """
     _check_own(folder)
-    genomes = folder / "genomes"
-    new = [path for path in (genomes, *genomes.parents) if not path.exists()]
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     with refuse_unwritable(folder):
         folder.mkdir(parents=True, exist_ok=True)
     rule = "another process is building this corpus: wait for it, or end it"
-    with hold_folder(folder, rule):
-        try:
-            (folder / MARKER_FILE).write_text(_MARKER_TEXT, encoding="utf-8")
-            genomes.mkdir(exist_ok=True)
-            _remove_partial(folder)
-            yield
-        except BaseException:
-            _remove_partial(folder)
-            _remove_empty(folder, new)
-            raise
+    try:
+        with hold_folder(folder, rule):
+            try:
+                (folder / MARKER_FILE).write_text(_MARKER_TEXT, encoding="utf-8")
+                (folder / "genomes").mkdir(exist_ok=True)
+                _remove_partial(folder)
+                yield
+            except BaseException:
+                _remove_partial(folder)
+                _remove_marker(folder)
+                raise
+    finally:  # without the lock, which is a file in it: by now another process may build there
+        for path in new:
+            with contextlib.suppress(OSError):  # holds files
+                path.rmdir()
 
 
 def remove_genome(path: Path) -> None:
@@ -104,13 +108,10 @@ def _remove_partial(folder: Path) -> None:
             path.unlink()
 
 
-def _remove_empty(folder: Path, new: list[Path]) -> None:
-    """Removes what a build made and has nothing in it."""
+def _remove_marker(folder: Path) -> None:
+    """Removes what a build made before its first genome, if there is none."""
     genomes = folder / "genomes"
-    if (folder / MANIFEST_FILE).exists() or (genomes.is_dir() and any(genomes.iterdir())):
-        return
-    for name in (MARKER_FILE, LOCK_FILE):
-        (folder / name).unlink(missing_ok=True)
-    for path in new:
-        with contextlib.suppress(OSError):
-            path.rmdir()
+    with contextlib.suppress(OSError):  # is not there, or holds something
+        genomes.rmdir()
+    if not (genomes.exists() or (folder / MANIFEST_FILE).exists()):
+        (folder / MARKER_FILE).unlink(missing_ok=True)
