@@ -1,15 +1,19 @@
 """Which checkpoint is the best, where scores are equal, or no numbers; what a failure leaves."""
 
 import dataclasses
+import json
 import math
 import os
 import signal
 
 import pytest
 from chosen_scores import make_scores
+from small_tasks import make_config, make_task, random_model  # noqa: F401
 from test_checkpoints import save, steps
 
 from nucleotide_transformer.errors import OutputExistsError
+from nucleotide_transformer.finetuning import job
+from nucleotide_transformer.finetuning.evaluation import has_stalled, score_metric
 from nucleotide_transformer.pretraining.evaluation import Evaluator
 from nucleotide_transformer.pretraining.run import pretrain
 from nucleotide_transformer.training.checkpoints import Checkpointer
@@ -40,6 +44,35 @@ def test_the_best_where_scores_are_equal_or_no_numbers(scores, best, kept, tmp_p
     checkpointer.close()
     assert set(kept) <= set(steps(tmp_path))
     assert find_checkpoint(tmp_path).name == str(best or 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [
+        ((math.nan, 0.7, 0.5), 1),
+        ((-1.0, math.nan), 0),
+        ((math.nan, -1.0), 1),
+        ((math.nan, math.nan), 0),
+        ((0.7, 0.9, 0.9, 0.9), 1),
+    ],
+)
+def test_a_fine_tuning_run_keeps_the_first_of_its_best(values, best, model, tmp_path, monkeypatch):
+    """As adapter, and as checkpoint by the lowest score; patience counts from it, too."""
+    kept, scores = [], []
+    monkeypatch.setattr(job, "make_adapter", lambda *_: len(scores))
+    monkeypatch.setattr(job, "save_adapter", lambda _, adapter: kept.append(adapter))
+    made = job.make_job(model, make_task(20), make_task(8, seed=1), make_config(tmp_path))
+    made.config.output.mkdir()
+    for value in values:
+        metrics = {"score": score_metric(value), "mcc": value}
+        scores.append(job.keep_best(made, lambda _, found=metrics: found)({})["score"])
+        with (made.config.output / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"kind": "validation", "mcc": value}) + "\n")
+    assert kept[-1] == best
+    assert [place for place, score in enumerate(scores) if score == min(scores)] == [best]
+    history, since = [{"mcc": value} for value in values], len(values) - 1 - best
+    assert has_stalled(history, "mcc", max(since, 1)) == (since > 0)
+    assert not has_stalled(history, "mcc", since + 1)
 
 
 @pytest.mark.parametrize("failure", [MemoryError, KeyboardInterrupt])

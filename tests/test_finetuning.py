@@ -173,7 +173,7 @@ def test_a_run_ends_once_nothing_improves(model, tmp_path, monkeypatch):
     )
     config = make_config(tmp_path, evaluate_every_steps=2, patience=2)
     found = finetune(model, TRAIN, VALIDATION, config, show=False)
-    assert (found.step, found.metrics) == (8, {"mcc": 0.3})
+    assert (found.step, found.best_step, found.metrics) == (8, 4, {"mcc": 0.3})
     again = finetune(model, TRAIN, VALIDATION, config, show=False)
     assert again.step == 8
 

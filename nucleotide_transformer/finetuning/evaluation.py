@@ -1,6 +1,7 @@
 """Validation while a run is under way: predictions of both strands, their metrics, their score."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +16,8 @@ from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.training.devices import Layout
 from nucleotide_transformer.types import Float, Int
 
-WORST = 1.0
-"""Score of a model whose metric is not defined: those of others are -1 for the best."""
+UNDEFINED = 2.0
+"""Score of a model whose metric is not defined: those of others lie between -1 and 1."""
 
 
 class _Batch(NamedTuple):
@@ -78,8 +79,7 @@ class Evaluator:
     def evaluate(self, params: Any) -> dict[str, float]:
         """The task's metrics, and the score of which the best has the lowest."""
         metrics = score_labelled(self._data, self.predict(params))
-        chosen = metrics[find_metric(self._data)]
-        return {"score": -chosen if math.isfinite(chosen) else WORST, **metrics}
+        return {"score": score_metric(metrics[find_metric(self._data)]), **metrics}
 
     def predict(self, params: Any) -> Float[np.ndarray, "..."]:
         """Probabilities, or values: [S, C], or [S, L, C] of nucleotides."""
@@ -114,17 +114,25 @@ def find_metric(data: LabelledSequences) -> str:
     return METRICS["multilabel" if isinstance(data, SegmentedSequences) else data.kind][0]
 
 
+def score_metric(value: float) -> float:
+    """The score of a metric: the best has the lowest, what is not defined the highest."""
+    return -value if math.isfinite(value) else UNDEFINED
+
+
+def find_first_best(values: Sequence[float]) -> int:
+    """The place of the best of some metrics: of equal ones the first."""
+    return min(range(len(values)), key=lambda i: score_metric(values[i]), default=0)
+
+
 def has_stalled(history: list[dict[str, Any]], metric: str, patience: int | None) -> bool:
     """Whether the last `patience` evaluations all failed to improve a metric.
 
     Args:
-        history: metrics, oldest first; what is not defined counts as the worst.
+        history: metrics, oldest first.
         metric: whose highest value is the best.
         patience: None for never.
     """
     if patience is None:
         return False
-    values = [line[metric] for line in history]
-    values = [value if math.isfinite(value) else -WORST for value in values]
-    best = max(range(len(values)), key=lambda i: values[i], default=0)
-    return len(values) - 1 - best >= patience
+    best = find_first_best([line[metric] for line in history])
+    return len(history) - 1 - best >= patience

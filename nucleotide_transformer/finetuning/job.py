@@ -18,7 +18,11 @@ from nucleotide_transformer.finetuning.batches import (
     round_lengths,
 )
 from nucleotide_transformer.finetuning.config import FinetuneConfig
-from nucleotide_transformer.finetuning.evaluation import find_metric
+from nucleotide_transformer.finetuning.evaluation import (
+    find_first_best,
+    find_metric,
+    score_metric,
+)
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.finetuning.objective import Standard, measure_labels
 from nucleotide_transformer.finetuning.segments import cut_long_tiles
@@ -166,7 +170,10 @@ def make_adapter(job: Job, saved: Params, metrics: dict[str, float]) -> Adapter:
 def keep_best(
     job: Job, evaluate: Callable[[Any], dict[str, float]]
 ) -> Callable[[Any], dict[str, float]]:
-    """The same evaluation, which also writes the adapter whenever the score is a new best.
+    """The same evaluation, which also writes the adapter of each new best.
+
+    Of checkpoints with equal scores the latest would count. So what is no better than an earlier
+    evaluation has a higher score than the best of these.
 
     Args:
         job: the run.
@@ -177,8 +184,12 @@ def keep_best(
     def evaluate_and_keep(params: Any) -> dict[str, float]:
         found = evaluate(params)
         lines = [line for line in read_metrics(job.config.output) if line["kind"] == "validation"]
-        best = max((line[metric] for line in lines), default=-np.inf)
-        if jax.process_index() == 0 and not found[metric] <= best:
+        values = [*(line[metric] for line in lines), found[metric]]
+        best = find_first_best(values)
+        if best < len(lines):
+            least = float(np.nextafter(score_metric(values[best]), np.inf))
+            return found | {"score": max(found["score"], least)}
+        if jax.process_index() == 0:
             fetched = jax.tree.map(lambda leaf: np.array(leaf.addressable_shards[0].data), params)
             metrics = {name: value for name, value in found.items() if name != "score"}
             adapter = make_adapter(job, name_params(fetched), metrics)

@@ -75,7 +75,8 @@ class FinetuneResult(NamedTuple):
     step: int
     """Updates applied."""
     best_step: int
-    """Updates after which the model was the best."""
+    """Updates after which the model was the best; of several that were equal, the fewest. A metric
+    that is not defined is worse than any other."""
     metrics: dict[str, float]
     """Of the best model on the validation set."""
     num_trained: int
