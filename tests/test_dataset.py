@@ -9,20 +9,16 @@ import numpy as np
 import pytest
 
 from nucleotide_transformer.config import DataConfig
-from nucleotide_transformer.data import dataset as dataset_module
 from nucleotide_transformer.data.corpus import (
     CorpusConfig,
     Manifest,
-    SplitReader,
     build_corpus,
     open_split,
 )
 from nucleotide_transformer.data.dataset import (
     Batch,
-    EvaluationSet,
     count_nucleotides,
     make_dataset,
-    make_evaluation_set,
     make_iterator,
 )
 from nucleotide_transformer.tokenizers import KmerTokenizer
@@ -34,9 +30,16 @@ DATA_FIELDS = ("temperature", "reverse_complement")
 PARTNERS = dict(zip(b"ACGTN", b"TGCAN", strict=True))
 
 
-def write_fasta(path: Path, contigs: dict[str, str]) -> Path:
-    path.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in contigs.items()))
-    return path
+def build(folder: Path, genomes: dict[str, dict[str, str]], **changes: object) -> Manifest:
+    """A corpus of genomes of contigs, without blocks that are held out."""
+    for name, contigs in genomes.items():
+        text = "".join(f">{contig}\n{sequence}\n" for contig, sequence in contigs.items())
+        (folder / f"{name}.fa").write_text(text)
+    lengths = {"chunk_length": CHUNK, "overlap": OVERLAP, "block_length": 1_000}
+    shares = {"validation_fraction": 0.0, "test_fraction": 0.0, "max_unknown_tokens": 1.0}
+    fields = lengths | shares | {"short_contigs": "pad"} | changes
+    inputs = tuple(folder / f"{name}.fa" for name in genomes)
+    return build_corpus(CorpusConfig(inputs=inputs, output=folder / "corpus", workers=1, **fields))
 
 
 @pytest.fixture(scope="module")
@@ -55,22 +58,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
         "last": {"held4": draw(620)},
         "short": {f"s{i}": draw(SHORT) for i in range(15)},
     }
-    files = [write_fasta(folder / f"{name}.fa", contigs) for name, contigs in genomes.items()]
-    held_out = ("held1", "held2", "held3", "held4")
-    config = CorpusConfig(
-        inputs=tuple(files),
-        output=folder / "corpus",
-        chunk_length=CHUNK,
-        overlap=OVERLAP,
-        block_length=1_000,
-        validation_fraction=0.0,
-        test_fraction=0.0,
-        validation_contigs=held_out,
-        short_contigs="pad",
-        max_unknown_tokens=1.0,
-        workers=1,
-    )
-    return build_corpus(config)
+    return build(folder, genomes, validation_contigs=("held1", "held2", "held3", "held4"))
 
 
 def read_all(manifest: Manifest, split: str = "train") -> list[bytes]:
@@ -295,36 +283,6 @@ def test_state_restores_the_position_exactly(manifest: Manifest) -> None:
             assert_equal(batch, dataset[9 + n])
 
 
-def evaluate(manifest: Manifest, split: str = "validation", **changes: int) -> EvaluationSet:
-    arguments = {"sequence_tokens": NUM_TOKENS, "num_sequences": 4} | changes
-    return make_evaluation_set(manifest, split, tokenizer=TOKENIZER, **arguments)
-
-
-def test_evaluation_set_is_fixed_and_without_unknown_nucleotides(manifest: Manifest) -> None:
-    records = read_all(manifest, "validation")
-    end = OVERLAP + CHUNK
-    usable = [r for r in records if len(r) >= end and b"N" not in r[OVERLAP:end]]
-    assert len(usable) == 22
-    assert {619, 620} < {len(r) for r in records}
-    everything, genomes, unusable = evaluate(manifest, num_sequences=10_000)
-    assert unusable == ("patchy",)
-    assert (everything.dtype, everything.shape) == (np.int32, (len(usable), NUM_TOKENS))
-    assert (everything > TOKENIZER.cls_token_id).sum() == len(usable) * (NUM_TOKENS - 1)
-    for row, record in zip(everything, usable, strict=True):
-        assert TOKENIZER.decode(row) == record[OVERLAP:end].decode()
-    reader = open_split(manifest, "validation")
-    species = [manifest.genomes[genome].species for genome in genomes]
-    numbers = [records.index(record) for record in usable]
-    assert species == [reader.locate(number).species for number in numbers]
-    assert len(set(species)) > 1
-    few = evaluate(manifest, num_sequences=5).tokens
-    np.testing.assert_array_equal(few, evaluate(manifest, num_sequences=5).tokens)
-    places = [usable.index(records[locate(row, records)[0]]) for row in few]
-    assert places == sorted(set(places))
-    assert max(np.diff([-1, *places, len(usable)])) <= 2 * len(usable) / 5  # evenly spread
-    assert len(evaluate(manifest, num_sequences=len(usable)).tokens) == len(usable)
-
-
 def test_published_lengths_fit_their_chunks(manifest: Manifest) -> None:
     def make_manifest(chunk_length: int) -> Manifest:
         config = {**manifest.config, "chunk_length": chunk_length, "overlap": 100}
@@ -347,9 +305,6 @@ def test_published_lengths_fit_their_chunks(manifest: Manifest) -> None:
         (lambda m: make_updates(m, num_processes=13), "sequences_per_update = 12: must be at le"),
         (lambda m: make_updates(m, sequences_per_update=0), "sequences_per_update = 0: must be a"),
         (lambda m: make_updates(m, process_index=1), "process_index = 1: must lie between 0 and"),
-        (lambda m: evaluate(m, "test"), ".*split 'test' has no record"),
-        (lambda m: evaluate(m, sequence_tokens=200), "sequence_tokens = 200: needs 1194 nt"),
-        (lambda m: evaluate(m, num_sequences=0), "num_sequences = 0: must be above 0"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -358,42 +313,3 @@ def test_bad_input_is_one_line(
     with pytest.raises(ValueError, match=f"^{message}") as error:
         call(manifest)
     assert "\n" not in str(error.value)
-
-
-def test_a_split_without_a_usable_record_is_an_error(tmp_path: Path) -> None:
-    fasta = write_fasta(tmp_path / "one.fa", {"only": "ACGTN" * 200})
-    config = CorpusConfig(
-        short_contigs="pad",
-        max_unknown_tokens=1.0,
-        inputs=(fasta,),
-        output=tmp_path / "corpus",
-        chunk_length=CHUNK,
-        overlap=OVERLAP,
-        block_length=1_000,
-        validation_contigs=("only",),
-        workers=1,
-    )
-    corpus = build_corpus(config)
-    with pytest.raises(ValueError, match="records of split 'validation' = 2: needs at least one"):
-        evaluate(corpus)
-    with pytest.raises(ValueError, match="split 'train' has no record"):
-        make_updates(corpus)
-
-
-def test_any_number_of_held_out_sequences_takes_some_records_at_a_time(
-    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = evaluate(manifest, num_sequences=12)
-    sizes, read = [], SplitReader.read
-
-    def spy(reader: SplitReader, indices: np.ndarray) -> list[bytes]:
-        sizes.append(len(indices))
-        return read(reader, indices)
-
-    monkeypatch.setattr(SplitReader, "read", spy)
-    monkeypatch.setattr(dataset_module, "_MOST_RECORDS", 5)
-    found = evaluate(manifest, num_sequences=12)
-    np.testing.assert_array_equal(found.tokens, expected.tokens)
-    everything = evaluate(manifest, num_sequences=10**12)
-    assert len(everything.tokens) >= len(found.tokens)
-    assert max(sizes) == 5
