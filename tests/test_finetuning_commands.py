@@ -16,6 +16,7 @@ from nucleotide_transformer.finetuning import prediction_files
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.predict import predict_array
 from nucleotide_transformer.finetuning.run import FinetuneResult
+from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.model import init_params
 from nucleotide_transformer.pretrained import load_pretrained
 
@@ -23,6 +24,7 @@ OPTIONS = (
     *("--total-steps", 6, "--warmup-steps", 2, "--evaluate-every-steps", 3, "--num-devices", 1),
     *("--learning-rate", 0.01, "--compute.attention", "einsum"),
 )
+ONE_PIECE = "is for embeddings: each sequence is predicted in one piece"
 
 
 def write_table(path, task):
@@ -71,16 +73,17 @@ def test_results_that_are_not_defined_are_null(tmp_path):
 
 
 def test_validation_scores_are_there_before_the_test_set_is_scored(folder, tmp_path, monkeypatch):
-    def stop(*_, **__):
-        raise KeyboardInterrupt
+    def stop(*_, batching):
+        raise KeyboardInterrupt(batching)
 
     result = FinetuneResult(make_model(), tmp_path, 6, 3, {"mcc": 0.5}, 146)
     monkeypatch.setattr(commands, "run_finetuning", lambda *_: result)
     monkeypatch.setattr(commands, "score_model", stop)
     tables = {name: folder / f"{name}.csv" for name in ("train", "test")}
     config = FinetuneConfig(**tables, model=str(folder / "base"), output=tmp_path, num_devices=1)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as stopped:
         commands.finetune(config)
+    assert stopped.value.args == (BatchConfig(num_devices=1),)
     assert json.loads((tmp_path / "results.json").read_text())["validation"] == {"mcc": 0.5}
 
 
@@ -186,6 +189,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, tuned, tmp_path, capsy
     )
     said = train("sequence,label\n" + rows, "--lora.sites", "hidden")
     assert said == "nt finetune: --lora.sites = ('hidden',): hidden is no linear layer"
+    said = train("sequence,label\n" + rows, "--batching.window-tokens", 8)
+    assert said == f"nt finetune: --batching.window-tokens = 8: {ONE_PIECE}"
     said = train("sequence,label\n" + rows, "--kind", "segmentation")
     assert said.startswith("nt finetune: train_labels = None: a BED file and a FASTA file are")
     said = train("sequence,label\n" + rows, "--method", "prompt")
@@ -194,15 +199,17 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, tuned, tmp_path, capsy
 
 
 def test_bad_predictions_are_one_line_and_leave_nothing(folder, tuned, tmp_path, capsys):
-    def predict(model, text, output="out.csv"):
+    def predict(model, text, output="out.csv", *options):
         table = tmp_path / "in.fa"
         table.write_text(text)
         words = ("--model", model, "--input", table, "--output", tmp_path / output)
-        return fails(capsys, "predict", *words)
+        return fails(capsys, "predict", *words, *options)
 
     run = folder / "run"
     assert "must be .csv, .tsv, .parquet, .bedgraph" in predict(run, ">a\nACGT\n", "out.txt")
     assert "was not fine-tuned" in predict(folder / "base", ">a\nACGT\n")
     said = predict(run, f">short\nACGT\n>long\n{'ACG' * 64}\n")
     assert said.endswith("sequence 'long': 192 nt are 65 tokens: the model takes 64")
+    said = predict(run, ">a\nACGT\n", "out.csv", "--batching.overlap-tokens", 0)
+    assert said == f"nt predict: --batching.overlap-tokens = 0: {ONE_PIECE}"
     assert not list(tmp_path.glob("out.csv*"))

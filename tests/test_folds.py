@@ -92,7 +92,11 @@ def test_each_fold_is_a_run_of_its_own(tmp_path, monkeypatch):
         return FinetuneResult(job.model, job.config.output, 1, 1, {"mcc": 0.5}, 10)
 
     monkeypatch.setattr(folds, "train_job", pretend)
-    monkeypatch.setattr(folds, "score_model", lambda *_, **__: {"mcc": next(values)})
+
+    def score(*_, batching):
+        return {"mcc": next(values) * batching.num_devices}  # of the run: 1
+
+    monkeypatch.setattr(folds, "score_model", score)
     task, config = make_task(12), make_config(tmp_path, folds=3)
     scores = cross_validate(make_model(), task, make_task(4, seed=1), config)
     assert [name for name, _, _ in seen] == ["fold-0", "fold-1", "fold-2"]

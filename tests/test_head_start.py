@@ -8,12 +8,13 @@ import pytest
 from small_tasks import make_config, make_task, random_model  # noqa: F401
 
 from nucleotide_transformer.errors import InputError
-from nucleotide_transformer.finetuning import run
+from nucleotide_transformer.finetuning import head_start, run
 from nucleotide_transformer.finetuning.estimators import CERTAIN, fit_estimator
 from nucleotide_transformer.finetuning.job import make_job
 from nucleotide_transformer.finetuning.objective import make_predictions
 from nucleotide_transformer.finetuning.predict import predict_array
 from nucleotide_transformer.finetuning.run import finetune
+from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.inference.embedding import embed_array
 
 KINDS = ("classification", "multilabel", "regression")
@@ -97,6 +98,20 @@ def test_a_run_starts_with_the_predictions_of_a_probe(kind, pooling, layers, mod
     expected = fit_estimator(rows, train, seed=3).predict(others)
     # Targets are near 110, probabilities below 1: 1.4e-7 of the first, 2e-7 were measured.
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=2e-6)
+
+
+def test_a_head_starts_from_whole_sequences_on_the_devices_of_the_run(model, tmp_path, monkeypatch):
+    """As training reads them: here of 81 tokens, beyond the 64 of the model's own windows."""
+
+    def stop(*_, batching, **__):
+        raise KeyboardInterrupt(batching)
+
+    monkeypatch.setattr(head_start, "embed", stop)
+    sets = make_task(4, length=240), make_task(4, length=240, seed=1)
+    config = make_config(tmp_path, head_start="probe", max_tokens=90)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        head_start.fit_head(make_job(model, *sets, config))
+    assert stopped.value.args == (BatchConfig(window_tokens=90, num_devices=1),)
 
 
 def test_a_run_stopped_before_its_first_checkpoint_starts_again(model, tmp_path):

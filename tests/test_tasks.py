@@ -18,9 +18,21 @@ from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.finetuning import methods
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.labels import LabelledSequences
-from nucleotide_transformer.finetuning.methods import METHODS, Method, Outcome, Setting, Trial
+from nucleotide_transformer.finetuning.methods import (
+    METHODS,
+    Method,
+    Outcome,
+    Setting,
+    Trial,
+    make_finetune_config,
+)
 from nucleotide_transformer.finetuning.task_sources import ColumnsConfig
-from nucleotide_transformer.finetuning.tasks import TasksConfig, load_tables, run_tasks
+from nucleotide_transformer.finetuning.tasks import (
+    TasksConfig,
+    load_tables,
+    make_setting,
+    run_tasks,
+)
 from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.pretrained import Model
 
@@ -240,6 +252,15 @@ def test_fine_tuning_is_a_method_like_others(tasks: Path, model: Model) -> None:
     shutil.rmtree(config.output / "results")
     with pytest.raises(InputError, match="compute_dtype = 'float32' there, 'bfloat16' here"):
         run(config, rounded)
+
+
+def test_windows_are_for_embeddings_alone(tasks: Path, model: Model) -> None:
+    """Of a table they are those of its probes."""
+    sizes = dataclasses.replace(ONE, window_tokens=16, overlap_tokens=2)
+    config = make_config(tasks, methods=("head",), batching=sizes)
+    setting = make_setting(config, "a", model, note=print, show=False)
+    trial = Trial("a", "head", "random", 0)
+    assert make_finetune_config(setting, trial, "classification", "head").batching == ONE
 
 
 def test_a_metric_that_is_not_defined_ends_no_table(tasks: Path, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def finetune(config: FinetuneConfig) -> int:
     write_results(config, {**counts, **scores})
     if test is not None:
         # In every process: at its end one waits minutes for the others, no longer.
-        scores["test"] = score_model(result.model, test, batching=config.batching)
+        scores["test"] = score_model(result.model, test, batching=config.inference)
         write_results(config, {**counts, **scores})
     for name, metrics in scores.items():
         words = ", ".join(f"{metric} {value:.3f}" for metric, value in metrics.items())

@@ -134,7 +134,7 @@ class FinetuneConfig:
     compute: ComputeConfig = ComputeConfig()
     """Precision and form of the computation."""
     batching: BatchConfig = BatchConfig()
-    """Size of the batches that the test set is predicted in."""
+    """Size of the batches that the test set is predicted in; num_devices of the run by default."""
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -168,6 +168,13 @@ class FinetuneConfig:
         rule = "must name each layer once"
         require(len(set(self.layers)) == len(self.layers), "layers", self.layers, rule)
         check_trainable(self.compute)
+        self.batching.refuse_windows()
+
+    @property
+    def inference(self) -> BatchConfig:
+        """Batches before and after training, on the devices of the run unless it says otherwise."""
+        num_devices = self.batching.num_devices or self.num_devices
+        return dataclasses.replace(self.batching, num_devices=num_devices)
 
     @property
     def optimizer(self) -> OptimizerConfig:

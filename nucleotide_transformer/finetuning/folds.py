@@ -166,8 +166,8 @@ def run_fold(
         result = train_job(job, lanes.stop, show=show)
         if result.model is None:
             return None
-        with lanes.scoring:  # inference takes all devices
-            batching = config.batching
+        with lanes.scoring:  # it may take devices of others
+            batching = config.inference
             of_test = {} if test is None else score_model(result.model, test, batching=batching)
     return result.metrics, of_test
 

@@ -20,7 +20,7 @@ from nucleotide_transformer.types import Params
 def fit_head(job: Job, *, advance: Callable[[], object] = lambda: None) -> Params:
     """The head's weights and bias, by logistic regression (ridge regression for numbers).
 
-    It is trained on the pooled embeddings of the training set, each sequence as it is written; the
+    It is trained on the pooled embeddings of the training set, each sequence whole, as written; the
     strength of its penalty is chosen by cross-validation.
 
     Args:
@@ -37,7 +37,7 @@ def fit_head(job: Job, *, advance: Callable[[], object] = lambda: None) -> Param
         job.train.sequences,
         layers=layers,
         pooling=config.pooling,
-        batching=config.batching,
+        batching=dataclasses.replace(config.inference, window_tokens=job.max_tokens),
     )
     rows = []
     for embedding in stream:

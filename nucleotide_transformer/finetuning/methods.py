@@ -13,7 +13,7 @@ import numpy as np
 
 from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.files import drop_nan
-from nucleotide_transformer.finetuning.config import FinetuneConfig
+from nucleotide_transformer.finetuning.config import FinetuneConfig, TaskKind
 from nucleotide_transformer.finetuning.embedding_store import EmbeddingStore
 from nucleotide_transformer.finetuning.estimators import Estimator
 from nucleotide_transformer.finetuning.kmer_counts import count_kmers, fit_kmers
@@ -87,6 +87,7 @@ class Setting:
     finetune: FinetuneConfig
     """Of the fine-tuning methods, but for what belongs to a trial."""
     batching: BatchConfig
+    """Its windows are those of probes."""
     output: Path
     """Folder for what a method keeps: embeddings, runs."""
     note: Callable[[str], object] = lambda _: None
@@ -166,11 +167,11 @@ def run_finetuning(
         KeyboardInterrupt: if the run was stopped; the next one resumes it.
     """
     assert setting.model, "asked for by a method that says that it uses a network"
-    config = make_finetune_config(setting, trial, train, method)
+    config = make_finetune_config(setting, trial, train.kind, method)
     result = finetune(setting.model, train, None, config, show=setting.show)
     if result.model is None:
         raise KeyboardInterrupt
-    predictions = predict_array(result.model, test, batching=setting.batching)
+    predictions = predict_array(result.model, test, batching=config.inference)
     details = {
         "steps": result.step,
         "best_step": result.best_step,
@@ -181,18 +182,18 @@ def run_finetuning(
 
 
 def make_finetune_config(
-    setting: Setting, trial: Trial, train: LabelledSequences, method: Adaptation
+    setting: Setting, trial: Trial, kind: TaskKind, method: Adaptation
 ) -> FinetuneConfig:
     """The config of a trial's run."""
     return dataclasses.replace(
         setting.finetune,
         output=setting.output / RUNS / trial.task / trial.name,
-        kind=train.kind,
+        kind=kind,
         method=method,
         strand=setting.strand,
         seed=trial.seed,
         random_init=trial.weights == RANDOM,
-        batching=setting.batching,
+        batching=dataclasses.replace(setting.batching, window_tokens=None, overlap_tokens=None),
     )
 
 

@@ -76,6 +76,7 @@ class PredictConfig:
         fits = self.track is None or suffix in TRACKS
         require(fits, "track", self.track, f"is for an output .{', .'.join(TRACKS)}")
         require(self.window is None or self.window > 0, "window", self.window, "must be above 0")
+        self.batching.refuse_windows()
 
 
 def check_files(config: PredictConfig) -> SequenceTotals:

@@ -86,7 +86,7 @@ class BatchConfig:
     window_tokens: int | None = None
     """Longest sequence that goes through the model in one piece, <cls> included; longer ones are
     cut into windows of this size. The model's max_positions by default; more for rotary models
-    only."""
+    only. Not for fine-tuned models, which take a sequence in one piece or not at all."""
     overlap_tokens: int | None = None
     """Fewest tokens that neighbouring windows share; an eighth of a window by default."""
     batch_tokens: int | None = None
@@ -99,6 +99,13 @@ class BatchConfig:
         for field, lowest in fewest.items():
             value = getattr(self, field)
             require(value is None or value >= lowest, field, value, f"must be {lowest} or above")
+
+    def refuse_windows(self) -> None:
+        """Raises an `InputError` for windows of a config that has no use for them."""
+        rule = "is for embeddings: each sequence is predicted in one piece"
+        for field in ("window_tokens", "overlap_tokens"):
+            value = getattr(self, field)
+            require(value is None, f"batching.{field}", value, rule)
 
 
 def resolve_windows(config: ModelConfig, batching: BatchConfig) -> WindowSize:
