@@ -1,5 +1,6 @@
 """What goes to the terminal: exit codes, the console, and outputs that may go away."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -69,3 +70,8 @@ class PlainConsole(Console):
 def say(text: str) -> None:
     """Prints a line."""
     PlainConsole().print(text)
+
+
+def note(text: str) -> None:
+    """Prints a line on standard error, if that is still there."""
+    LosableOutput(sys.stderr).write(f"note: {text}\n")

@@ -1,15 +1,18 @@
 """What a run writes again is there as it was, should the writing fail in the middle."""
 
 import errno
+import struct
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
 from test_checkpoints import save
 
 from nucleotide_transformer.training.checkpoints import Checkpointer
 from nucleotide_transformer.training.curves import plot_curves
-from nucleotide_transformer.training.metrics import MetricWriter
+from nucleotide_transformer.training.metrics import MetricWriter, read_metrics
 
 PANELS = (("loss", None, "loss"),) * 4
 
@@ -64,3 +67,44 @@ def test_the_best_stays_known_when_a_later_score_can_not_be_written(tmp_path, fu
     again = Checkpointer(tmp_path, keep=2)
     assert again.best_step == 1
     again.close()
+
+
+def read_events(run):
+    """What TensorBoard finds in a run's only file of events, checksums held against the records."""
+    (file,) = (run / "tensorboard").glob("events.out.tfevents.*")
+    data, events = file.read_bytes(), []
+    while data:
+        size, check = struct.unpack("<QI", data[:12])
+        assert check == masked_crc32c(data[:8])
+        record, end, data = data[12 : 12 + size], data[12 + size : 16 + size], data[16 + size :]
+        assert struct.unpack("<I", end) == (masked_crc32c(record),)
+        events.append(Event.FromString(record))
+    return events
+
+
+def test_tensorboard_finds_what_is_finite_and_from_where_on_it_is_new(tmp_path):
+    writer = MetricWriter(tmp_path, step=4)
+    writer.write("train", 5, {"tokens": 512, "loss": 0.5, "mfu": float("nan")})
+    head, start, event = read_events(tmp_path)  # before it is closed
+    writer.close()
+    assert head.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (5, SessionLog.START)
+    values = {value.tag: value.simple_value for value in event.summary.value}
+    assert (event.step, values) == (5, {"train/tokens": 512, "train/loss": 0.5})
+
+
+@pytest.mark.parametrize("failing", ["at first", "later"])
+def test_a_run_goes_on_where_tensorboard_can_not_be_written(failing, tmp_path, capsys):
+    if failing == "at first":
+        (tmp_path / "tensorboard").touch()
+    writer = MetricWriter(tmp_path, step=0)
+    with Path("/dev/full").open("wb") as full:
+        if failing == "later":
+            writer._board._file = full
+        for step in range(1, 30):
+            writer.write("train", step, {"loss": 0.5})
+        writer.close()
+    assert [line["step"] for line in read_metrics(tmp_path)] == list(range(1, 30))
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "tensorboard: " in told
+    assert told.endswith(": nothing more is written for TensorBoard")

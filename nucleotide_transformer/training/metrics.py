@@ -3,15 +3,18 @@
 import importlib
 import json
 import math
+import socket
+import struct
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from nucleotide_transformer.console import note
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.training.step import StepMetrics
 
@@ -37,6 +40,59 @@ def _import_tensorboard() -> Any:
 _TENSORBOARD = _import_tensorboard()
 
 
+class Board:
+    """Appends scalars to a new file for TensorBoard; after an error, which it tells, no more.
+
+    It writes in its caller's thread. The thread that tensorboardX has for this ends at an error,
+    and whoever writes more would wait for it forever.
+    """
+
+    def __init__(self, folder: Path, *, step: int):
+        """Opens a file for what comes after `step`; what older ones have of it, readers drop."""
+        self._place = folder
+        self._file: IO[bytes] | None = None
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+        try:
+            folder.mkdir(exist_ok=True)
+            self._file = (folder / name).open("ab")
+        except OSError as error:
+            self._give_up(error)
+        self._write(file_version="brain.Event:2")
+        self._write(step=step + 1, session_log={"status": "START"})
+
+    def write(self, step: int, values: Mapping[str, int | float]) -> None:
+        """Appends what of some values is finite, by their names."""
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        scalars = [{"tag": name, "simple_value": value} for name, value in finite.items()]
+        self._write(step=step, summary={"value": scalars})
+
+    def _write(self, **fields: Any) -> None:
+        """Appends an event, as a record of TFRecord."""
+        if self._file is None:
+            return
+        event = _TENSORBOARD.proto.event_pb2.Event(wall_time=time.time(), **fields)
+        data = event.SerializeToString()
+        check = _TENSORBOARD.record_writer.masked_crc32c
+        size = struct.pack("<Q", len(data))
+        try:
+            self._file.write(struct.pack("<8sI", size, check(size)) + data)
+            self._file.write(struct.pack("<I", check(data)))
+            self._file.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        note(f"{self._place}: {error.strerror or error}: nothing more is written for TensorBoard")
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file:
+            with suppress(OSError):
+                self._file.close()
+        self._file = None
+
+
 class MetricWriter:
     """Appends metrics to a run's `metrics.jsonl` and TensorBoard files.
 
@@ -53,8 +109,7 @@ class MetricWriter:
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         partial.replace(self._path)
         self._file = self._path.open("a")
-        board = str(Path(run) / "tensorboard")
-        self._board = _TENSORBOARD.SummaryWriter(board, purge_step=step + 1)
+        self._board = Board(Path(run) / "tensorboard", step=step)
 
     def write(self, kind: str, step: int, values: dict[str, int | float]) -> None:
         """Appends one line, unless it is there; other processes can read it at once."""
@@ -63,9 +118,7 @@ class MetricWriter:
         self._written.add((kind, step))
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            if math.isfinite(value):  # of others the library warns, once for each
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+        self._board.write(step, {f"{kind}/{name}": value for name, value in values.items()})
 
     def close(self) -> None:
         """Closes the files."""
