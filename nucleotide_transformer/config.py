@@ -201,7 +201,7 @@ class EvaluationConfig:
     """Held-out evaluation on fixed chunks with fixed masks."""
 
     num_sequences: int = 256
-    """Held-out chunks, spread evenly over the validation split."""
+    """Held-out chunks, spread over the validation split."""
     every_steps: int = 1_000
     """Evaluate every N updates, and at the end."""
     sequence_tokens: int | None = None

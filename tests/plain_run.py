@@ -52,7 +52,7 @@ class Corpus:
             spare = max(len(record) - self.least, config.model.k - 1)
             largest = min(spare, len(record) - 1)
             if self.needed >= self.manifest.chunk_length - config.model.k:
-                largest = min(largest, 2 * self.manifest.overlap)
+                largest = min(largest, max(2 * self.manifest.overlap, config.model.k - 1))
             start = hash_numbers(config.seed, START, row) % (largest + 1)
             sequences.append(self.tokenize(record[start : start + self.needed], self.num_tokens))
         return np.array(sequences)

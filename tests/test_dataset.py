@@ -17,7 +17,7 @@ from nucleotide_transformer.data.corpus import (
 )
 from nucleotide_transformer.data.dataset import (
     Batch,
-    count_nucleotides,
+    count_needed,
     make_dataset,
     make_iterator,
 )
@@ -125,6 +125,20 @@ def test_starts_lie_within_the_overlap_and_vary(manifest: Manifest) -> None:
     frames = np.bincount(np.array(starts) % 6)
     assert frames.size == 6
     assert frames.min() > len(starts) / 6 - 5 * np.sqrt(len(starts) / 6)  # standard deviations
+
+
+@pytest.mark.parametrize("overlap", [0, 1])
+@pytest.mark.parametrize("num_tokens", [100, 101])
+def test_the_reading_frame_varies_without_an_overlap(
+    overlap: int, num_tokens: int, tmp_path: Path
+) -> None:
+    """Up to 5 nucleotides are skipped at either end; no sequence is padded for it."""
+    letters = "".join(np.random.default_rng(0).choice(list("ACGT"), 6_000))
+    manifest = build(tmp_path, {"one": {"c": letters}}, overlap=overlap)
+    records, dataset = read_all(manifest), make_updates(manifest, num_tokens)
+    tokens = np.concatenate([dataset[n].tokens for n in range(10)])
+    assert (tokens != TOKENIZER.pad_token_id).all()
+    assert {start for _, start, _ in (locate(row, records) for row in tokens)} == set(range(6))
 
 
 def test_full_records_are_not_padded_and_short_ones_are_read_to_the_end(
@@ -264,8 +278,6 @@ def test_iterator_gives_the_updates_in_order(manifest: Manifest, num_threads: in
     iterator = make_iterator(dataset, num_threads=num_threads)
     for n in range(25):
         assert_equal(next(iterator), dataset[n])
-    later = make_iterator(dataset, first_update=10**9)
-    assert_equal(next(later), dataset[10**9])
 
 
 def test_state_restores_the_position_exactly(manifest: Manifest) -> None:
@@ -288,14 +300,14 @@ def test_published_lengths_fit_their_chunks(manifest: Manifest) -> None:
         config = {**manifest.config, "chunk_length": chunk_length, "overlap": 100}
         return Manifest(folder=manifest.folder, config=config, genomes=manifest.genomes)
 
-    assert count_nucleotides(make_manifest(6_000), TOKENIZER, 1_000) == 5_994
-    assert count_nucleotides(make_manifest(12_000), TOKENIZER, 2_048) == 12_282
+    assert count_needed(make_manifest(6_000), TOKENIZER, 1_000) == 5_994
+    assert count_needed(make_manifest(12_000), TOKENIZER, 2_048) == 12_282
     rule = "sequence_tokens = 2048: needs 12282 nt and the chunks of .* have 6000, .*: 1112 tokens"
     with pytest.raises(ValueError, match=rule):
-        count_nucleotides(make_manifest(6_000), TOKENIZER, 2_048)
-    assert count_nucleotides(make_manifest(6_000), TOKENIZER, 1_112) == 6_666
+        count_needed(make_manifest(6_000), TOKENIZER, 2_048)
+    assert count_needed(make_manifest(6_000), TOKENIZER, 1_112) == 6_666
     with pytest.raises(ValueError, match="1112 tokens at most"):
-        count_nucleotides(make_manifest(6_000), TOKENIZER, 1_113)
+        count_needed(make_manifest(6_000), TOKENIZER, 1_113)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from nucleotide_transformer.model import init_params, make_forward
 from nucleotide_transformer.pretraining.evaluation import (
     Evaluator,
     HeldOut,
-    count_nucleotides,
+    count_spelled,
     mask_evaluation_set,
 )
 from nucleotide_transformer.pretraining.objective import score_sequences
@@ -47,7 +47,7 @@ def test_every_selected_token_is_hidden_and_the_masks_are_fixed():
 
 def test_nucleotides_of_masked_tokens_are_k_or_one():
     masked = mask_evaluation_set(make_tokens(), MaskingConfig(), MODEL)
-    for row, number in enumerate(count_nucleotides(masked, MODEL)):
+    for row, number in enumerate(count_spelled(masked, MODEL)):
         targets = masked.targets[row][masked.valid[row]]
         kmers = targets < MODEL.first_kmer_id + 64
         assert number == 3 * kmers.sum() + (~kmers).sum()
@@ -76,7 +76,7 @@ def test_scores_are_those_of_each_sequence(num_devices, at_once):
     np.testing.assert_allclose(scores.nats, (nats * masked.valid).sum(1), rtol=1e-6)
     np.testing.assert_array_equal(scores.num_correct, (right & masked.valid).sum(1))
     np.testing.assert_array_equal(scores.num_masked, masked.valid.sum(1))
-    np.testing.assert_array_equal(scores.num_nucleotides, count_nucleotides(masked, MODEL))
+    np.testing.assert_array_equal(scores.num_nucleotides, count_spelled(masked, MODEL))
 
     values = evaluator.evaluate(params)
     metrics, errors = make_metrics(scores), estimate_errors(scores)

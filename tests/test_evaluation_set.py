@@ -1,5 +1,6 @@
 """Held-out sequences: fixed, usable, and spread over a split."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,8 @@ def test_evaluation_set_is_fixed_and_without_unknown_nucleotides(manifest: Manif
     usable = [r for r in records if len(r) >= end and b"N" not in r[OVERLAP:end]]
     assert len(usable) == 22
     assert {619, 620} < {len(r) for r in records}
-    everything, genomes, unusable = evaluate(manifest, num_sequences=10_000)
-    assert unusable == ("patchy",)
+    everything, genomes, absent = evaluate(manifest, num_sequences=10_000)
+    assert absent == ("patchy",)
     assert (everything.dtype, everything.shape) == (np.int32, (len(usable), NUM_TOKENS))
     assert (everything > TOKENIZER.cls_token_id).sum() == len(usable) * (NUM_TOKENS - 1)
     for row, record in zip(everything, usable, strict=True):
@@ -51,6 +52,17 @@ def test_evaluation_set_is_fixed_and_without_unknown_nucleotides(manifest: Manif
     assert places == sorted(set(places))
     assert max(np.diff([-1, *places, len(usable)])) <= 2 * len(usable) / 5  # evenly spread
     assert len(evaluate(manifest, num_sequences=len(usable)).tokens) == len(usable)
+
+
+def test_a_species_is_absent_if_no_sequence_of_any_of_its_files_was_chosen(
+    manifest: Manifest,
+) -> None:
+    """Of two files of one species one has no usable record; one sequence is of one species."""
+    large, last, patchy, short = manifest.genomes
+    patchy = dataclasses.replace(patchy, species="last")
+    manifest = dataclasses.replace(manifest, genomes=(large, last, patchy, short))
+    assert evaluate(manifest, num_sequences=10_000).absent == ()
+    assert evaluate(manifest, num_sequences=1).absent == ("last",)
 
 
 @pytest.mark.parametrize(

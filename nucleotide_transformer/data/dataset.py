@@ -3,8 +3,8 @@
     dataset = make_dataset(manifest, "train", tokenizer=KmerTokenizer(), data=DataConfig(),
                            sequences_per_update=1_000, seed=0)
     dataset[7]                                      # the sequences of update 7
-    iterator = make_iterator(dataset, first_update=7)
-    next(iterator)                                  # the same, read ahead by threads
+    iterator = make_iterator(dataset)
+    next(iterator)                                  # those of update 0, read ahead by threads
 
 Update n is a pure function of (corpus, config, seed, n). Its number is the whole state of the
 input: a run resumes by asking for the next one.
@@ -14,7 +14,6 @@ import math
 from typing import NamedTuple
 
 import grain
-import grain.experimental
 import numpy as np
 
 from nucleotide_transformer.config import DataConfig
@@ -29,7 +28,6 @@ _NUM_UPDATES = 2**40  # stands for endless; rows of the run stay far below 2**63
 _LEAST_FILL = 0.9
 _MOST_RECORDS = 1_000
 """Records in memory while some are chosen."""
-_ENOUGH_TRIED = 10
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
@@ -49,8 +47,8 @@ class EvaluationSet(NamedTuple):
     """int32: `<cls>` first."""
     genomes: Int[np.ndarray, " S"]
     """Place of each sequence's genome in `Manifest.genomes`."""
-    unusable: tuple[str, ...]
-    """Species of the genomes of which no record was usable, of all of them or of ten at least."""
+    absent: tuple[str, ...]
+    """Species that have records in the split, and no sequence here."""
 
 
 def make_dataset(
@@ -117,25 +115,21 @@ def make_dataset(
 def make_iterator(
     dataset: grain.MapDataset[Batch],
     *,
-    first_update: int = 0,
     num_threads: int = 2,
     num_buffered: int = 4,
 ) -> grain.DatasetIterator[Batch]:
-    """Returns an iterator over the updates from `first_update` on, which threads read ahead.
+    """Returns an iterator over the updates from 0 on, which threads read ahead.
 
     Its state (`get_state`, `set_state`, and what orbax saves of it) is the number of the next
     update, whatever the threads have read.
 
     Args:
         dataset: what `make_dataset` made.
-        first_update: updates already applied, when a run is resumed.
         num_threads: threads that read and tokenize.
         num_buffered: updates read ahead, at most.
     """
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_buffered)
-    iterator = iter(dataset.to_iter_dataset(options))
-    grain.experimental.set_next_index(iterator, first_update)
-    return iterator
+    return iter(dataset.to_iter_dataset(options))
 
 
 class UpdateLoader:
@@ -154,11 +148,11 @@ class UpdateLoader:
         self._sequences_per_update = sequences_per_update
         self._num_tokens = data.sequence_tokens
         self._reverse_share = data.reverse_complement
-        self._needed = count_nucleotides(reader.manifest, tokenizer, data.sequence_tokens)
+        self._needed = count_needed(reader.manifest, tokenizer, data.sequence_tokens)
         chunk, overlap = reader.manifest.chunk_length, reader.manifest.overlap
         self._window = min(self._needed, chunk)
         fills = self._needed >= chunk - tokenizer.k
-        self._most_skipped = 2 * overlap if fills else chunk + 2 * overlap
+        self._most_skipped = max(2 * overlap + (0 if fills else chunk), tokenizer.k - 1)
         self._order = RecordOrder(reader.species_offsets, data.temperature, seed)
 
     def load(self, update: int, rows: Int[np.ndarray, " B"]) -> Batch:
@@ -193,11 +187,12 @@ def make_evaluation_set(
     sequence_tokens: int,
     num_sequences: int,
 ) -> EvaluationSet:
-    """Returns fixed sequences spread evenly over a split, in the order of the genome.
+    """Returns fixed sequences spread over a split, in the order of the genome.
 
     They start right after the overlap, hold no N, and are never padded because of a short record;
     the same arguments give the same sequences. Where the split holds fewer such records than asked
-    for, all of them are returned.
+    for, all of them are returned. They lie evenly in a split of more records than about the square
+    of `num_sequences`; in a smaller one some gaps may be many times the mean.
 
     Args:
         manifest: of the corpus.
@@ -210,7 +205,7 @@ def make_evaluation_set(
         InputError: if there is none, or if a chunk is too short for the tokens asked for.
     """
     require(num_sequences > 0, "num_sequences", num_sequences, "must be above 0")
-    needed = count_nucleotides(manifest, tokenizer, sequence_tokens)
+    needed = count_needed(manifest, tokenizer, sequence_tokens)
     least = min(needed, manifest.chunk_length)
     reader = open_split(manifest, split)
     found: dict[int, bytes] = {}
@@ -235,16 +230,12 @@ def make_evaluation_set(
     chosen = sorted(list(found)[:num_sequences])
     windows = [found[index] for index in chosen]
     tokens = tokenizer.encode_batch(windows, length=sequence_tokens, truncate=True)
-    counts = [
-        np.bincount(reader.find_genomes(numbers), minlength=len(manifest.genomes))
-        for numbers in (_spread(0, last, len(reader)), list(found))
-    ]
-    is_unusable = (counts[0] >= (1 if last == len(reader) else _ENOUGH_TRIED)) & (counts[1] == 0)
-    unusable = tuple(manifest.genomes[place].species for place in np.flatnonzero(is_unusable))
-    return EvaluationSet(tokens, reader.find_genomes(chosen), unusable)
+    per_species, _ = np.histogram(chosen, bins=reader.species_offsets)
+    absent = tuple(reader.species_names[place] for place in np.flatnonzero(per_species == 0))
+    return EvaluationSet(tokens, reader.find_genomes(chosen), absent)
 
 
-def count_nucleotides(manifest: Manifest, tokenizer: KmerTokenizer, sequence_tokens: int) -> int:
+def count_needed(manifest: Manifest, tokenizer: KmerTokenizer, sequence_tokens: int) -> int:
     """Returns the nucleotides that fill a sequence: k for each token but `<cls>`.
 
     Raises:
@@ -273,7 +264,8 @@ def _cut(record: bytes, start: int, length: int, *, is_reversed: bool) -> bytes:
 def _spread(first: int, last: int, size: int) -> Int[np.ndarray, " B"]:
     """Returns places `first` to `last` - 1 of a permutation of [0, size).
 
-    Any beginning of it is spread evenly: it walks in steps of the golden ratio.
+    It walks in steps of the golden ratio, rounded to a number that has no divisor in common with
+    `size`. So a beginning of it is spread evenly if its square is below about `size`.
     """
     step = round(size * _GOLDEN_RATIO)
     while math.gcd(step, size) != 1:

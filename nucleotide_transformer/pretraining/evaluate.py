@@ -74,7 +74,7 @@ class EvaluateConfig:
     """Corpus whose training split the baselines are fitted to: that which the model was trained on,
     if `corpus` is another one. By default `corpus` itself. `nt corpus baselines` counts it."""
     num_sequences: int | None = None
-    """Sequences, spread evenly over the split: all that there are, if they are fewer. By default as
+    """Sequences, spread over the split: all that there are, if they are fewer. By default as
     many as in the evaluation of a run; for other models 1,024."""
     sequence_tokens: int | None = None
     """Tokens of a sequence, <cls> included. By default as in the evaluation of a run; for other

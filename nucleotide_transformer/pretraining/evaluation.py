@@ -58,10 +58,10 @@ def make_held_out(
     """Held-out sequences with their masks."""
     groups = tuple(manifest.genomes[genome].group for genome in found.genomes.tolist())
     notes: tuple[str, ...] = ()
-    if found.unusable:
-        names, num_more = ", ".join(found.unusable[:3]), len(found.unusable) - 3
+    if found.absent:
+        names, num_more = ", ".join(found.absent[:3]), len(found.absent) - 3
         more = f" and {num_more} more" if num_more > 0 else ""
-        why = "records are too short or hold N; shorter sequences may fit"
+        why = "records were not chosen, or are too short or hold N: more or shorter ones may help"
         notes = (f"no held-out sequence of {names}{more}: {why}",)
     return HeldOut(found.tokens, mask_evaluation_set(found.tokens, masking, model), groups, notes)
 
@@ -80,7 +80,7 @@ def mask_evaluation_set(
     return jax.device_get(mask(tokens, rows, jax.random.key(MASK_SEED), hidden, model))
 
 
-def count_nucleotides(masked: MaskedTokens, model: ModelConfig) -> Int[np.ndarray, " S"]:
+def count_spelled(masked: MaskedTokens, model: ModelConfig) -> Int[np.ndarray, " S"]:
     """Nucleotides that each sequence's masked tokens spell: k in a k-mer, 1 in a single letter."""
     is_kmer = masked.targets < model.first_kmer_id + 4**model.k
     return (np.where(is_kmer, model.k, 1) * masked.valid).sum(axis=1)
@@ -105,7 +105,7 @@ class Evaluator:
         """
         self._step = step
         self._num_masked = np.asarray(masked.valid).sum(axis=1)
-        self._num_nucleotides = count_nucleotides(masked, model)
+        self._num_nucleotides = count_spelled(masked, model)
         layout = plan_layout(
             len(masked.inputs),
             at_most=like.per_device,
