@@ -43,17 +43,11 @@ def make_loss(forward: Any, masking: MaskingConfig, model: ModelConfig) -> LossF
     def masked_loss(params: Any, micro: Sequences, key: PRNGKey) -> tuple[Float[Array, ""], Counts]:
         tokens, rows = jnp.asarray(micro.tokens), jnp.asarray(micro.rows)
         masked = mask_tokens(tokens, rows, key, masking, model)
-        return predict_masked(forward, params, masked)
+        # The head runs at the masked tokens alone.
+        logits = forward.apply(params, masked.inputs, masked.positions).logits  # [B, M, V]
+        return masked_cross_entropy(logits, masked.targets, masked.valid)
 
     return masked_loss
-
-
-def predict_masked(
-    forward: Any, params: Any, masked: MaskedTokens
-) -> tuple[Float[Array, ""], Counts]:
-    """Nats and counts over the masked tokens; the head runs at these alone."""
-    logits = forward.apply(params, masked.inputs, masked.positions).logits  # [B, M, V]
-    return masked_cross_entropy(logits, masked.targets, masked.valid)
 
 
 def score_sequences(
