@@ -18,7 +18,8 @@ class LosableOutput:
     """An output that may go away: with the reader of a pipe, the terminal, or the room on a disk.
 
     No work may be lost with it. What is written afterwards is dropped, and so is everything where
-    there was none from the start: sys.stdout is None then.
+    there was none from the start: sys.stdout is None then. Of one that does not wait for a slow
+    reader, as programs that share a terminal may set it, what finds no room is dropped.
     """
 
     def __init__(self, file: Any) -> None:
@@ -39,6 +40,8 @@ class LosableOutput:
         if self.error is None and self._file is not None:
             try:
                 write(self._file)
+            except BlockingIOError:
+                pass
             except OSError as error:
                 self.error = error
 

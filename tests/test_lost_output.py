@@ -11,7 +11,7 @@ from pathlib import Path
 from real_command import COMMAND, make_environment
 
 from nucleotide_transformer.cli import READER_GONE
-from nucleotide_transformer.console import INTERRUPTED
+from nucleotide_transformer.console import INTERRUPTED, LosableOutput
 from nucleotide_transformer.training.loop import catch_signals
 from nucleotide_transformer.training.metrics import read_metrics
 from nucleotide_transformer.weights.runs import open_manager
@@ -87,6 +87,22 @@ def test_a_terminal_that_is_closed(small_corpus: Path, tmp_path: Path) -> None:
         os.close(ours)
         assert process.wait(TIMEOUT) == INTERRUPTED
     check_saved(tmp_path / "run")
+
+
+def test_a_terminal_whose_reader_is_slow_is_not_gone() -> None:
+    """It does not wait for its reader: a program that shares it set it so."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with os.fdopen(reader, "rb", buffering=0) as there, os.fdopen(writer, "w") as file:
+        output = LosableOutput(file)
+        for _ in range(2_000):
+            output.write(f"{'update':90}\n")
+            output.flush()
+        there.read(1 << 20)
+        output.write("later\n")
+        output.flush()
+        assert output.error is None
+        assert there.read(1 << 20).endswith(b"later\n")
 
 
 def test_nohup_stays_in_force() -> None:
