@@ -29,7 +29,7 @@ class Examples(NamedTuple):
 
 
 class Standard(NamedTuple):
-    """Mean and standard deviation of each target; 0 and 1 where the labels are classes."""
+    """Mean and standard deviation of each target, in float64; 0 and 1 where labels are classes."""
 
     mean: Float[np.ndarray, " C"]
     deviation: Float[np.ndarray, " C"]
@@ -54,15 +54,13 @@ class Standard(NamedTuple):
 
 
 def measure_labels(data: LabelledSequences) -> Standard:
-    """Mean and deviation of the training set's targets."""
+    """Mean and deviation of the training set's targets, whose squares float64 holds."""
     num_outputs = len(data.classes)
     if data.kind != "regression":
-        return Standard(np.zeros(num_outputs, np.float32), np.ones(num_outputs, np.float32))
-    deviation = data.labels.std(axis=0)
-    return Standard(
-        data.labels.mean(axis=0).astype(np.float32),
-        np.where(deviation > 0, deviation, 1.0).astype(np.float32),
-    )
+        return Standard(np.zeros(num_outputs), np.ones(num_outputs))
+    labels = np.asarray(data.labels, np.float64)
+    deviation = np.where(np.ptp(labels, axis=0) > 0, labels.std(axis=0), 1.0)
+    return Standard(labels.mean(axis=0), deviation)
 
 
 def encode_labels(data: LabelledSequences, standard: Standard) -> np.ndarray:
