@@ -1,5 +1,6 @@
 """Tables of labelled sequences, and what is said of those that can't be used."""
 
+import dataclasses
 import gzip
 import re
 from pathlib import Path
@@ -9,9 +10,11 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from small_tasks import make_task
 
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.finetuning.labels import read_labelled
+from nucleotide_transformer.finetuning.objective import encode_labels, measure_labels
 
 ROWS = "name,sequence,label\na,ACGTRu,1\nb,ggg,0\nc,TTT,10\nd,AAA,2\n"
 
@@ -98,6 +101,18 @@ def test_targets_of_a_regression(tmp_path: Path) -> None:
     np.testing.assert_allclose(data.labels, [[1, -0.2], [0.5, 3]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_targets_of_any_size_are_standardised_and_restored(scale: float) -> None:
+    """Of the second column, which never varies, the deviation is no rounding error."""
+    values = np.stack([np.arange(7) * scale, np.full(7, 0.1)], axis=1).astype(np.float32)
+    data = dataclasses.replace(make_task(7, "regression"), labels=values, classes=("a", "b"))
+    standard = measure_labels(data)
+    found = encode_labels(data, standard)
+    np.testing.assert_allclose(found[:, 0], np.arange(-3, 4) / 2, atol=1e-6)
+    np.testing.assert_allclose(found[:, 1], 0, atol=1e-6)
+    np.testing.assert_allclose(standard.restore(found), values, rtol=1e-6, atol=1e-6 * scale)
+
+
 def test_a_test_set_has_the_classes_of_its_training_set(tmp_path: Path) -> None:
     path = write(tmp_path, "sequence,label\nAC,1\n")
     assert read_labelled(path, classes=("2", "1")).labels.tolist() == [1]
@@ -159,6 +174,11 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
         "sequence,x,y\nAC,0,2\n",
         {"kind": "multilabel", "label_column": ("x", "y")},
         "row 1: y = '2': must be 0 or 1",
+    ),
+    "no separator": (
+        "sequence,label\nAC,x;y\n",
+        {"kind": "multilabel", "separator": ""},
+        "separator = '': must not be empty",
     ),
     "a class that all rows have": (
         "sequence,label\nAC,x\nGG,x;y\n",

@@ -90,6 +90,7 @@ def read_labelled(
     columns = (label_column,) if isinstance(label_column, str) else tuple(label_column)
     rule = "must be one column: several are for multilabel and regression"
     require(bool(columns), "label_column", columns, "must name a column")
+    require(bool(separator), "separator", separator, "must not be empty")
     require(kind != "classification" or len(columns) == 1, "label_column", columns, rule)
     rows = read_table(
         Path(path),
