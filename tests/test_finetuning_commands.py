@@ -1,6 +1,7 @@
 """`nt finetune` and `nt predict`: files in, files out, and what is said of bad ones."""
 
 import csv
+import dataclasses
 import json
 
 import jax
@@ -12,6 +13,7 @@ from small_tasks import COMPUTE, MODEL, make_model, make_task
 
 from nucleotide_transformer import cli
 from nucleotide_transformer.commands import finetuning as commands
+from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.finetuning import prediction_files
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.predict import predict_array
@@ -120,7 +122,7 @@ def test_a_prediction_that_was_stopped_resumes(folder, tuned, tmp_path, monkeypa
     pq = pytest.importorskip("pyarrow.parquet")
     model, whole = load_pretrained(folder / "run"), tmp_path / "whole.parquet"
 
-    def predict(output):
+    def predict(output, model=model):
         return prediction_files.predict_file(
             model,
             prediction_files.PredictConfig(
@@ -142,6 +144,10 @@ def test_a_prediction_that_was_stopped_resumes(folder, tuned, tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         predict(tmp_path / "part.parquet")
     assert not (tmp_path / "part.parquet").exists()
+    for field, value in {"strand": "one", "classes": ("rich", "poor"), "layers": (1,)}.items():
+        head = dataclasses.replace(model.head, **{field: value})
+        with pytest.raises(InputError, match=rf"parts: .* {field} = .*, not .*: finish it with"):
+            predict(tmp_path / "part.parquet", dataclasses.replace(model, head=head))
     predict(tmp_path / "part.parquet")
     assert len(computed) == 5 + 6
     one, other = (

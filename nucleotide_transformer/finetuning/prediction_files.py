@@ -222,16 +222,19 @@ def _read_input(config: PredictConfig, bed: Path | None = None) -> Iterator[Sequ
 def _make_settings(model: Model, config: PredictConfig, totals: SequenceTotals) -> dict[str, Any]:
     """What the result depends on, in types that JSON has."""
     head = find_head(model)
+    fields = {each.name: getattr(head, each.name) for each in dataclasses.fields(head)}
+    weights = fields.pop("params")
     return {
         "version": __version__,
         "model": config.model,
-        "parameters": digest_params(model.params | head.params),
+        "parameters": digest_params(model.params | weights),
         "compute_dtype": model.compute.compute_dtype,
         "output_dtype": model.compute.output_dtype,
         "input": Path(config.input).name,
         "window": config.window,
         "num_sequences": totals.num_sequences,
         "sequences": totals.digest,
+        **{name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()},
     }
 
 
