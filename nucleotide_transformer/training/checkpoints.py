@@ -1,6 +1,6 @@
 """Checkpoints of a run, written: state, input position, config and score, atomically with orbax."""
 
-import json
+import math
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,12 +9,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from nucleotide_transformer.files import write_json
 from nucleotide_transformer.model.stacking import arrange_like, name_params
 from nucleotide_transformer.training.state import TrainState
 from nucleotide_transformer.weights.runs import (
     FORMAT_VERSION,
     act_alone,
     find_best_step,
+    get_score,
     name_damage,
     open_manager,
     read_json,
@@ -100,14 +102,11 @@ class Checkpointer:
         Its file of metrics is replaced as a whole.
         """
         self._manager.wait_until_finished()
-        saved = self._manager.metrics(step) or {}
-        if not metrics or saved.get("score") is not None:
+        if not metrics or get_score(self._manager.metrics(step)) < math.inf:
             return
         path = self.path(step) / "metrics" / "metrics"
         path.parent.mkdir(exist_ok=True)  # checkpoints of version 0 have none
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(metrics), encoding="utf-8")
-        partial.replace(path)
+        write_json(path, metrics, indent=None)
         self._manager.reload()
 
     def wait(self) -> None:

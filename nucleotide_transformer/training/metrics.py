@@ -16,6 +16,7 @@ import numpy as np
 
 from nucleotide_transformer.console import note
 from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.training.step import StepMetrics
 
 METRICS_FILE = "metrics.jsonl"
@@ -105,9 +106,8 @@ class MetricWriter:
         self._path = Path(run) / METRICS_FILE
         kept = [line for line in read_metrics(run) if line["step"] <= step]
         self._written = {(line["kind"], line["step"]) for line in kept}
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        partial.replace(self._path)
+        with write_whole(self._path) as partial:
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._file = self._path.open("a")
         self._board = Board(Path(run) / "tensorboard", step=step)
 

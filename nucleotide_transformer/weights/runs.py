@@ -64,7 +64,7 @@ def _hush() -> Iterator[None]:
 
 
 @contextmanager
-def name_damage(path: Path) -> Iterator[None]:
+def name_damage(path: Path, rule: str = _RULE) -> Iterator[None]:
     """Turns what orbax raises for damaged files into one line that names the checkpoint.
 
     Nothing but reading belongs inside: a `ValueError` is taken for damage. What orbax remarks
@@ -80,7 +80,19 @@ def name_damage(path: Path) -> Iterator[None]:
         raise
     except (OSError, ValueError, KeyError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:REASON_LENGTH]
-        raise InputError(f"{path}: damaged, or not whole; {_RULE}: {reason}") from error
+        raise InputError(f"{path}: damaged, or not whole; {rule}: {reason}") from error
+
+
+class _Manager(ocp.CheckpointManager):
+    """The checkpoints of a run, of which one whose score can't be read has none."""
+
+    def metrics(self, step: int) -> Any:
+        """What orbax calls, too, when it lists the checkpoints."""
+        try:
+            found = super().metrics(step)
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) else None
 
 
 def open_manager(run: Path, *, keep: int | None = None) -> ocp.CheckpointManager:
@@ -98,7 +110,7 @@ def open_manager(run: Path, *, keep: int | None = None) -> ocp.CheckpointManager
         "create": False,
     }
     folder = Path(run).absolute() / FOLDER
-    with name_damage(folder):  # it reads the scores
+    with name_damage(folder, "its checkpoints can't be listed"):
         if keep is None:
             options = ocp.CheckpointManagerOptions(read_only=True, **shared)
         else:
@@ -114,7 +126,7 @@ def open_manager(run: Path, *, keep: int | None = None) -> ocp.CheckpointManager
                 cleanup_tmp_directories=True,
                 **shared,
             )
-        return ocp.CheckpointManager(folder, options=options)
+        return _Manager(folder, options=options)
 
 
 def act_alone() -> ocp.options.MultiprocessingOptions:
