@@ -116,6 +116,13 @@ def test_a_missing_part_is_computed_again_and_no_other_is_replaced(
     np.testing.assert_allclose(again.load(texts, "one", 2), expected, rtol=1e-5, atol=1e-5)
     reopened = EmbeddingStore(tmp_path, model, batching=ONE)
     assert reopened.count_missing(texts, "one") == 0
+    damaged = tmp_path / "part-000000.npz"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    said = r"part-000000\.npz: damaged: delete it, and its embeddings are computed again"
+    with pytest.raises(InputError, match=said):
+        reopened.load(texts, "one", 2)
+    with pytest.raises(InputError, match=said):
+        EmbeddingStore(tmp_path, model, batching=ONE)
 
 
 def test_unknown_sequences_are_zero(tmp_path: Path, model: Model) -> None:

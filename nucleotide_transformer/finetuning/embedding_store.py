@@ -8,12 +8,14 @@ A task of which a part is there already, in this run or in one that was stopped,
 import hashlib
 import itertools
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.files import keep_settings, refuse_unwritable, write_whole
 from nucleotide_transformer.finetuning.batches import turn
 from nucleotide_transformer.inference.batching import BatchConfig, resolve_windows
@@ -48,8 +50,8 @@ class EmbeddingStore:
             batching: size of windows and batches, devices.
 
         Raises:
-            InputError: for a layer that does not exist, or a store of another network or with
-                other settings.
+            InputError: for a layer that does not exist, a store of another network or with other
+                settings, or a part that is damaged.
             UnwritableOutputError: if the system lets nothing be written there.
         """
         every = tuple(range(model.config.num_layers + 1))
@@ -77,9 +79,18 @@ class EmbeddingStore:
 
     def _index(self, number: int) -> None:
         """Notes which embeddings a part holds."""
-        with np.load(self._parts[number], allow_pickle=False) as arrays:
-            for row, key in enumerate(arrays["keys"].tolist()):
-                self._places[key] = (number, row)
+        for row, key in enumerate(self._read(number, "keys").tolist()):
+            self._places[key] = (number, row)
+
+    def _read(self, number: int, name: str) -> np.ndarray:
+        """An array of a part; an `InputError` if it is damaged."""
+        path = self._parts[number]
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return np.asarray(arrays[name])
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+            rule = "damaged: delete it, and its embeddings are computed again"
+            raise InputError(f"{path}: {rule}") from None
 
     def count_missing(self, sequences: Sequence[str], strand: Strand) -> int:
         """Distinct sequences whose embeddings are not there yet."""
@@ -157,8 +168,7 @@ class EmbeddingStore:
         result = np.zeros((len(places), self._model.config.embed_dim), np.float32)
         for number in np.unique(places[:, 0]):
             chosen = places[:, 0] == number
-            with np.load(self._parts[number], allow_pickle=False) as arrays:
-                result[chosen] = arrays[f"layer_{layer}"][places[chosen, 1]]
+            result[chosen] = self._read(int(number), f"layer_{layer}")[places[chosen, 1]]
         return result
 
 
