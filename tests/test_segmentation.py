@@ -18,7 +18,7 @@ from nucleotide_transformer.commands.finetuning import read_table
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.finetuning import prediction_files
 from nucleotide_transformer.finetuning.batches import turn
-from nucleotide_transformer.finetuning.predict import predict, score_model
+from nucleotide_transformer.finetuning.predict import predict, predict_array, score_model
 from nucleotide_transformer.finetuning.prediction_files import (
     PredictConfig,
     check_files,
@@ -194,6 +194,8 @@ def test_islands_are_found(tmp_path):
     assert np.isnan(nothing).all()
     assert np.flatnonzero(np.isnan(gap[:, 0])).tolist() == list(range(5, 50))
     np.testing.assert_allclose(after, *predict(loaded, ["ACGT"]), atol=1e-6)
+    with pytest.raises(InputError, match="sequence 1: 5 nt, not 4: nucleotides of sequences of se"):
+        predict_array(loaded, ["ACGT", "ACGTA"])
     (turned,) = predict(loaded, [turn(validation.sequences[0])])
     np.testing.assert_allclose(turned[::-1], found, atol=1e-6)
     one = dataclasses.replace(loaded, head=dataclasses.replace(loaded.head, strand="one"))

@@ -82,15 +82,23 @@ def predict(
 
 def predict_array(
     model: Model, sequences: Iterable[str], *, batching: BatchConfig = BatchConfig()
-) -> Float[np.ndarray, "S C"]:
-    """One float32 row a sequence; see `predict`.
+) -> Float[np.ndarray, "S *lead C"]:
+    """One float32 row a sequence, [S, C], or [S, L, C] of a segmentation; see `predict`.
 
     Example:
         >>> model = load_pretrained("runs/finetune")
         >>> predict_array(model, ["ATTCCG" * 9]).shape
         (1, 2)
+
+    Raises:
+        InputError: as `predict` does, and for a segmentation of sequences of several lengths.
     """
-    rows = list(predict(model, sequences, batching=batching))
+    rows: list[Float[np.ndarray, "*lead C"]] = []
+    for row in predict(model, sequences, batching=batching):
+        if rows and row.shape != rows[0].shape:
+            rule = "nucleotides of sequences of several lengths are no array: iterate over predict"
+            raise InputError(f"sequence {len(rows)}: {len(row)} nt, not {len(rows[0])}: {rule}")
+        rows.append(row)
     return np.stack(rows) if rows else np.zeros((0, len(find_head(model).classes)), np.float32)
 
 
