@@ -176,6 +176,13 @@ def test_published_scores_have_a_source(tmp_path: Path) -> None:
     path.write_text(f"[a]\nmodel = ''\nsource = ''\nmetric = ''\nscores.H3 = {'1' * 400}\n")
     with pytest.raises(InputError, match=r"p\.toml: a: .* too large .*: must have model, source"):
         read_published(path)
+    head, rest = "[a]\nmodel = 'x'\nsource = 'y'\nmetric = ", "\nscores.H3 = nan\n"
+    path.write_text(f"{head}'MCC'{rest}")
+    with pytest.raises(InputError, match=r"p\.toml: a: metric = 'MCC': must be one of accuracy, a"):
+        read_published(path)
+    path.write_text(f"{head}'mcc'{rest}")
+    with pytest.raises(InputError, match=r"p\.toml: a: scores: H3 = nan: must be a finite number"):
+        read_published(path)
     for text in ("[a\n", f"a = {'1' * 5_000}"):
         path.write_text(text)
         with pytest.raises(InputError, match=r"p\.toml: not TOML"):

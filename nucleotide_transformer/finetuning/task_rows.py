@@ -5,6 +5,7 @@ weights is shown only if the same with random weights is there for the same seed
 """
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nucleotide_transformer.errors import InputError, MissingInputError
+from nucleotide_transformer.errors import InputError, MissingInputError, require
 from nucleotide_transformer.finetuning.intervals import spread
 from nucleotide_transformer.finetuning.labels import Kind
 from nucleotide_transformer.finetuning.metrics import METRICS
@@ -146,6 +147,7 @@ def read_published(path: Path) -> list[Published]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # also of numbers and lists beyond Python's
         raise InputError(f"{path}: not TOML that can be read: {error}") from None
+    known = sorted({metric for metrics in METRICS.values() for metric in metrics})
     found = []
     for name, table in tables.items():
         try:
@@ -154,5 +156,10 @@ def read_published(path: Path) -> list[Published]:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             rule = "must have model, source, metric and a table of scores by task"
             raise InputError(f"{path}: {name}: {error}: {rule}") from None
+        rule = f"must be one of {', '.join(known)}"
+        require(text["metric"] in known, f"{path}: {name}: metric", text["metric"], rule)
+        for task, score in scores.items():
+            rule = "must be a finite number"
+            require(math.isfinite(score), f"{path}: {name}: scores: {task}", score, rule)
         found.append(Published(scores=scores, **text))
     return found
