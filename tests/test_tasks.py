@@ -120,6 +120,10 @@ def test_controls_are_taken_from_a_table_of_other_weights(
     tasks: Path, ran: list[Trial], model: Model
 ) -> None:
     before = run(make_config(tasks), model)
+    for path in (tasks.parent / "out/results").rglob("*.json"):  # of a version before the field
+        record = json.loads(path.read_text())
+        assert record["fingerprint"].pop("resamples") == record["resamples"] == 20
+        path.write_text(json.dumps(record))
     other = dataclasses.replace(model, params=random_params(V2, seed=5))
     again = make_config(tasks, output=tasks.parent / "again", controls=tasks.parent / "out")
     ran.clear()
@@ -129,6 +133,13 @@ def test_controls_are_taken_from_a_table_of_other_weights(
     assert lines[1] == f"4 controls taken from {again.controls}"
     for old, new in zip(before, after, strict=True):
         assert (old == new) == (old["weights"] != "pretrained")
+    assert run(make_config(tasks), model)[0]["resamples"] == 20
+    with pytest.raises(InputError, match="was made with resamples = 20, not 30: choose another"):
+        run(make_config(tasks, resamples=30), model)
+    ran.clear()
+    lines.clear()
+    run(dataclasses.replace(again, output=tasks.parent / "more", resamples=30), other)
+    assert len(ran) == 6
     wider = dataclasses.replace(V2, layer_norm_epsilon=1e-6)  # the same random weights
     ran.clear()
     run(

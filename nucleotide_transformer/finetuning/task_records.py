@@ -28,7 +28,7 @@ def check_record(path: Path, fingerprint: dict[str, Any]) -> bool:
     """
     if not path.exists():
         return False
-    found = read_record(path).get("fingerprint", {})
+    found = find_fingerprint(read_record(path))
     for name, value in fingerprint.items():
         before = found.get(name, find_default(name))
         if before != value:
@@ -58,6 +58,11 @@ def read_record(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: damaged: delete it, and the trial runs again") from None
 
 
+def find_fingerprint(record: dict[str, Any]) -> dict[str, Any]:
+    """What a result was made with; older versions noted the resamples beside it alone."""
+    return {"resamples": record.get("resamples")} | record.get("fingerprint", {})
+
+
 def take_over(source: Path, output: Path, trial: Trial, fingerprint: dict[str, Any]) -> bool:
     """Copies the result of a control from another table.
 
@@ -68,7 +73,7 @@ def take_over(source: Path, output: Path, trial: Trial, fingerprint: dict[str, A
     if trial.weights == PRETRAINED or not path.exists():
         return False
     record = read_record(path)
-    if record.get("fingerprint") != fingerprint:
+    if find_fingerprint(record) != fingerprint:
         return False
-    save_record(find_record(output, trial), record)
+    save_record(find_record(output, trial), record | {"fingerprint": fingerprint})
     return True

@@ -294,6 +294,7 @@ def make_fingerprint(
         "train": digest_labelled(tables.train),
         "test": digest_labelled(tables.test),
         "drop_leaks": config.drop_leaks,
+        "resamples": config.resamples,
         **settings,
         # Last: what differs is named by the first that does, and precisions have two versions.
         "version": 1 if is_as_before else FORMAT_VERSION,
