@@ -152,6 +152,20 @@ def test_a_damaged_block_is_named(tmp_path):
                 blocks.load(0)
 
 
+def test_a_missing_block_is_named(tmp_path):
+    """Or all that follow would be taken for those before them."""
+    folder = tmp_path / "x.parts"
+    folder.mkdir()
+    for number in (0, 2):
+        np.savez(folder / f"block-{number:08d}.npz", value=number)
+    message = r"x\.parts: block-00000001\.npz is missing: delete the folder"
+    with pytest.raises(InputError, match=message), Blocks(tmp_path / "x"):
+        pass
+    (folder / "block-00000002.npz").unlink()  # the last ones are computed again
+    with Blocks(tmp_path / "x") as blocks:
+        assert len(blocks.paths) == 1
+
+
 @pytest.mark.parametrize("masked", [True, False])
 def test_blocks_have_the_windows_of_the_whole_sequence(model, tmp_path, fasta, monkeypatch, masked):
     """Wherever they are cut, in the middle of a token too."""

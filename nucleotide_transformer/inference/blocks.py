@@ -48,13 +48,18 @@ class Blocks:
         """Makes the folder; it may be held already.
 
         Raises:
-            InputError: if another process writes there.
+            InputError: if another process writes there, or a block before the last is missing.
             UnwritableOutputError: if the system refuses.
         """
         if self._held is None:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(hold_parts(self._output))
-                self.paths = sorted(self.folder.glob(_BLOCKS))
+                found = sorted(self.folder.glob(_BLOCKS))
+                self.paths = [self._name_block(index) for index in range(len(found))]
+                for path in self.paths:
+                    if path not in found:
+                        what = f"{path.name} is missing"
+                        raise InputError(f"{self.folder}: {what}: delete the folder")
                 self._held = stack.pop_all()
         return self
 
@@ -78,9 +83,12 @@ class Blocks:
             (self.folder / "settings.json").unlink(missing_ok=True)
         keep_settings(self.folder, settings, *UNFINISHED)
 
+    def _name_block(self, index: int) -> Path:
+        return self.folder / f"block-{index:08d}.npz"
+
     def add(self, **arrays: Any) -> None:
         """Keeps the arrays of the next block, whole or not at all."""
-        path = self.folder / f"block-{len(self.paths):08d}.npz"
+        path = self._name_block(len(self.paths))
         with write_whole(path) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)
         self.paths.append(path)
