@@ -27,9 +27,9 @@ from variant_files import (
 
 from nucleotide_transformer.variants import run as run_module
 from nucleotide_transformer.variants.config import STDIN
-from nucleotide_transformer.variants.reading import read_variants
+from nucleotide_transformer.variants.reading import find_kind_of_bytes, read_variants
 from nucleotide_transformer.variants.reference import open_reference
-from nucleotide_transformer.variants.run import score_variants
+from nucleotide_transformer.variants.run import check_variants, score_variants
 from nucleotide_transformer.variants.scoring import Scored, Scorer
 
 WHY = ["breakend", ".", "., ., star, .", "symbolic", "breakend", ".", "not_snv", ".", "."]
@@ -89,7 +89,8 @@ def test_scored_again_a_vcf_has_the_fields_once(model, tmp_path, fasta):
 
 
 @pytest.mark.parametrize("suffix", [".tsv", ".csv", ".tsv.gz", ".parquet", ".bcf"])
-def test_every_kind_of_input_gives_the_same(model, tmp_path, fasta, suffix):
+def test_every_kind_of_input_gives_the_same(model, tmp_path, fasta, monkeypatch, suffix):
+    """From a file, and from standard input, which has no name to tell the kind by."""
     rows = [row for row in make_rows() if row[0] == "1" and row[2] in ("first", "del", "last")]
     source = tmp_path / f"in{suffix}"
     columns = ["#CHROM", "Pos", "id", "REF", "ALT"]
@@ -122,6 +123,29 @@ def test_every_kind_of_input_gives_the_same(model, tmp_path, fasta, suffix):
     score_variants(model, wanted)
     other = pyarrow.parquet.read_table(wanted.output).to_pydict()
     assert other == table
+    piped = types.SimpleNamespace(buffer=io.BytesIO(source.read_bytes()))
+    monkeypatch.setattr(sys, "stdin", piped)
+    names = ((source, "a.tsv"), (STDIN, "b.tsv"))
+    named, unnamed = (check_variants(make_config(tmp_path, fasta, *each)) for each in names)
+    assert unnamed.digest == named.digest
+
+
+@pytest.mark.parametrize(
+    ("start", "suffix"),
+    [
+        (b"##fileformat=VCFv4.2\n", ".vcf"),
+        (b"\xef\xbb\xbf##fileformat=VCFv4.2\n", ".vcf"),
+        (b"##a,b\n\ncontig,pos,ref,alt\n1,2\n", ".csv"),
+        (b"contig\tpos\tref\talt\n1\t2\tA\tC,G\n", ".tsv"),
+        (b"BCF\2\2", ".bcf"),
+        (b"", ".tsv"),
+    ],
+)
+def test_what_a_stream_is_shows_at_its_start(start, suffix):
+    zipped = ".bcf" if suffix == ".bcf" else f"{suffix}.gz"
+    assert find_kind_of_bytes(start) == suffix
+    assert find_kind_of_bytes(gzip.compress(start)) == zipped
+    assert find_kind_of_bytes(gzip.compress(start + bytes(range(9, 256)) * 99)[:200]) == zipped
 
 
 def test_tsv_is_a_bed_with_an_index(model, tmp_path, fasta):

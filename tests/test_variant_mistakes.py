@@ -296,7 +296,7 @@ def test_a_genome_beside_which_nothing_can_be_written(tmp_path, fasta, monkeypat
 
 def test_standard_input_that_is_no_table_leaves_nothing(tmp_path, fasta, monkeypatch):
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(b"nothing\n")))
-    fails(make_config(tmp_path, fasta, STDIN), r"input\.tsv: no column contig")
+    fails(make_config(tmp_path, fasta, STDIN), "^standard input: no column contig")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["genome.fa", "genome.fa.fai"]
 
 

@@ -4,8 +4,10 @@ VCF is read as text, line by line, so that what is written back differs in nothi
 that are added; BCF is read by pysam, and comes out as VCF.
 """
 
+import codecs
 import contextlib
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,6 +32,8 @@ COLUMNS = {
 _VCF_COLUMNS = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """Tabs and line breaks among them: what is written has a variant on a line, between tabs."""
+_START_BYTES = 1 << 20
+"""Text at the start of a file that is gzip, in which its header is looked for."""
 _SUFFIXES: dict[str, Kind] = {
     ".vcf": "vcf",
     ".vcf.gz": "vcf",
@@ -80,12 +84,22 @@ def find_kind(path: Path) -> Kind:
 
 
 def find_kind_of_bytes(start: bytes) -> str:
-    """The suffix for a file that begins so: .vcf, .vcf.gz, .parquet or .tsv."""
+    """The suffix for a file that begins so: one that `find_kind` knows, or .tsv."""
+    suffix = ""
     if start.startswith(GZIP_MAGIC):
-        return ".vcf.gz"
+        suffix = ".gz"
+        with contextlib.suppress(zlib.error):
+            start = zlib.decompressobj(wbits=31).decompress(start, _START_BYTES)
+    if start.startswith(b"BCF\2"):
+        return ".bcf"
     if start.startswith(b"PAR1"):
         return ".parquet"
-    return ".vcf" if start.startswith(b"##fileformat=VCF") else ".tsv"
+    start = start.removeprefix(codecs.BOM_UTF8)
+    if start.startswith(b"##fileformat=VCF"):
+        return f".vcf{suffix}"
+    lines = (line for line in start.splitlines() if line and not line.startswith(b"##"))
+    header = next(lines, b"")
+    return f".csv{suffix}" if b"," in header and b"\t" not in header else f".tsv{suffix}"
 
 
 def read_variants(path: Path) -> Iterator[Allele]:

@@ -90,7 +90,11 @@ def check_variants(config: ScoreVariantsConfig) -> Variants:
         return _check_alleles(config.vcf, reference, config)
     with contextlib.ExitStack() as stack:
         blocks = stack.enter_context(ScoredBlocks(config.output))
-        variants = _check_alleles(_copy_stdin(blocks.folder), reference, config)
+        source = _copy_stdin(blocks.folder)
+        try:
+            variants = _check_alleles(source, reference, config)
+        except InputError as error:  # which names the copy, and that will be gone
+            raise InputError(str(error).replace(str(source), "standard input")) from None
         stack.pop_all()
     return variants._replace(blocks=blocks)
 
