@@ -27,6 +27,7 @@ from variant_files import (
     write_vcf,
 )
 
+from nucleotide_transformer import cli
 from nucleotide_transformer.data.fasta import FastaReader
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.options import parse
@@ -298,6 +299,19 @@ def test_standard_input_that_is_no_table_leaves_nothing(tmp_path, fasta, monkeyp
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(b"nothing\n")))
     fails(make_config(tmp_path, fasta, STDIN), "^standard input: no column contig")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["genome.fa", "genome.fa.fai"]
+
+
+def test_standard_input_is_let_go_of_after_a_later_error(model, tmp_path, fasta, monkeypatch):
+    data = write_vcf(tmp_path / "in.vcf", make_rows()).read_bytes()
+    config = make_config(tmp_path, fasta, STDIN, window=1)
+    words = f"--vcf - --fasta {fasta} --output {config.output} --model {tmp_path / 'no_model'}"
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(data)))
+    with pytest.raises(InputError, match="window = 1"):
+        score_variants(model, config)
+    assert not list(tmp_path.glob("*.parts"))
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(data)))
+    assert cli.main(["score-variants", *words.split()]) == 2
+    assert not list(tmp_path.glob("*.parts"))
 
 
 def test_standard_input_is_called_by_its_hyphen():

@@ -3,6 +3,7 @@
 Each checks its input before the model is loaded: a typo should not cost a download.
 """
 
+import contextlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,8 +25,9 @@ from nucleotide_transformer.variants.tracks import LikelihoodConfig, PredictConf
 def score_variants(config: ScoreVariantsConfig) -> int:
     """`nt score-variants`."""
     variants = run.check_variants(config)
-    _tell_notes(variants.notes)
-    summary = run.score_variants(_load(config), config, variants=variants, progress=True)
+    with variants.blocks or contextlib.nullcontext():
+        _tell_notes(variants.notes)
+        summary = run.score_variants(_load(config), config, variants=variants, progress=True)
     return _tell(summary.paths, summary.describe())
 
 

@@ -50,7 +50,8 @@ class Variants(NamedTuple):
     """Hexadecimal, of all alleles."""
     notes: tuple[str, ...]
     blocks: ScoredBlocks | None = None
-    """Of the copy of standard input: their folder, held until they are scored."""
+    """Of the copy of standard input: their folder, held until they are scored. It is a context, for
+    what may fail before."""
 
 
 class Summary(NamedTuple):
@@ -124,19 +125,20 @@ def score_variants(
             around the variants that are done, or another process writes there.
     """
     variants = check_variants(config) if variants is None else variants
-    settings = make_run_settings(model, config, variants.reference)
-    settings |= {"scores": list(config.scores)}
-    settings |= {"num_variants": variants.num_alleles, "variants": variants.digest}
-    calibration = find_calibration(config, model)
-    if calibration:
-        settings["calibration"] = calibration.digest
-    scorer = Scorer(
-        model, variants.reference, config.scores, around=config, calibration=calibration
-    )
-    table = Table(variants.source, config.scores, variants.contigs, variants.is_sorted, settings)
     with variants.blocks or ScoredBlocks(config.output) as blocks:
+        calibration = find_calibration(config, model)
+        scorer = Scorer(
+            model, variants.reference, config.scores, around=config, calibration=calibration
+        )
+        settings = make_run_settings(model, config, variants.reference)
+        settings |= {"scores": list(config.scores)}
+        settings |= {"num_variants": variants.num_alleles, "variants": variants.digest}
+        if calibration:
+            settings["calibration"] = calibration.digest
         blocks.keep_settings(settings)
         _run_blocks(scorer, blocks, variants, config.output, progress)
+        source, contigs, is_sorted = variants.source, variants.contigs, variants.is_sorted
+        table = Table(source, config.scores, contigs, is_sorted, settings)
         paths = write_scores(config.output, table, blocks.read())
         reasons = collections.Counter(reason for _, reason in blocks.read())
     num_scored = reasons.pop("", 0)
