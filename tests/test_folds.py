@@ -71,6 +71,13 @@ def test_more_folds_than_sequences_are_refused():
             part_folds(task, 5, seed=0)
 
 
+def test_folds_that_leave_one_class_to_train_on_are_refused():
+    task = make_task(4).take([0, 1, 3, 3])
+    data = dataclasses.replace(task, labels=np.array([0, 1, 1, 0]))
+    with pytest.raises(InputError, match="different sequences = 3: too few to cross-validate with"):
+        part_folds(data, 2, seed=0)
+
+
 def test_what_no_fold_can_do_is_said_before_the_first_begins(tmp_path):
     config, sets = make_config(tmp_path, folds=3), (make_task(12), make_task(4, length=195))
     said = "^small classification: sequence 's0': 195 nt are 66 tokens: the model takes 64"

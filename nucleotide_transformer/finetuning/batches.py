@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from nucleotide_transformer.data.fasta import reverse_complement
-from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.errors import InputError, import_extra, require
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.finetuning.objective import Examples
 from nucleotide_transformer.finetuning.segments import UNKNOWN, SegmentedSequences, lay_labels
@@ -233,3 +233,23 @@ def count_groups(
     counts = np.zeros((groups.max(initial=-1) + 1, len(data.classes) if is_class else 1), np.int64)
     np.add.at(counts, (groups, labels), 1)
     return groups, labels, counts
+
+
+def part_groups(
+    data: LabelledSequences, num_folds: int, seed: int
+) -> list[tuple[Int[np.ndarray, " N"], Int[np.ndarray, " M"]]]:
+    """Rows to train on and rows that are held out, for each fold, with equal shares of each class.
+
+    Equal sequences, or reverse complements of each other, are on one side.
+
+    Raises:
+        InputError: if there is but one class to train on in a fold, or an extra is missing.
+    """
+    selection = import_extra("sklearn.model_selection", "analysis", "to cross-validate")
+    groups, labels, counts = count_groups(data)
+    parts = selection.StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
+    folds = list(parts.split(labels, labels, groups))
+    enough = data.kind != "classification" or all(np.ptp(labels[rows]) > 0 for rows, _ in folds)
+    rule = "too few to cross-validate with copies, of several classes, on one side"
+    require(enough, f"{data.source}: different sequences", len(counts), rule)
+    return folds

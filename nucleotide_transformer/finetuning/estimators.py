@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nucleotide_transformer.errors import import_extra, require
-from nucleotide_transformer.finetuning.batches import group_equal
+from nucleotide_transformer.finetuning.batches import count_groups, part_groups
 from nucleotide_transformer.finetuning.labels import Kind, LabelledSequences
 from nucleotide_transformer.finetuning.metrics import METRICS, score_predictions
 from nucleotide_transformer.types import Float, Int
@@ -159,31 +159,24 @@ def _part_folds(
 
     Equal sequences, or reverse complements of each other, are on one side.
     """
-    selection = import_extra("sklearn.model_selection", "analysis", _PURPOSE)
-    groups = group_equal(train.sequences)
-    num_groups = len(np.unique(groups))
-    is_class = train.kind == "classification"
-    labels = np.asarray(train.labels, np.int64) if is_class else np.zeros(len(train), np.int64)
+    _, labels, counts = count_groups(train)
+    num_groups, is_class = len(counts), train.kind == "classification"
+    num_folds = FOLDS
     if is_class:
-        counts = [len(np.unique(groups[labels == i])) for i in range(len(train.classes))]
-        fewest = int(np.argmin(counts))
+        distinct = np.count_nonzero(counts, axis=0).tolist()
+        fewest = distinct.index(min(distinct))
         place = f"{train.source}: class"
-        rule = f"has {counts[fewest]} different sequences: there must be 2 or more"
-        require(counts[fewest] >= 2, place, train.classes[fewest], f"{rule} for cross-validation")
-        num_folds = min(FOLDS, counts[fewest])
+        rule = f"has {distinct[fewest]} different sequences: there must be 2 or more"
+        require(distinct[fewest] >= 2, place, train.classes[fewest], f"{rule} for cross-validation")
+        num_folds = min(FOLDS, distinct[fewest])
     else:
         rule = f"there must be {FOLDS} or more for cross-validation"
         require(num_groups >= FOLDS, f"{train.source}: different sequences", num_groups, rule)
-        num_folds = FOLDS
-    options = {"n_splits": num_folds, "shuffle": True, "random_state": seed}
-    if num_groups == len(train):
-        plain = selection.StratifiedKFold if is_class else selection.KFold
-        return list(plain(**options).split(labels, labels))
-    folds = list(selection.StratifiedGroupKFold(**options).split(labels, labels, groups))
-    enough = not is_class or all(len(np.unique(labels[rows])) > 1 for rows, _ in folds)
-    rule = "too few to cross-validate with copies, of several classes, on one side"
-    require(enough, f"{train.source}: different sequences", num_groups, rule)
-    return folds
+    if num_groups < len(train):
+        return part_groups(train, num_folds, seed)
+    selection = import_extra("sklearn.model_selection", "analysis", _PURPOSE)
+    plain = selection.StratifiedKFold if is_class else selection.KFold
+    return list(plain(num_folds, shuffle=True, random_state=seed).split(labels, labels))
 
 
 def _make_pipeline(last: Any, standardise: bool) -> Any:

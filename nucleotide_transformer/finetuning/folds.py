@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from nucleotide_transformer.bars import show_steps
-from nucleotide_transformer.errors import InputError, OutputExistsError, import_extra, require
-from nucleotide_transformer.finetuning.batches import count_groups
+from nucleotide_transformer.errors import InputError, OutputExistsError, require
+from nucleotide_transformer.finetuning.batches import count_groups, part_groups
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.job import check_lengths, make_job
 from nucleotide_transformer.finetuning.labels import LabelledSequences
@@ -196,14 +196,13 @@ def part_folds(data: LabelledSequences, num_folds: int, seed: int) -> list[Int[n
     Equal sequences, or reverse complements of each other, are in one part.
 
     Raises:
-        InputError: if a class, or the set, has fewer different sequences than there are folds.
+        InputError: if a class, or the set, has fewer different sequences than there are folds, or
+            there is but one class without a part.
     """
-    selection = import_extra("sklearn.model_selection", "analysis", "to cross-validate")
-    groups, labels, counts = count_groups(data)
+    _, _, counts = count_groups(data)
     rarest = int(np.count_nonzero(counts, axis=0).min())
     if rarest < num_folds:
         what = "the rarest class has" if data.kind == "classification" else "there are"
         rule = f"{what} {rarest} different sequences"
         raise InputError(f"{data.source}: folds = {num_folds}: {rule}")
-    parts = selection.StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
-    return [held for _, held in parts.split(np.zeros(len(data)), labels, groups)]
+    return [held for _, held in part_groups(data, num_folds, seed)]
