@@ -24,7 +24,7 @@ def check_record(path: Path, fingerprint: dict[str, Any]) -> bool:
     """Whether a result is there; an `InputError` if it was made with other settings.
 
     A field of `FinetuneConfig` that an older version did not have had its default. A fine-tuning
-    run that the result came from refuses other settings, too.
+    run that the result came from may refuse the same setting.
     """
     if not path.exists():
         return False
@@ -33,7 +33,8 @@ def check_record(path: Path, fingerprint: dict[str, Any]) -> bool:
         before = found.get(name, find_default(name))
         if before != value:
             run = path.parents[2] / RUNS / path.parent.name / path.stem
-            rule = "choose another output, or delete it" + (f" and {run}" if run.is_dir() else "")
+            also = f", and {run} if that refuses, too" if run.is_dir() else ""
+            rule = f"choose another output, or delete it{also}"
             raise InputError(f"{path}: was made with {name} = {before!r}, not {value!r}: {rule}")
     return True
 
