@@ -67,7 +67,7 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _run(name: str, command: Command, args: list[str]) -> int:
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax remarks on what is as it should be
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what orbax finds wrong, it raises
     kind = command.find_config()
     return command.run(parse(kind, args, f"nt {name}", takes_file=command.takes_file))
 

@@ -68,7 +68,7 @@ def open_elsewhere(folder, keep, *losses):
         f"folder, losses = pathlib.Path({str(folder)!r}), {losses!r}\n"
         f"checkpointer = Checkpointer(folder, keep={keep})\n"
         "[save(checkpointer, step, loss) for step, loss in losses]\n"
-        "print(checkpointer.best_step)\n"
+        "checkpointer.close(); print(find_checkpoint(folder).name)\n"
     )
     command = [sys.executable, "-c", program]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
@@ -80,7 +80,7 @@ def test_the_best_is_known_to_another_process_and_survives_it(tmp_path):
     checkpointer = Checkpointer(tmp_path, keep=1)
     for step, loss in ((1, 8.0), (2, 7.0), (3, 7.5)):
         save(checkpointer, step, loss)
-    assert checkpointer.best_step == 2
+    assert find_checkpoint(tmp_path).name == "2"
     checkpointer.close()
     assert steps(tmp_path) == [2, 3]
     assert load_run(tmp_path)[0]["esm_transformer/~/embed"]["embeddings"].max() == 2
@@ -89,7 +89,7 @@ def test_the_best_is_known_to_another_process_and_survives_it(tmp_path):
     assert find_checkpoint(tmp_path).name == "2"
     with contextlib.closing(Checkpointer(tmp_path, keep=1)) as checkpointer:
         save(checkpointer, 7, 6.5)
-        assert checkpointer.best_step == 7
+        assert find_checkpoint(tmp_path).name == "7"
     assert steps(tmp_path) == [7]
 
 
@@ -97,7 +97,6 @@ def test_a_run_without_scores_gives_its_latest(tmp_path):
     checkpointer = Checkpointer(tmp_path, keep=2)
     for step in (1, 2, 3):
         save(checkpointer, step)
-    assert checkpointer.best_step is None
     checkpointer.close()
     assert steps(tmp_path) == [2, 3]
     assert find_checkpoint(tmp_path).name == "3"
@@ -107,11 +106,11 @@ def test_a_score_that_comes_later_counts_from_then_on(tmp_path):
     checkpointer = Checkpointer(tmp_path, keep=1)
     save(checkpointer, 1, 8.0)
     save(checkpointer, 2)
-    assert checkpointer.best_step == 1
+    assert find_checkpoint(tmp_path).name == "1"
     checkpointer.add_metrics(2, {"score": 7.0})
-    assert checkpointer.best_step == 2
+    assert find_checkpoint(tmp_path).name == "2"
     checkpointer.add_metrics(2, {"score": 9.0})  # what was measured first stays
-    assert checkpointer.best_step == 2
+    assert find_checkpoint(tmp_path).name == "2"
     save(checkpointer, 3, 7.5)
     checkpointer.close()
     assert steps(tmp_path) == [2, 3]

@@ -1,6 +1,9 @@
 """What a run writes again is there as it was, should the writing fail in the middle."""
 
+import contextlib
 import errno
+import re
+import resource
 import struct
 from pathlib import Path
 
@@ -10,9 +13,11 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 from test_checkpoints import save
 
+from nucleotide_transformer.errors import UnwritableOutputError
 from nucleotide_transformer.training.checkpoints import Checkpointer
 from nucleotide_transformer.training.curves import plot_curves
 from nucleotide_transformer.training.metrics import MetricWriter, read_metrics
+from nucleotide_transformer.weights.runs import find_checkpoint
 
 PANELS = (("loss", None, "loss"),) * 4
 
@@ -64,9 +69,39 @@ def test_the_best_stays_known_when_a_later_score_can_not_be_written(tmp_path, fu
         checkpointer.add_metrics(2, {"score": 7.0})
     assert len(tried) == 1
     checkpointer.close()
-    again = Checkpointer(tmp_path, keep=2)
-    assert again.best_step == 1
-    again.close()
+    assert find_checkpoint(tmp_path).name == "1"
+
+
+@contextlib.contextmanager
+def limiting_files(size):
+    """The system refuses to write more than some bytes to any file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [0, 200, 5_000])  # which fail in the save, and in the background
+def test_a_checkpoint_that_can_not_be_written_is_left_out(size, tmp_path, capsys):
+    checkpointer = Checkpointer(tmp_path, keep=9)
+    save(checkpointer, 1, 8.0)
+    with limiting_files(size):
+        save(checkpointer, 2)
+    assert not checkpointer.has(2)
+    expected = f"{tmp_path}/checkpoints/{{}}: can't be written: .*File too large"
+    assert re.fullmatch(f"note: {expected.format(2)}\n", capsys.readouterr().err)
+    save(checkpointer, 3)
+    checkpointer.close()
+    assert find_checkpoint(tmp_path, "best").name == "1"
+    checkpointer = Checkpointer(tmp_path, keep=9)
+    assert checkpointer.latest_step == 3
+    with limiting_files(size):
+        save(checkpointer, 4)
+        with pytest.raises(UnwritableOutputError, match=expected.format(4)):
+            checkpointer.close()
+    assert find_checkpoint(tmp_path, "last").name == "3"
 
 
 def read_events(run):

@@ -1,7 +1,10 @@
 """Checkpoints of a run, written: state, input position, config and score, atomically with orbax."""
 
 import math
+import os
+import re
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,13 +12,15 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from nucleotide_transformer.console import note
+from nucleotide_transformer.errors import InputError, UnwritableOutputError
 from nucleotide_transformer.files import write_json
 from nucleotide_transformer.model.stacking import arrange_like, name_params
 from nucleotide_transformer.training.state import TrainState
 from nucleotide_transformer.weights.runs import (
     FORMAT_VERSION,
+    REASON_LENGTH,
     act_alone,
-    find_best_step,
     get_score,
     name_damage,
     open_manager,
@@ -42,24 +47,27 @@ class Checkpointer:
 
     One process writes, for all. What is saved depends neither on the devices nor on how the
     parameters are stacked: they go by their released names.
+
+    A checkpoint that can't be written, as on a full disk, is told of and left out: the next may
+    find room. Only where it is the last one, `close` raises.
     """
 
     def __init__(self, run: Path, *, keep: int):
         """Opens or creates `run`/checkpoints. Folders of interrupted saves are removed."""
+        self._run, self._keep = run, keep
         self._manager = open_manager(run, keep=keep)
+        self._newest = -1  # step of the last that was begun
+        self._failure: UnwritableOutputError | None = None
 
     @property
     def latest_step(self) -> int | None:
         """Step of the newest finished checkpoint."""
         return self._manager.latest_step()
 
-    @property
-    def best_step(self) -> int | None:
-        """Step of the checkpoint with the lowest held-out score; None if none has one."""
-        return find_best_step(self._manager)
-
     def has(self, step: int) -> bool:
-        """Whether there is a checkpoint of `step`, or one being written."""
+        """Whether there is a checkpoint of `step`; waits for it if it is being written."""
+        if step in self._manager.all_steps():
+            self.wait()
         return step in self._manager.all_steps()
 
     def find_before(self, step: int) -> int | None:
@@ -91,17 +99,22 @@ class Checkpointer:
             config=ocp.args.JsonSave(config),
             record=ocp.args.JsonSave({**record, "format_version": FORMAT_VERSION}),
         )
+        self.wait()
+        self._newest = int(state.step)
         with _ONE_SAVE:
-            self._manager.save(int(state.step), args=arguments, metrics={"score": None, **metrics})
+            try:
+                self._manager.save(self._newest, args=arguments, metrics={"score": None, **metrics})
+            except Exception as error:
+                self._leave_out(error)
             if threading.current_thread() is not threading.main_thread():
-                self._manager.wait_until_finished()
+                self.wait()
 
     def add_metrics(self, step: int, metrics: Json) -> None:
         """Gives a checkpoint that was saved without its held-out metrics what was measured later.
 
         Its file of metrics is replaced as a whole.
         """
-        self._manager.wait_until_finished()
+        self.wait()
         if not metrics or get_score(self._manager.metrics(step)) < math.inf:
             return
         path = self.path(step) / "metrics" / "metrics"
@@ -110,12 +123,41 @@ class Checkpointer:
         self._manager.reload()
 
     def wait(self) -> None:
-        """Blocks until every save has finished."""
-        self._manager.wait_until_finished()
+        """Blocks until the save under way, if there is one, has ended."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._leave_out(error)
+
+    def _leave_out(self, error: Exception) -> None:
+        """Tells why the newest checkpoint was not written, and removes what was."""
+        place = self.path(self._newest)
+        self._failure = UnwritableOutputError(f"{place}: can't be written: {_find_reason(error)}")
+        self._failure.__cause__ = error
+        note(str(self._failure))
+        with suppress(Exception):  # the same once more
+            self._manager.close()
+        with suppress(InputError):  # of a disk that is gone: the next save finds it again, or fails
+            self._manager = open_manager(self._run, keep=self._keep)
 
     def close(self) -> None:
-        """Waits for saves and frees the manager's threads."""
+        """Waits for saves and frees the manager's threads.
+
+        Raises:
+            UnwritableOutputError: if the last one failed.
+        """
+        self.wait()
         self._manager.close()
+        if self._failure and not self.has(self._newest):
+            raise self._failure
+
+
+def _find_reason(error: Exception) -> str:
+    """What the system says, which tensorstore gives as a number at the end of a long text."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    return next(iter(str(error).splitlines()), type(error).__name__)[:REASON_LENGTH]
 
 
 def name_state(state: TrainState) -> Json:

@@ -6,6 +6,7 @@ Readers only read: a run may be saving itself at the same moment. What writes is
 
 import logging
 import math
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,6 +116,9 @@ def open_manager(run: Path, *, keep: int | None = None) -> ocp.CheckpointManager
             options = ocp.CheckpointManagerOptions(read_only=True, **shared)
         else:
             folder.mkdir(parents=True, exist_ok=True)
+            # Not by orbax, which would fail at the next save if it can't remove all of them.
+            for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
             lowest = BestN(
                 get_metric_fn=get_score,
                 reverse=True,  # orbax keeps the last of the sorted
@@ -123,7 +127,6 @@ def open_manager(run: Path, *, keep: int | None = None) -> ocp.CheckpointManager
             )
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy([LatestN(keep), lowest]),
-                cleanup_tmp_directories=True,
                 **shared,
             )
         return _Manager(folder, options=options)
