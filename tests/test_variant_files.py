@@ -201,15 +201,14 @@ def test_unsorted_and_duplicate_records(model, tmp_path, fasta, monkeypatch):
     assert kept == [row[2] for row in rows]
 
 
-def test_a_long_contig_has_an_index_of_the_other_kind(model, tmp_path, fasta, monkeypatch):
-    from nucleotide_transformer.variants import writing
-
-    monkeypatch.setattr(writing, "TABIX_LIMIT", 300)
-    config = make_config(tmp_path, fasta, write_vcf(tmp_path / "in.vcf", make_rows()))
-    _, index = score_variants(model, config).paths
-    assert index.name == "out.vcf.gz.csi"
-    text = pysam.bcftools.query("-f", "%ID\n", "-r", "1:290-300", str(config.output))
-    assert text == "last\n"
+def test_places_far_out_have_an_index_of_the_other_kind(model, tmp_path, fasta):
+    """Tabix ends at 2**29; that the FASTA lacks the contig is found, and all is written."""
+    source = write_vcf(tmp_path / "in.vcf", [*make_rows(), ("9", 2**29 + 2, "far", "A", "C")])
+    for name in ("x.vcf.gz", "x.tsv.gz"):
+        config = make_config(tmp_path, fasta, source, name, on_mismatch="skip")
+        assert [path.name for path in score_variants(model, config).paths] == [name, f"{name}.csi"]
+    text = pysam.bcftools.query("-f", "%ID\n", "-r", "1:290-300,9", str(tmp_path / "x.vcf.gz"))
+    assert text == "last\nfar\n"
 
 
 def test_memory_is_flat_in_the_number_of_variants(model, tmp_path, fasta, monkeypatch):

@@ -41,8 +41,6 @@ FIELD = "NT_"
 """Start of the names of INFO fields."""
 SKIP = "skip"
 """Column, and INFO field, of reasons."""
-TABIX_LIMIT = 2**29
-"""Longer contigs need a .csi index."""
 _NOT_IN_VCF = {
     "contig": re.compile(r"[\s,<>]"),
     "ref": re.compile(r"[\s,;]"),
@@ -133,26 +131,36 @@ def write_scores(path: Path, table: Table, results: Iterable[Result]) -> list[Pa
         with write_whole(path) as partial, partial.open("w", encoding="utf-8") as file:
             file.writelines(_join(header, lines))
         return [path]
-    return _write_indexed(path, "vcf" if is_vcf else "bed", table, _join(header, lines))
+    return _write_indexed(path, "vcf" if is_vcf else "bed", _join(header, lines))
 
 
 def _join(header: list[str], lines: Iterable[_Line]) -> Iterator[str]:
     return itertools.chain((line + "\n" for line in header), (line.text + "\n" for line in lines))
 
 
-def _write_indexed(path: Path, preset: str, table: Table, lines: Iterable[str]) -> list[Path]:
-    """Writes bgzip and its index, tabix or for long contigs csi."""
+def _write_indexed(path: Path, preset: str, lines: Iterable[str]) -> list[Path]:
+    """Writes bgzip and its index: tabix, or csi where a place is too far out for that."""
     pysam = import_extra("pysam", EXTRA, f"{path}: to write bgzip")
-    is_long = max(table.contigs.values(), default=0) >= TABIX_LIMIT
-    index = path.with_name(path.name + (".csi" if is_long else ".tbi"))
-    with write_whole(index) as partial_index, write_whole(path) as partial:
+
+    def write_index(suffix: str) -> Path:
+        index = path.with_name(path.name + suffix)
+        verbosity = pysam.set_verbosity(0)
+        try:
+            with write_whole(index) as place:
+                options = {"preset": preset, "index": str(place), "csi": suffix == ".csi"}
+                pysam.tabix_index(str(partial), force=True, **options)
+        finally:
+            pysam.set_verbosity(verbosity)
+        return index
+
+    with write_whole(path) as partial:
         with pysam.BGZFile(str(partial), "wb") as file:
             for line in lines:
                 file.write(line.encode())
-        pysam.tabix_index(
-            str(partial), preset=preset, index=str(partial_index), csi=is_long, force=True
-        )
-    return [path, index]
+        try:
+            return [path, write_index(".tbi")]
+        except OSError:  # 2**29 is the end, for an END among the INFO too
+            return [path, write_index(".csi")]
 
 
 def _describe(table: Table) -> list[str]:
