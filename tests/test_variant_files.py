@@ -195,6 +195,8 @@ def test_unsorted_and_duplicate_records(model, tmp_path, fasta, monkeypatch):
     pairs = [line.split() for line in text.splitlines()]
     assert [name for name, _ in pairs] == ["a", "b", "c", "d", "x", "e"]
     assert pairs[1][1] == pairs[2][1] != pairs[0][1]
+    with gzip.open(tmp_path / "x.tsv.gz", "rt") as file:
+        assert [line.split("\t")[7] for line in file if line[0] != "#"] == [x for x, _ in pairs]
     plain = make_config(tmp_path, fasta, source, "x.vcf")
     score_variants(model, plain)
     kept = [line.split("\t")[2] for line in plain.output.read_text().splitlines() if line[0] != "#"]

@@ -29,7 +29,7 @@ COLUMNS = {
     "name": ("name", "id"),
 }
 """Names that the columns of a table may have, in any case; the last one may be left out."""
-_VCF_COLUMNS = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"
+VCF_COLUMNS = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """Tabs and line breaks among them: what is written has a variant on a line, between tabs."""
 _START_BYTES = 1 << 20
@@ -137,7 +137,7 @@ def open_vcf(path: Path) -> VcfText:
         header.append(line)
         if not line.startswith("##"):
             break
-    if not header[-1].startswith(_VCF_COLUMNS):
+    if not header[-1].startswith(VCF_COLUMNS):
         place = f"{path}: line {len(header)}: {header[-1][:40]!r}"
         raise InputError(f"{place}: the header must end with the line #CHROM POS ID ... INFO")
     return VcfText(header, ((n, line) for n, line in lines if line))

@@ -9,7 +9,7 @@ columns, as in BED: `vep --custom file=x.tsv.gz,format=bed,type=exact` shows the
 change with its first score, "G>A:-1.25". Then position (from 1), ref, alt, name, the scores, skip.
 
 A file with an index must be sorted: where the input is not, the records are, by contig in the order
-of the header (or of their first appearance) and position; records of one place keep their order.
+of a VCF's header (or of first appearance) and position; records of one place keep their order.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from nucleotide_transformer.errors import InputError, import_extra, require
 from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.variants.reading import (
     MISSING,
+    VCF_COLUMNS,
     Allele,
     find_kind,
     open_vcf,
@@ -50,7 +51,6 @@ _NOT_IN_VCF = {
 _LINES_AT_ONCE = 200_000
 _ROWS_AT_ONCE = 65_536
 _CHANGED = "has changed since its variants were counted"
-_VCF_HEADER = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"
 
 Result = tuple[list[float | None], str]
 """The scores of an allele, and the reason where one is missing."""
@@ -125,7 +125,7 @@ def write_scores(path: Path, table: Table, results: Iterable[Result]) -> list[Pa
     header, lines = (_make_vcf if is_vcf else _make_tsv)(table, iter(results))
     is_indexed = suffix.endswith(".gz")
     if is_indexed and not table.is_sorted:
-        ranks = {contig: rank for rank, contig in enumerate(_list_contigs(header, table))}
+        ranks = {contig: rank for rank, contig in enumerate(_list_contigs(table))}
         lines = _sort(lines, ranks)
     if not is_indexed:
         with write_whole(path) as partial, partial.open("w", encoding="utf-8") as file:
@@ -178,7 +178,7 @@ def _make_vcf(table: Table, results: Iterator[Result]) -> tuple[list[str], Itera
     fields.append(f'##INFO=<ID={FIELD}{SKIP},Number=A,Type=String,Description="{why}">')
     if find_kind(table.source) not in ("vcf", "bcf"):
         lengths = [f"##contig=<ID={name},length={n}>" for name, n in table.contigs.items() if n]
-        header = ["##fileformat=VCFv4.2", *lengths, *_describe(table), *fields, _VCF_HEADER]
+        header = ["##fileformat=VCFv4.2", *lengths, *_describe(table), *fields, VCF_COLUMNS]
         return header, _make_records(table, results)
     vcf = open_vcf(table.source)
     *meta, columns = vcf.header
@@ -201,8 +201,9 @@ def _get_contig(line: str) -> str | None:
     return next((part.removeprefix("ID=") for part in parts if part.startswith("ID=")), None)
 
 
-def _list_contigs(header: list[str], table: Table) -> list[str]:
-    """Contigs in the order in which a sorted file has them."""
+def _list_contigs(table: Table) -> list[str]:
+    """Contigs in the order of a sorted file: those that the header of a VCF names first."""
+    header = open_vcf(table.source).header if find_kind(table.source) in ("vcf", "bcf") else []
     named = [name for name in map(_get_contig, header) if name]
     return list(dict.fromkeys([*named, *table.contigs]))
 
