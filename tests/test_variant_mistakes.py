@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import types
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -32,6 +33,7 @@ from nucleotide_transformer.data.fasta import FastaReader
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.options import parse
 from nucleotide_transformer.variants.config import STDIN, ScoreVariantsConfig
+from nucleotide_transformer.variants.reading import split_record
 from nucleotide_transformer.variants.reference import open_reference
 from nucleotide_transformer.variants.run import check_variants, score_variants
 
@@ -58,6 +60,11 @@ BAD_VCF = {
 def test_a_vcf_that_is_none(tmp_path, fasta, text):
     (tmp_path / "in.vcf").write_text(text)
     fails(make_config(tmp_path, fasta, tmp_path / "in.vcf"), rf"in\.vcf: {BAD_VCF[text]}")
+
+
+def test_a_position_of_thousands_of_digits():
+    with pytest.raises(InputError, match=r"line 5: position '9{20}': must be an integer"):
+        split_record(Path("in.vcf"), 5, f"1\t{5_000 * '9'}\t.\tA\tC\t.\t.\t.")
 
 
 BAD_TABLES = {

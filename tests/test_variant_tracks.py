@@ -80,6 +80,7 @@ def test_regions(text, region):
         ("chr2:1-9", "memory has chr1"),
         ("chr1:5", "must be contig:first-last"),
         ("", "must be contig:first-last"),
+        pytest.param("chr1:1-" + 5_000 * "9", "must be contig:first-last", id="digits"),
     ],
 )
 def test_regions_that_are_none(text, rule):
@@ -292,6 +293,14 @@ def test_what_a_track_may_be_called(tmp_path, fasta):
     (tmp_path / "x.tsv").write_text("")
     with pytest.raises(ValueError, match=r"x\.tsv: exists already"):
         check_sequences(PredictConfig(**options))
+
+
+def test_names_that_would_break_a_line_are_refused(tmp_path):
+    source = tmp_path / "in.csv"
+    source.write_text(f'name,sequence\ngood,{TEXT}\n"a\tb",{TEXT}\n')
+    for config in (PredictConfig, LikelihoodConfig):
+        with pytest.raises(ValueError, match=r"in\.csv: name 'a\\tb': must have no tab"):
+            check_sequences(config(input=source, output=tmp_path / "x.tsv"))
 
 
 def test_a_contig_that_comes_back_is_no_bigwig(tmp_path):

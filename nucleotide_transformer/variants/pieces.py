@@ -16,6 +16,7 @@ from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.files import check_new
 from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.model.platform import find_default_device
+from nucleotide_transformer.variants.reading import check_texts
 from nucleotide_transformer.variants.reference import open_reference
 from nucleotide_transformer.variants.regions import find_region
 from nucleotide_transformer.weights.hub import LoadConfig
@@ -97,6 +98,7 @@ def check_sequences(config: SequencesConfig) -> Sequences:
     def take_records() -> Iterator[SequenceRecord]:
         nonlocal num_reported, last
         for record, start, end, contig_end in read_pieces(config):
+            check_texts(str(config.input), name=record.name, contig=record.contig)
             if big and record.start < ends.get(record.contig, 0):
                 rule = f"BigWig needs sequences in order: {record.contig} goes back"
                 raise InputError(f"{big}: {rule}")

@@ -31,7 +31,6 @@ COLUMNS = {
 """Names that the columns of a table may have, in any case; the last one may be left out."""
 VCF_COLUMNS = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-"""Tabs and line breaks among them: what is written has a variant on a line, between tabs."""
 _START_BYTES = 1 << 20
 """Text at the start of a file that is gzip, in which its header is looked for."""
 _SUFFIXES: dict[str, Kind] = {
@@ -159,22 +158,27 @@ def split_record(path: Path, number: int, line: str) -> list[Allele]:
 def _make_allele(place: str, row: Mapping[str, Any], *, first: int = 1) -> Allele:
     """The allele of a row, checked; its position is `first` or above."""
     position, contig = str(row["position"]), row["contig"]
-    good = position.isascii() and position.isdecimal() and first <= int(position) < 2**31
-    if not good:
-        raise InputError(f"{place}: position {position!r}: must be an integer of {first} or above")
+    is_short = position.isascii() and position.isdecimal() and len(position) <= 10
+    if not (is_short and first <= int(position) < 2**31):
+        rule = f"must be an integer of {first} or above, and below 2**31"
+        raise InputError(f"{place}: position {position[:20]!r}: {rule}")
     for field in ("contig", "ref", "alt"):
         if not isinstance(row[field], str) or not row[field].strip():
             raise InputError(f"{place}: {field} {row[field]!r}: must be text, and not empty")
     ref, alt = row["ref"].strip().upper(), row["alt"].strip()
     name = str(row.get("name") or MISSING)
-    texts = {"contig": contig, "ref": ref, "alt": alt, "name": name}
+    check_texts(place, contig=contig, ref=ref, alt=alt, name=name)
+    return Allele(
+        place, contig, int(position) - 1, ref, alt.upper() if alt.isalpha() else alt, name
+    )
+
+
+def check_texts(place: str, **texts: str) -> None:
+    """Raises an `InputError` for a text that would break a line or a column of what is written."""
     if _CONTROL.search("".join(texts.values())):
         field, value = next(item for item in texts.items() if _CONTROL.search(item[1]))
         rule = "must have no tab, line break or other control character"
         raise InputError(f"{place}: {field} {value!r}: {rule}")
-    return Allele(
-        place, contig, int(position) - 1, ref, alt.upper() if alt.isalpha() else alt, name
-    )
 
 
 def _open_bcf(path: Path) -> VcfText:

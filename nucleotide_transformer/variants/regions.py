@@ -6,7 +6,7 @@ from typing import NamedTuple
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.variants.reference import Reference
 
-_REGION = re.compile(r"(.+):([\d,]+)-([\d,]+)")
+_REGION = re.compile(r"(.+):([\d,]{1,20})-([\d,]{1,20})")
 
 
 class Region(NamedTuple):
