@@ -97,6 +97,7 @@ def test_tiles_take_no_more_memory_than_the_contig():
         ({"window": 0}, "window = 0: must be 1 or above"),
         ({"window": 5, "step": 0}, "step = 0: must be 1 or above"),
         ({"step": 5}, "step = 5: needs a window"),
+        ({"stranded": True}, "stranded = True: needs a BED"),
         ({"window": 5, "stranded": True}, "window = 5: tiles count from the start of a contig"),
     ],
 )

@@ -1,6 +1,7 @@
 """Files of variants and genomes with every mistake that a user may make."""
 
 import contextlib
+import copy
 import csv
 import gzip
 import io
@@ -32,10 +33,13 @@ from nucleotide_transformer import cli
 from nucleotide_transformer.data.fasta import FastaReader
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.options import parse
+from nucleotide_transformer.variants.background import CalibrateConfig
 from nucleotide_transformer.variants.config import STDIN, ScoreVariantsConfig
 from nucleotide_transformer.variants.reading import split_record
 from nucleotide_transformer.variants.reference import open_reference
 from nucleotide_transformer.variants.run import check_variants, score_variants
+from nucleotide_transformer.variants.saturation import SaturateConfig
+from nucleotide_transformer.variants.tracks import PredictConfig
 
 
 def fails(config, message):
@@ -327,6 +331,31 @@ def test_standard_input_is_called_by_its_hyphen():
     assert (config.vcf, config.window, config.scores) == (STDIN, 99, ("llr",))
     with pytest.raises(ValueError, match="--scores = 'lr': must be one of llr, llr_kmer"):
         parse(ScoreVariantsConfig, [*words, "--scores", "lr"], "nt score-variants")
+
+
+HERE = Path("here")
+CALIBRATE = CalibrateConfig(fasta=HERE, output=HERE.with_suffix(".json"))
+PREDICT = PredictConfig(input=HERE, output=HERE.with_suffix(".tsv"))
+SATURATE = SaturateConfig(region="1", fasta=HERE, output=HERE)
+SCORE = ScoreVariantsConfig(vcf=HERE, fasta=HERE, output=HERE)
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "value", "rule"),
+    [
+        (CALIBRATE, "seed", -1, r"must lie in \[0, 2\*\*32\)"),
+        (CALIBRATE, "seed", 2**32, r"must lie in \[0, 2\*\*32\)"),
+        (PREDICT, "show", "reff", "must be one of ref, A, C, G, T, entropy"),
+        (PREDICT, "show", "A", "needs a track"),
+        (SATURATE, "calibration", HERE, "needs the score llr_calibrated"),
+        (SCORE, "calibration", HERE, "needs the score llr_calibrated"),
+    ],
+)
+def test_settings_that_there_are_not_or_that_do_nothing(config, field, value, rule):
+    config = copy.copy(config)
+    object.__setattr__(config, field, value)  # the tests would find a wrong type first
+    with pytest.raises(InputError, match=f"{field} = .*{value}.*: {rule}"):
+        config.__post_init__()
 
 
 def test_letters_of_a_genome_that_are_none(tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 import types
 
 import numpy as np
@@ -41,6 +42,7 @@ from nucleotide_transformer.variants.pieces import check_sequences
 from nucleotide_transformer.variants.regions import Region, find_region
 from nucleotide_transformer.variants.saturation import (
     SaturateConfig,
+    check_region,
     mean_of_changes,
     saturate,
     saturate_region,
@@ -290,6 +292,8 @@ def test_what_a_track_may_be_called(tmp_path, fasta):
         LikelihoodConfig(**options, track=tmp_path / "x.txt")
     with pytest.raises(ValueError, match="margin = 5: needs a region"):
         PredictConfig(**options, margin=5)
+    with pytest.raises(ValueError, match="show = 'A': needs a track"):
+        PredictConfig(**options, show="A")
     (tmp_path / "x.tsv").write_text("")
     with pytest.raises(ValueError, match=r"x\.tsv: exists already"):
         check_sequences(PredictConfig(**options))
@@ -319,6 +323,14 @@ def test_a_contig_that_comes_back_is_no_bigwig(tmp_path):
             check_sequences(config)
     config = PredictConfig(input=source, output=tmp_path / "x.bedgraph")
     assert check_sequences(config).ends == {"A": 70, "B": 20}
+
+
+@pytest.mark.parametrize("module", ["pyarrow", "logomaker"])
+def test_what_saturate_needs_is_looked_for_first(tmp_path, fasta, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    config = SaturateConfig(region="chr1:1-9", fasta=fasta, output=tmp_path / "s")
+    with pytest.raises(ValueError, match=f"{module} is needed: pip install"):
+        check_region(config)
 
 
 @pytest.mark.parametrize(

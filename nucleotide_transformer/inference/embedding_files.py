@@ -82,6 +82,8 @@ class EmbedConfig(LoadConfig):
         require(self.step is None or self.window is not None, "step", self.step, "needs a window")
         rule = "tiles count from the start of a contig: not with stranded"
         require(not (self.stranded and self.window), "window", self.window, rule)
+        has_strands = self.bed is not None or not self.stranded
+        require(has_strands, "stranded", self.stranded, "needs a BED")
 
 
 def check_files(config: EmbedConfig) -> SequenceTotals:

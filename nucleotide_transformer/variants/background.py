@@ -55,6 +55,7 @@ class CalibrateConfig(WindowConfig, LoadConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "num_places")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "must lie in [0, 2**32)")
         output = self.find_output()
         require(output.suffix == ".json", "output", str(output), "must be a file .json")
 

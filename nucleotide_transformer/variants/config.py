@@ -94,12 +94,17 @@ class ScoreVariantsConfig(WindowConfig, LoadConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choices(self)
-        check_scores(self.scores)
+        check_scores(self.scores, self.calibration)
 
 
-def check_scores(scores: tuple[str, ...]) -> None:
-    """Raises an `InputError` unless there are scores, all of them known, each once."""
+def check_scores(scores: tuple[str, ...], calibration: Path | None = None) -> None:
+    """Raises an `InputError` unless there are scores, all of them known, each once.
+
+    And for a table that none of them needs.
+    """
     require(bool(scores), "scores", scores, "must name at least one")
     for name in scores:
         require(name in SCORES, "scores", name, f"must be one of {', '.join(SCORES)}")
         require(scores.count(name) == 1, "scores", name, "must be named once")
+    is_used = calibration is None or "llr_calibrated" in scores
+    require(is_used, "calibration", str(calibration), "needs the score llr_calibrated")

@@ -51,7 +51,7 @@ class SaturateConfig(WindowConfig, LoadConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_scores(self.scores)
+        check_scores(self.scores, self.calibration)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +131,12 @@ def check_region(config: SaturateConfig) -> tuple[Reference, Region]:
             in one line.
     """
     check_new(config.output)
+    import_extra("pyarrow", EXTRA, f"{config.output}: to write Parquet")
     reference = open_reference(config.fasta)
-    return reference, find_region(config.region, reference)
+    region = find_region(config.region, reference)
+    if region.end - region.start <= MAX_LOGO_NUCLEOTIDES:
+        import_extra("logomaker", "plots", f"{config.output}: to plot a logo")
+    return reference, region
 
 
 def saturate_region(

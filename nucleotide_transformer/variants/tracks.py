@@ -17,7 +17,7 @@ import numpy as np
 from nucleotide_transformer import __version__
 from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.data.tracks import TRACKS, AddEntries, check_track_room, open_track
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import require, require_choices
 from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.inference.batching import encode_sequences, resolve_windows
 from nucleotide_transformer.inference.blocks import Arrays, Blocks, run_jobs
@@ -72,7 +72,10 @@ class PredictConfig(SequencesConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_choices(self)
         _check_suffix("output", self.output, ("tsv", *TRACKS))
+        is_track = self.output.suffix != ".tsv"
+        require(is_track or self.show == "ref", "show", self.show, "needs a track as output")
 
 
 def write_likelihoods(
