@@ -1,6 +1,7 @@
 """Which checkpoint is the best, where scores are equal, or no numbers; what a failure leaves."""
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -14,10 +15,13 @@ from test_checkpoints import save, steps
 from nucleotide_transformer.errors import OutputExistsError
 from nucleotide_transformer.finetuning import job
 from nucleotide_transformer.finetuning.evaluation import has_stalled, score_metric
+from nucleotide_transformer.pretraining import run as pretraining_run
 from nucleotide_transformer.pretraining.evaluation import Evaluator
 from nucleotide_transformer.pretraining.run import pretrain
+from nucleotide_transformer.training import loop
 from nucleotide_transformer.training.checkpoints import Checkpointer
 from nucleotide_transformer.training.loop import TrainingDivergedError
+from nucleotide_transformer.training.metrics import MetricWriter, read_metrics
 from nucleotide_transformer.weights.runs import find_checkpoint
 
 
@@ -74,19 +78,55 @@ def test_a_fine_tuning_run_keeps_the_first_of_its_best(values, best, model, tmp_
     assert not has_stalled(history, "mcc", since + 1)
 
 
-@pytest.mark.parametrize("failure", [MemoryError, KeyboardInterrupt])
-def test_an_evaluation_that_fails_at_the_end_loses_no_update(config, monkeypatch, failure):
-    def fail(self, params):
-        raise failure
+def failing(function, number, error):
+    """Fails at one of its calls, after it has done what it does."""
+    calls = itertools.count(1)
 
-    config = dataclasses.replace(config, total_tokens=512 * 2)  # before any checkpoint is due
-    monkeypatch.setattr(Evaluator, "score", fail)
-    with pytest.raises(failure):
+    def call(*arguments, **options):
+        found = function(*arguments, **options)
+        if next(calls) == number:
+            raise error
+        return found
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "number", "error", "saved"),
+    [
+        (Evaluator, "score", 1, MemoryError, 3),
+        (Evaluator, "score", 1, KeyboardInterrupt, 3),
+        (MetricWriter, "write", 1, OSError, 3),
+        (loop, "lay_out", 3, MemoryError, 2),
+    ],
+    ids=["evaluation", "interrupted", "metrics", "batch"],
+)
+def test_a_failure_loses_no_update(owner, name, number, error, saved, config, monkeypatch):
+    """Before any checkpoint is written."""
+    config = dataclasses.replace(config, total_tokens=512 * 3)
+    monkeypatch.setattr(owner, name, failing(getattr(owner, name), number, error))
+    with pytest.raises(error):
         pretrain(config, show=False)
-    assert steps(config.output) == [2]
+    assert steps(config.output) == [saved]
+    checkpoint = find_checkpoint(config.output)
+    assert json.loads((checkpoint / "position" / "metadata").read_text()) == {"next_index": saved}
     monkeypatch.undo()
     summary = pretrain(config, show=False)
-    assert (summary.step, summary.finished) == (2, True)
+    assert (summary.step, summary.finished) == (3, True)
+
+
+def test_an_update_that_fails_takes_the_state_with_it(config, monkeypatch):
+    """It was given away to the update: what the update says counts, and not that there is none."""
+    make = pretraining_run.make_train_step
+
+    def make_failing(*arguments, **options):
+        return failing(make(*arguments, **options), 5, RuntimeError("out of memory"))
+
+    monkeypatch.setattr(pretraining_run, "make_train_step", make_failing)
+    with pytest.raises(RuntimeError, match=r"^out of memory$"):
+        pretrain(config, show=False)
+    assert steps(config.output) == [3]
+    assert [line["step"] for line in read_metrics(config.output)] == [1, 2, 3, 4, 4]
 
 
 def test_a_run_that_is_asked_to_stop_saves_before_it_evaluates(config, monkeypatch):
@@ -103,8 +143,8 @@ def test_a_run_that_is_asked_to_stop_saves_before_it_evaluates(config, monkeypat
 
     update = Run._update
 
-    def update_and_stop(self, stop, newest):
-        result = update(self, stop, newest)
+    def update_and_stop(self, stop):
+        result = update(self, stop)
         if self.step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
         return result

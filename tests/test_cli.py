@@ -283,9 +283,9 @@ def test_an_interrupted_run_says_how_to_go_on(capfd, small_corpus, tmp_path, mon
 
     update = Run._update
 
-    def update_and_interrupt(self, stop, newest):
+    def update_and_interrupt(self, stop):
         os.kill(os.getpid(), signal.SIGINT)
-        return update(self, stop, newest)
+        return update(self, stop)
 
     monkeypatch.setattr(Run, "_update", update_and_interrupt)
     many = "--evaluation.num-sequences 100000000"

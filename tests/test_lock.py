@@ -15,12 +15,12 @@ def test_a_run_under_way_is_not_started_again(run_config, monkeypatch):
     """As a cluster does that starts a task for each GPU, without `distributed`."""
     update, refused = Run._update, []
 
-    def start_another(self, stop, newest):
+    def start_another(self, stop):
         if self.step == 4 and not refused:
             refused.append(self.step)
             with pytest.raises(InputError, match=r"run: another process is training this run; pr"):
                 pretrain(run_config, show=False)
-        return update(self, stop, newest)
+        return update(self, stop)
 
     monkeypatch.setattr(Run, "_update", start_another)
     assert pretrain(run_config, show=False).step == 8

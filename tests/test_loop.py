@@ -83,8 +83,8 @@ def stop_after(monkeypatch):
     def arm(step, kind):
         update = Run._update
 
-        def update_and_stop(self, stop, newest):
-            result = update(self, stop, newest)
+        def update_and_stop(self, stop):
+            result = update(self, stop)
             if self.step == step:
                 os.kill(os.getpid(), kind)
             return result

@@ -94,6 +94,21 @@ def test_the_last_update_is_logged_where_no_interval_ends():
     log = make_log(log_every_steps=3, total_steps=5)
     lines = [log.add(step, make_step_metrics(float(step), 10)) for step in range(1, 6)]
     assert [line and line["loss"] for line in lines] == [None, None, 2.0, None, 4.5]
+    assert log.end_interval(5) is None
+
+
+def test_a_run_that_is_stopped_within_an_interval_logs_what_there_is(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
+    log = make_log(log_every_steps=3)
+    for step in range(1, 6):
+        now[0] += 2.0
+        log.add(step, make_step_metrics(float(step), 10))
+    line = log.end_interval(5)
+    assert (line["tokens"], line["loss"]) == (5 * 800, 4.5)
+    assert line["tokens_per_second"] == pytest.approx(800 / 2)
+    now[0] += 2.0
+    assert log.add(6, make_step_metrics(6.0, 10))["loss"] == 6.0
 
 
 def test_time_inside_a_pause_does_not_count(monkeypatch):

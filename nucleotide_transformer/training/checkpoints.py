@@ -71,7 +71,11 @@ class Checkpointer:
         return step in self._manager.all_steps()
 
     def find_before(self, step: int) -> int | None:
-        """The newest checkpoint of fewer updates than `step`; None if there is none."""
+        """The newest checkpoint of fewer updates than `step`; None if there is none.
+
+        Waits for one that is being written.
+        """
+        self.wait()
         return max((saved for saved in self._manager.all_steps() if saved < step), default=None)
 
     def path(self, step: int) -> Path:

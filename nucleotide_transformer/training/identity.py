@@ -1,5 +1,6 @@
 """What makes a run the same run: which settings may change when it resumes."""
 
+import dataclasses
 import math
 from collections.abc import Collection
 from pathlib import Path
@@ -15,6 +16,12 @@ from nucleotide_transformer.weights.runs import read_json, read_record
 REMOVED_FIELDS = ("shard_optimizer", "evaluation.baseline_nucleotides", "compute.attention")
 """Fields of earlier versions' configs that are gone, or whose choices have other names now. They
 left every update as it was."""
+
+
+def list_settings(config: Any, record: dict[str, Any]) -> dict[str, Any]:
+    """What all processes of a run must have in common: its config and record, but for paths."""
+    fields = flatten(dataclasses.asdict(config))
+    return {name: value for name, value in fields.items() if not isinstance(value, Path)} | record
 
 
 def check_same_run(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,7 +28,11 @@ from nucleotide_transformer.training.devices import (
     fail_together,
     lay_out,
 )
-from nucleotide_transformer.training.identity import check_same_rates, check_same_run, flatten
+from nucleotide_transformer.training.identity import (
+    check_same_rates,
+    check_same_run,
+    list_settings,
+)
 from nucleotide_transformer.training.metrics import IntervalLog, MetricWriter, read_metrics
 from nucleotide_transformer.training.progress import RunProgress
 from nucleotide_transformer.training.state import TrainState
@@ -43,8 +47,17 @@ ALREADY_TRAINING = (
     "another process is training this run; processes that train together each need --distributed"
 )
 """They would remove each other's saves under way, and mix their metrics."""
-STOPPING = b"\nstopping: the run is saved after this update; Ctrl-C again ends it at once\n"
-_Pending = deque[tuple[int, StepMetrics]]  # updates that may still be under way
+STOPPING = (
+    b"\nstopping after the updates under way, which are saved; Ctrl-C again ends it at once\n"
+)
+
+
+class _Update(NamedTuple):
+    """An update that may still be under way."""
+
+    step: int
+    metrics: StepMetrics
+    fill: float
 
 
 class TrainingDivergedError(RunFailedError):
@@ -62,7 +75,7 @@ class RunPlan:
     tokens_per_update: int
     """Tokens of an update, over all devices."""
     log_every_steps: int
-    """Updates between lines of metrics."""
+    """Updates between lines of metrics; one more comes at the end, and when the run is stopped."""
     evaluate_every_steps: int
     """Updates between evaluations; one more comes at the end."""
     save_every_steps: int
@@ -131,7 +144,7 @@ class Run:
             InputError: if the folder holds another run, or other files, or another process trains
                 there.
         """
-        check_same_settings(list_settings(plan))
+        check_same_settings(list_settings(plan.config, plan.record))
         self._plan, self._task, self._layout = plan, task, layout
         first = jax.process_index() == 0
         with ExitStack() as opened:
@@ -140,14 +153,16 @@ class Run:
                 # Before the folder is there: weights that can't be used leave nothing behind.
                 initial = None if is_run(plan.folder) else task.init_state()
             with fail_together():
+                self._checkpointer: Checkpointer | None = None
                 if first:
                     (plan.folder / FOLDER).mkdir(parents=True, exist_ok=True)
                     opened.enter_context(hold_folder(plan.folder, ALREADY_TRAINING))
-                self._checkpointer = Checkpointer(plan.folder, keep=plan.keep) if first else None
+                    self._checkpointer = Checkpointer(plan.folder, keep=plan.keep)
+                    opened.callback(self._checkpointer.close)
             state, noted = self._restore() or initial or task.init_state()
             self._saved_record = noted | plan.record
             check_agreement(state)
-            self.step = int(state.step)
+            self.step, self._position = int(state.step), task.batches.get_state()
             self._state = place_state(state, devices)
             self._log = IntervalLog(
                 tokens_per_update=plan.tokens_per_update,
@@ -157,17 +172,19 @@ class Run:
                 total_steps=plan.total_steps,
             )
             self._writer = MetricWriter(plan.folder, step=self.step) if first else None
+            if self._writer:
+                opened.callback(self._writer.close)
             self._history = [
                 line
                 for line in read_metrics(plan.folder)
                 if line["kind"] == "validation" and line["step"] <= self.step
             ]
-            self._fills: deque[float] = deque()
+            self._pending: deque[_Update] = deque()
             self._evaluated: tuple[int, dict[str, float]] | None = None
             self.progress = RunProgress(
                 total_steps=plan.total_steps, first_step=self.step, show=show and first
             )
-            self._held = opened.pop_all()
+            self._opened = opened.pop_all()
 
     def train(self, stop: threading.Event) -> dict[str, float] | None:
         """Updates until the last step, or until `stop` is set in any process.
@@ -177,32 +194,54 @@ class Run:
         Returns:
             Held-out metrics at the end; None if the run was stopped before.
         """
-        pending: _Pending = deque()
-        stopping, over = False, self._find_end()
-        while self.step < self._plan.total_steps and not (stopping or over):
-            if self.progress.is_lost:
-                stop.set()
-            pending.append(self._update(stop, pending))
-            stopping = self._record(pending, leave=METRICS_LAG)
-            # Alone, a process need not wait for its own word to come back from the devices.
-            stopping |= jax.process_count() == 1 and stop.is_set()
-            last = self.step >= self._plan.total_steps
-            evaluate = last or self.step % self._plan.evaluate_every_steps == 0
-            save = last or self.step % self._plan.save_every_steps == 0
-            if evaluate or save or stopping:
-                stopping |= self._record(pending, leave=0)
-                with self._log.pause():
-                    if stopping:
-                        self._save({})  # first: a cluster may give it seconds
-                    held_out = self._evaluate_safely() if evaluate else {}
-                    over = self._is_over()
-                    if save or stopping or over:
-                        self._save(held_out)
-        if self.step < self._plan.total_steps and not over:
-            return None
-        held_out = self.evaluate()
-        self._save(held_out)  # for a run that was finished already, and stopped before this
-        return held_out
+        with self._keep_updates():
+            stopping, over = False, self._find_end()
+            while self.step < self._plan.total_steps and not (stopping or over):
+                if self.progress.is_lost:
+                    stop.set()
+                self._update(stop)
+                stopping = self._record(leave=METRICS_LAG)
+                # Alone, a process need not wait for its own word to come back from the devices.
+                stopping |= jax.process_count() == 1 and stop.is_set()
+                last = self.step >= self._plan.total_steps
+                evaluate = last or self.step % self._plan.evaluate_every_steps == 0
+                save = last or self.step % self._plan.save_every_steps == 0
+                if evaluate or save or stopping:
+                    stopping |= self._record(leave=0)
+                    with self._log.pause():
+                        if stopping:
+                            self._save({})  # first: a cluster may give it seconds
+                        held_out = self.evaluate() if evaluate else {}
+                        over = self._is_over()
+                        if save or stopping or over:
+                            self._save(held_out)
+            self._write_line(self.step, self._log.end_interval(self.step))
+            if self.step < self._plan.total_steps and not over:
+                return None
+            held_out = self.evaluate()
+            self._save(held_out)  # for a run that was finished already, and stopped before this
+            return held_out
+
+    @contextmanager
+    def _keep_updates(self) -> Iterator[None]:
+        """Saves the state before an error goes on, if it is finite and no update was what failed.
+
+        The first process does so. If another one fails, the next update of the first fails, too.
+        """
+        try:
+            yield
+        except TrainingDivergedError:
+            raise
+        except BaseException:
+            with suppress(Exception):  # there may be no state to save
+                while self._pending:
+                    with suppress(OSError):  # a line that can't be written may be what failed
+                        self._record(leave=0)
+                with suppress(OSError):
+                    self._write_line(self.step, self._log.end_interval(self.step))
+                if self.step:
+                    self._save({})
+            raise
 
     def evaluate(self) -> dict[str, float]:
         """Held-out metrics of the parameters as they are, written down and shown once."""
@@ -212,7 +251,8 @@ class Run:
             self._evaluated = (self.step, held_out)
             tokens = self.step * self._plan.tokens_per_update
             values = {name: value for name, value in held_out.items() if name != "score"}
-            self._write("validation", self.step, {"tokens": tokens, **values})
+            if self._writer:
+                self._writer.write("validation", self.step, {"tokens": tokens, **values})
             self._history.append({"step": self.step, **values})
             self.progress.say(f"update {self.step:,}: {self._task.describe(held_out)}")
         return self._evaluated[1]
@@ -231,23 +271,9 @@ class Run:
         is_over = self._plan.is_over
         return bool(is_over and agree_on(is_over(self._history)))
 
-    def _evaluate_safely(self) -> dict[str, float]:
-        """As `evaluate`; no update is lost if it fails, or is interrupted."""
-        try:
-            return self.evaluate()
-        except TrainingDivergedError:
-            raise
-        except BaseException:
-            self._save({})
-            raise
-
     def close(self) -> None:
-        """Waits for what is being written."""
-        if self._checkpointer:
-            self._checkpointer.close()
-        if self._writer:
-            self._writer.close()
-        self._held.close()
+        """Waits for what is being written, lets go of the folder, and then raises what failed."""
+        self._opened.close()
 
     def _restore(self) -> tuple[TrainState, dict[str, Any]] | None:
         """State and record of the newest checkpoint, whose position the input gets; or None."""
@@ -270,53 +296,41 @@ class Run:
         self._task.batches.set_state(position)
         return state, read_record(checkpoint)
 
-    def _read_batch(self, pending: _Pending) -> Any:
-        """The next batch; no update is lost if it can't be read."""
-        position = self._task.batches.get_state()
-        try:
-            with self._log.wait_for_input(pending[-1][1] if pending else None):
-                return next(self._task.batches)
-        except Exception:
-            self._record(pending, leave=0)
-            if self.step:
-                self._task.batches.set_state(position)
-                self._save({})
-            raise
-
-    def _update(self, stop: threading.Event, pending: _Pending) -> tuple[int, StepMetrics]:
+    def _update(self, stop: threading.Event) -> None:
         """One update, which runs on while this returns; all processes learn of `stop` together."""
-        batch = self._read_batch(pending)
-        self._fills.append(self._task.measure_fill(batch))
+        newest = self._pending[-1].metrics if self._pending else None
+        with self._log.wait_for_input(newest):
+            batch = next(self._task.batches)
+        position, fill = self._task.batches.get_state(), self._task.measure_fill(batch)
         laid_out = lay_out(batch, self._task.blank, self._layout)
         stops = np.full(self._layout.num_local, stop.is_set())
         self._state, metrics = self._task.train_step(self._state, laid_out, stops)
-        self.step += 1
-        return self.step, metrics
+        self.step, self._position = self.step + 1, position  # no call between this and the state
+        self._pending.append(_Update(self.step, metrics, fill))
 
-    def _record(self, pending: _Pending, *, leave: int) -> bool:
+    def _record(self, *, leave: int) -> bool:
         """Fetches, checks and logs the metrics of all but the last `leave` updates.
 
         Returns:
             Whether some process was asked to stop: the same answer in all of them.
         """
         stop = False
-        while len(pending) > leave:
-            step, metrics = pending.popleft()
+        while len(self._pending) > leave:
+            step, metrics, fill = self._pending.popleft()
             values = jax.device_get(metrics)
             stop |= bool(values.stop)
             shown = {"loss": values.loss, "gradient norm": values.gradient_norm}
             self._check_finite(step, shown)
-            line = self._log.add(step, values, fill=self._fills.popleft())
+            line = self._log.add(step, values, fill=fill)
             self.progress.advance(step, values, self._log.tokens_per_second)
-            if line:
-                self._write("train", step, line)
-                self.progress.log(step, line)
+            self._write_line(step, line)
         return stop
 
-    def _write(self, kind: str, step: int, values: dict[str, int | float]) -> None:
-        """Writes a line of metrics; the first process does so for all."""
-        if self._writer:
-            self._writer.write(kind, step, values)
+    def _write_line(self, step: int, line: dict[str, int | float] | None) -> None:
+        """Writes and shows the metrics of an interval, if one has ended, for all processes."""
+        if line and self._writer:
+            self._writer.write("train", step, line)
+            self.progress.log(step, line)
 
     def _check_finite(self, step: int, values: dict[str, Any]) -> None:
         if all(map(math.isfinite, values.values())):
@@ -324,7 +338,6 @@ class Run:
         found = ", ".join(f"{name} {value}" for name, value in values.items())
         before = "none was saved"
         if self._checkpointer:
-            self._checkpointer.wait()
             latest = self._checkpointer.find_before(step)
             before = before if latest is None else str(self._checkpointer.path(latest))
         raise TrainingDivergedError(
@@ -338,19 +351,11 @@ class Run:
         elif self._checkpointer:
             self._checkpointer.save(
                 fetch_state(self._state),
-                self._task.batches.get_state(),
+                self._position,
                 config_to_dict(self._plan.config),
                 self._saved_record,
                 held_out,
             )
-
-
-def list_settings(plan: RunPlan) -> dict[str, Any]:
-    """What all processes of a run must have in common: its config and record, but for paths."""
-    fields = flatten(dataclasses.asdict(plan.config))
-    return {name: value for name, value in fields.items() if not isinstance(value, Path)} | (
-        plan.record
-    )
 
 
 def check_output(folder: Path) -> None:

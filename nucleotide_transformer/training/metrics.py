@@ -122,8 +122,8 @@ class MetricWriter:
 
     def close(self) -> None:
         """Closes the files."""
-        self._file.close()
         self._board.close()
+        self._file.close()
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -199,8 +199,10 @@ class IntervalLog:
     def pause(self) -> Iterator[None]:
         """Leaves the seconds inside, of evaluating and saving, out of the throughput."""
         start = time.perf_counter()
-        yield
-        self._paused_seconds += time.perf_counter() - start
+        try:
+            yield
+        finally:
+            self._paused_seconds += time.perf_counter() - start
 
     def add(
         self, step: int, metrics: StepMetrics, *, fill: float = 1.0
@@ -224,20 +226,26 @@ class IntervalLog:
         else:
             self._num_timed += fill
         self._first = False
-        seconds = time.perf_counter() - self._start - self._paused_seconds
         if self._num_timed:
-            self.tokens_per_second = self._num_timed * self._tokens / seconds
-        if step % self._every and step != self._total:
+            self.tokens_per_second = self._num_timed * self._tokens / self._count_seconds()
+        return None if step % self._every and step != self._total else self.end_interval(step)
+
+    def end_interval(self, step: int) -> dict[str, int | float] | None:
+        """The line of metrics of the updates since the last one; None if there were none."""
+        if not self._steps:
             return None
-        line = self._average(step)
+        line, seconds = self._average(step), self._count_seconds()
         if self._num_timed:
             line |= {
-                "tokens_per_second": self.tokens_per_second,
+                "tokens_per_second": self._num_timed * self._tokens / seconds,
                 "mfu": self._num_timed / seconds * self._flops / self._peak,
                 "input_wait_share": self._input_seconds / seconds,
             }
         self._restart()
         return line
+
+    def _count_seconds(self) -> float:
+        return time.perf_counter() - self._start - self._paused_seconds
 
     def _average(self, step: int) -> dict[str, int | float]:
         """Means over all that the interval's updates weighed; the rest of its last update."""
