@@ -31,7 +31,7 @@ from nucleotide_transformer.inference import (
     token_log_likelihoods,
 )
 from nucleotide_transformer.tokenizers import reverse_words
-from nucleotide_transformer.variants import saturation
+from nucleotide_transformer.variants import pieces, saturation
 from nucleotide_transformer.variants.background import (
     CalibrateConfig,
     calibrate,
@@ -39,6 +39,7 @@ from nucleotide_transformer.variants.background import (
 )
 from nucleotide_transformer.variants.calibration import load_calibration
 from nucleotide_transformer.variants.pieces import check_sequences
+from nucleotide_transformer.variants.reference import open_reference
 from nucleotide_transformer.variants.regions import Region, find_region
 from nucleotide_transformer.variants.saturation import (
     SaturateConfig,
@@ -229,11 +230,18 @@ def test_likelihoods_of_sequences_and_their_track(model, tmp_path, fasta):
     np.testing.assert_allclose(mean, float(rows[0][-1]), rtol=1e-4)
 
 
-def test_likelihood_of_a_region_with_margins(model, tmp_path, fasta):
+def test_likelihood_of_a_region_with_margins(model, tmp_path, fasta, monkeypatch, capsys):
+    """The genome is opened once, and what was done to it is said before the model is looked for."""
+    words = f"--region 1:31-60 --output {tmp_path / 'x.tsv'} --model {tmp_path / 'no_model'}"
+    assert cli.main(["likelihood", "--input", str(fasta), *words.split()]) == 2
+    assert "made its index genome.fa.fai\n" in capsys.readouterr().err
+    opened = []
+    monkeypatch.setattr(pieces, "open_reference", lambda x: opened.append(x) or open_reference(x))
     config = LikelihoodConfig(
         input=fasta, output=tmp_path / "l.tsv", region="chr1:31-60", margin=15, batching=ONE
     )
     write_likelihoods(model, config)
+    assert opened == [fasta]
     row = config.output.read_text().splitlines()[1].split("\t")
     assert row[:6] == ["chr1:30-60", "chr1", "30", "60", "30", "10"]
     (logs,) = token_log_likelihoods(model, [TEXT[15:75]], masked=True, batching=ONE)

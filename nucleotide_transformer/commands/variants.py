@@ -48,12 +48,14 @@ def saturate(config: SaturateConfig) -> int:
 def measure_likelihood(config: LikelihoodConfig) -> int:
     """`nt likelihood`."""
     sequences = check_sequences(config)
+    _tell_notes(sequences.notes)
     return _tell(tracks.write_likelihoods(_load(config), config, sequences, progress=True))
 
 
 def predict_nucleotides(config: PredictConfig) -> int:
     """`nt predict-nucleotides`."""
     sequences = check_sequences(config)
+    _tell_notes(sequences.notes)
     return _tell(tracks.write_probabilities(_load(config), config, sequences, progress=True))
 
 

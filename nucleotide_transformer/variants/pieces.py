@@ -17,7 +17,7 @@ from nucleotide_transformer.files import check_new
 from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.model.platform import find_default_device
 from nucleotide_transformer.variants.reading import check_texts
-from nucleotide_transformer.variants.reference import open_reference
+from nucleotide_transformer.variants.reference import Reference, open_reference
 from nucleotide_transformer.variants.regions import find_region
 from nucleotide_transformer.weights.hub import LoadConfig
 
@@ -78,6 +78,10 @@ class Sequences(NamedTuple):
     """Nucleotides."""
     ends: dict[str, int]
     """By contig, in the order of the file: where it ends, or its last sequence there does."""
+    region: Piece | None
+    """What the config's region is, read once."""
+    notes: tuple[str, ...]
+    """Of the reference that it is of."""
 
 
 def check_sequences(config: SequencesConfig) -> Sequences:
@@ -93,11 +97,16 @@ def check_sequences(config: SequencesConfig) -> Sequences:
         check_new(path)
     if big:
         import_bigwig(big)
+    region: Piece | None = None
+    notes: tuple[str, ...] = ()
+    if config.region is not None:
+        reference = open_reference(config.input)
+        region, notes = _read_region(reference, config.region, config.margin), reference.notes
     num_reported, ends, last = 0, dict[str, int](), ""
 
     def take_records() -> Iterator[SequenceRecord]:
         nonlocal num_reported, last
-        for record, start, end, contig_end in read_pieces(config):
+        for record, start, end, contig_end in _read_pieces(config, region):
             check_texts(str(config.input), name=record.name, contig=record.contig)
             if big and record.start < ends.get(record.contig, 0):
                 rule = f"BigWig needs sequences in order: {record.contig} goes back"
@@ -110,22 +119,26 @@ def check_sequences(config: SequencesConfig) -> Sequences:
             yield record
 
     totals = measure_sequences(take_records())
-    return Sequences(totals, num_reported, ends)
+    return Sequences(totals, num_reported, ends, region, notes)
 
 
-def read_pieces(config: SequencesConfig) -> Iterator[Piece]:
-    """The sequences of a file, one at a time, or a region with its margins."""
-    if config.region is None:
-        for record in read_sequences(config.input):
-            yield Piece(record, 0, len(record.sequence), record.end)
+def _read_pieces(config: SequencesConfig, region: Piece | None) -> Iterator[Piece]:
+    """The region, or the sequences of a file, one at a time."""
+    if region:
+        yield region
         return
-    reference = open_reference(config.input)
-    contig, start, end = find_region(config.region, reference)
-    first = max(start - config.margin, 0)
-    text = reference.fetch(contig, first, end + config.margin).decode()
+    for record in read_sequences(config.input):
+        yield Piece(record, 0, len(record.sequence), record.end)
+
+
+def _read_region(reference: Reference, region: str, margin: int) -> Piece:
+    """A region with its margins."""
+    contig, start, end = find_region(region, reference)
+    first = max(start - margin, 0)
+    text = reference.fetch(contig, first, end + margin).decode()
     name = f"{contig}:{start}-{end}"
     record = SequenceRecord(name, text, contig, first, first + len(text))
-    yield Piece(record, start - first, end - first, reference.lengths[contig])
+    return Piece(record, start - first, end - first, reference.lengths[contig])
 
 
 def find_block_size(masked: bool) -> int:
@@ -135,12 +148,12 @@ def find_block_size(masked: bool) -> int:
     return BLOCK_ON_CPU if find_default_device().platform == "cpu" else BLOCK_ELSEWHERE
 
 
-def cut_parts(config: SequencesConfig) -> Iterator[list[Part]]:
+def cut_parts(config: SequencesConfig, sequences: Sequences) -> Iterator[list[Part]]:
     """The parts of each block: as many nucleotides, of one sequence or several."""
     size = find_block_size(config.masked)
     parts: list[Part] = []
     room = size
-    for piece in read_pieces(config):
+    for piece in _read_pieces(config, sequences.region):
         start = piece.start
         while start < piece.end:
             end = min(start + room, piece.end)

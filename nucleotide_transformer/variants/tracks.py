@@ -123,7 +123,7 @@ def write_likelihoods(
         name = "bits per nucleotide"
         add = _open_track(stack, config.track, name, sequences, num_tokens)
         sums = np.zeros(3)
-        for (piece, _, end), tokens in _read_blocks(config, blocks):
+        for (piece, _, end), tokens in _read_blocks(config, sequences, blocks):
             sums += (len(tokens), *tokens[:, 1:].sum(axis=0))
             places, widths = tokens[:, :2].astype(np.int64).T
             starts = piece.record.start + places
@@ -181,10 +181,10 @@ def write_probabilities(
         size = _run_blocks(model, config, sequences, blocks, compute, progress)
         if config.output.suffix == ".tsv":
             file = stack.enter_context(_open_whole(config.output))
-            _write_rows(file, _read_blocks(config, blocks))
+            _write_rows(file, _read_blocks(config, sequences, blocks))
             return [config.output]
         add = _open_track(stack, config.output, config.show, sequences, size)
-        for (piece, start, end), p in _read_blocks(config, blocks):
+        for (piece, start, end), p in _read_blocks(config, sequences, blocks):
             values = _choose(p, piece.record.sequence[start:end], config.show)
             known = np.flatnonzero(~np.isnan(values))
             starts = piece.record.start + start + known
@@ -245,15 +245,17 @@ def _run_blocks(
     length = 0
     with make_bar("nt", is_shown=progress) as bar:
         task = bar.add_task(config.output.name, total=sequences.num_reported)
-        for parts, arrays in run_jobs(cut_parts(config), join, blocks):
+        for parts, arrays in run_jobs(cut_parts(config, sequences), join, blocks):
             length += len(arrays["values"])
             bar.advance(task, sum(part.end - part.start for part in parts))
     return length
 
 
-def _read_blocks(config: SequencesConfig, blocks: Blocks) -> Iterator[tuple[Part, np.ndarray]]:
+def _read_blocks(
+    config: SequencesConfig, sequences: Sequences, blocks: Blocks
+) -> Iterator[tuple[Part, np.ndarray]]:
     """Every part with its array."""
-    for index, parts in enumerate(cut_parts(config)):
+    for index, parts in enumerate(cut_parts(config, sequences)):
         block = blocks.load(index)
         yield from zip(
             parts, np.split(block["values"], np.cumsum(block["sizes"])[:-1]), strict=True
