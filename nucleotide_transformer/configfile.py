@@ -149,6 +149,8 @@ def config_to_dict(config: Any) -> dict[str, Any]:
             return {key: simplify(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return [simplify(item) for item in value]
+        if isinstance(value, float):
+            return float(value)  # NumPy's, too
         return str(value) if isinstance(value, Path) else value
 
     return simplify(dataclasses.asdict(config))

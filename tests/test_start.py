@@ -3,9 +3,11 @@
 import dataclasses
 import shutil
 
+import numpy as np
 import pytest
 
-from nucleotide_transformer.config import ComputeConfig, OptimizerConfig
+from nucleotide_transformer.config import ComputeConfig, OptimizerConfig, PretrainConfig
+from nucleotide_transformer.configfile import config_from_dict, config_to_dict
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.pretrained import load_pretrained
 from nucleotide_transformer.pretraining.run import count_run_flops, pretrain
@@ -108,6 +110,31 @@ def test_mfu_is_held_against_the_peak_in_the_precision_of_the_run(config, monkey
     pretrain(dataclasses.replace(config, total_tokens=1024), show=False)
     rate, flops = read_metrics(config.output)[1], count_run_flops(config)
     assert rate["mfu"] == pytest.approx(rate["tokens_per_second"] / 512 * flops / 1e12)
+
+
+@pytest.mark.parametrize(
+    ("table", "field", "value", "rule"),
+    [
+        ("", "total_tokens", 512e0, "integer"),
+        ("", "seed", np.int64(3), "integer"),
+        ("optimizer", "peak_learning_rate", np.float32(0.5), "number"),
+    ],
+)
+def test_numbers_that_no_checkpoint_holds_are_refused(table, field, value, rule, config):
+    """Fields have other types: such a run could be trained, and not resumed."""
+    config = dataclasses.replace(config, optimizer=OptimizerConfig())
+    object.__setattr__(getattr(config, table) if table else config, field, value)
+    place = f"config: {table and table + '.'}{field} = {value!r}: must be an? {rule}"
+    with pytest.raises(InputError, match=f"^{place.replace('(', '.').replace(')', '.')}$"):
+        pretrain(config, show=False)
+    assert not config.output.exists()
+
+
+def test_a_float_of_numpy_is_a_number(config):
+    optimizer = OptimizerConfig()
+    object.__setattr__(optimizer, "peak_learning_rate", np.float64(1e-2))
+    config = dataclasses.replace(config, optimizer=optimizer)
+    assert config_from_dict(PretrainConfig, config_to_dict(config), "config") == config
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
