@@ -249,6 +249,12 @@ def test_passes_are_shared(model, monkeypatch):
     wild = make_scorer(model, ("wt_llr",), c=TEXT)
     # Half a window is 4 k-mers, 12 nucleotides: 30 of them meet 3 or 4 windows in each frame.
     assert count_rows(monkeypatch, wild, list_changes(TEXT, *range(30, 60))) <= 2 * K * 4
+    # Of the reference and of the change; changes of one place share those of the reference.
+    for name, each in (("cosine", 2 * K), ("pll", 2 * (2 * AROUND.flank + 1 - K + 1))):
+        scorer = make_scorer(model, ("llr", name), c=TEXT)
+        more = 2 * K if name == "cosine" else 0  # those of llr are among those of pll
+        assert count_rows(monkeypatch, scorer, list_changes(TEXT, 40)[:1]) == 2 * each + more
+        assert count_rows(monkeypatch, scorer, list_changes(TEXT, 40)) == 4 * each + more
 
 
 def test_the_softmax_is_in_float32_whatever_the_scores_are():
@@ -284,6 +290,23 @@ def test_unknown_letters_are_context_and_no_more(model):
     short = make_scorer(model, ALL, c=alone).score(list_changes(alone, 30))
     assert np.isnan(short.values).all()
     assert short.reasons == ["unknown"] * 3
+
+
+def test_beside_unknown_letters_every_kmer_is_judged(model, monkeypatch):
+    """In a window of its own where the shared one has no room for it: a letter of N is a token."""
+    text = "N" * 87 + TEXT[:68] + "N" * 61
+    wide = dataclasses.replace(AROUND, window=20 * K)
+    scorer = Scorer(model, make_reference(c=text), ("llr", "wt_llr"), around=wide)
+    changes = scorer.find_changes(list_changes(text, 88, 91, 120, 151)[::3])
+    found = scorer.find_evidence(changes)
+    np.testing.assert_array_equal(np.isnan(found.wild), np.isnan(found.masked))
+    for row, change in zip(found.wild, changes, strict=True):
+        np.testing.assert_array_equal(scorer.find_evidence([change]).wild[0], row)
+    monkeypatch.setattr(evidence_module, "_find_centres", lambda _, places, *__: places)
+    own = scorer.find_evidence(changes).wild
+    is_own = (own == found.wild).all(axis=-1)
+    assert is_own[[0, 3]].any(axis=(1, 2)).all()
+    assert not is_own[2].any()  # in the middle
 
 
 def test_a_contig_shorter_than_a_window(model):

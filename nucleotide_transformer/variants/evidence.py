@@ -8,7 +8,8 @@ last bit.
 
 - masked: the k-mer hidden, in the middle of its window. The passes of neighbours are shared: one
   serves the k-mer and its 3 k single changes, and the pseudo-log-likelihoods of the reference.
-- wild: nothing hidden. Windows begin at multiples of half a window, and are shared.
+- wild: nothing hidden. Windows are half a window apart, and shared: each judges the k-mers in the
+  middle half of it. A letter of N is a token; a k-mer that others push out has a window of its own.
 - seen: nothing hidden, the k-mer in the middle of its window; in the reference, and in the change.
 """
 
@@ -190,25 +191,25 @@ class Collector:
             evidence.alt_pll[some] = _mean_own(lists, needed, results, k)
 
     def _add_wild(self, evidence: Evidence, stretches: Stretches) -> None:
-        """Fills in `wild`."""
+        """Fills in `wild`: in the windows that k-mers share, or else in their own."""
         k, config = self._k, self._model.config
         places, valid = stretches.find_kmers(k, self._settings.frames)
         valid &= (evidence.ref >= 0)[:, None, None]
-        centres = _find_centres(stretches, places, k, self._settings.num_kmers)
-        needed = np.unique(centres[valid])
-        found = np.full((*places.shape, 4), np.nan)
+        found, left = np.full((*places.shape, 4), np.nan), valid.copy()
         task = WildTask(config, self._model.compute)
-        for first in range(0, len(needed), ROWS_AT_ONCE):
-            some = needed[first : first + ROWS_AT_ONCE]
-            rows = stretches.texts.make_rows(some)
-            results = self._batches.run(task, rows.tokens, rows.centres[:, None])
-            mine = np.argwhere(valid & np.isin(centres, some))
-            at = tuple(mine.T)
-            row = np.searchsorted(some, centres[at])
-            column = (rows.places[row] == places[at][:, None]).argmax(axis=1)
-            is_there = rows.places[row, column] == places[at]
-            values = results[row, column, at[2]]
-            found[at] = np.where(is_there[:, None], values, np.nan)
+        for centres in (_find_centres(stretches, places, k, self._settings.num_kmers), places):
+            needed = np.unique(centres[left])
+            for first in range(0, len(needed), ROWS_AT_ONCE):
+                some = needed[first : first + ROWS_AT_ONCE]
+                rows = stretches.texts.make_rows(some)
+                results = self._batches.run(task, rows.tokens, rows.centres[:, None])
+                at = np.nonzero(left & np.isin(centres, some))
+                row = np.searchsorted(some, centres[at])
+                column = (rows.places[row] == places[at][:, None]).argmax(axis=1)
+                is_there = rows.places[row, column] == places[at]
+                at = tuple(each[is_there] for each in at)
+                found[at] = results[row[is_there], column[is_there], at[2]]
+                left[at] = False
         evidence.wild = np.exp(_to_acgt(found, valid))
 
     def _add_seen(
