@@ -1,5 +1,7 @@
 """What a run prints while it trains: its plan, a progress bar and held-out results."""
 
+import datetime
+import math
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -25,6 +27,7 @@ class RunProgress:
             TimeRemainingColumn(),
             TextColumn("left"),
             console=self._console,
+            speed_estimate_period=3_600,  # by default 30 seconds, in which no update may end
             disable=not show,
         )
         self._task = self._bar.add_task(
@@ -50,9 +53,10 @@ class RunProgress:
         self._console.print(text)
 
     def advance(self, step: int, metrics: StepMetrics, tokens_per_second: float) -> None:
-        """Shows the metrics of an update in the bar."""
-        means = "".join(f"  {name} {value:.2%}" for name, value in metrics.means.items())
-        text = f"loss {metrics.loss:.3f}{means}  {tokens_per_second:,.0f} tokens/s"
+        """Shows the metrics of an update in the bar; the speed of the first is not known."""
+        means = "".join(f"  {name} {value:.4g}" for name, value in metrics.means.items())
+        speed = "" if math.isnan(tokens_per_second) else f"  {tokens_per_second:,.0f} tokens/s"
+        text = f"loss {metrics.loss:.3f}{means}{speed}"
         self._bar.update(self._task, completed=step, metrics=text)
 
     def log(self, step: int, line: Mapping[str, int | float]) -> None:
@@ -60,7 +64,9 @@ class RunProgress:
         if not self._console.is_terminal:
             rate = line.get("tokens_per_second")  # not of the first update, which compiles
             speed = "" if rate is None else f", {rate:,.0f} tokens/s"
-            self._console.print(f"update {step:,}: loss {line['loss']:.4f}{speed}")
+            left = self._bar.tasks[0].time_remaining  # 0 at the end
+            time = f", {datetime.timedelta(seconds=left)} left" if left else ""
+            self._console.print(f"update {step:,}: loss {line['loss']:.4f}{speed}{time}")
 
     def __enter__(self) -> "RunProgress":
         if self._first_step < self._total_steps:
