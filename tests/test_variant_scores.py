@@ -23,6 +23,7 @@ from small_variants import (
 from nucleotide_transformer.inference.embedding import hidden_states
 from nucleotide_transformer.variants import evidence as evidence_module
 from nucleotide_transformer.variants import fixed_batches
+from nucleotide_transformer.variants.evidence import average
 from nucleotide_transformer.variants.passes import log_kmers, log_letters
 from nucleotide_transformer.variants.reading import Allele
 from nucleotide_transformer.variants.scores import SCORES, Score
@@ -333,8 +334,6 @@ def test_what_lacks_a_score_of_all_kinds_is_unknown(model, ref, alt):
 def test_a_score_is_added_in_one_place(model, monkeypatch):
     def surprise(evidence):
         """Minus the log-probability of what is there."""
-        from nucleotide_transformer.variants.scores import average
-
         p = average(evidence.masked)
         return -np.log(p[np.arange(len(p)), evidence.ref])
 

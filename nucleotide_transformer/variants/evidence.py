@@ -227,10 +227,10 @@ class Collector:
         for some, changed in self._write_changed(changes):
             of_ref, before = self._run_seen(_take(stretches, some), with_divergence)
             of_alt, after = self._run_seen(changed, with_divergence)
-            evidence.ref_seen[some] = _average(of_ref)
-            evidence.alt_seen[some] = _average(of_alt)
+            evidence.ref_seen[some] = average(of_ref)
+            evidence.alt_seen[some] = average(of_alt)
             if with_divergence:
-                divergence[some] = _average(_diverge(before, after))[:, 0]
+                divergence[some] = average(_diverge(before, after))[:, 0]
         evidence.divergence = divergence if with_divergence else None
 
     def _run_seen(
@@ -331,17 +331,17 @@ def _take(stretches: Stretches, some: slice) -> Stretches:
     return Stretches(stretches.texts, *(values[some] for values in stretches[1:]))
 
 
-def _average(values: Float[np.ndarray, "N 2 k D"]) -> Float[np.ndarray, "N D"]:
-    """The mean over the frames and strands that there are, the strands added last."""
-    valid = ~np.isnan(values[..., :1])
-    filled = np.where(valid, values, 0)
-    strands = [add_in_order(filled[:, strand]) for strand in (0, 1)]
+def average(values: Float[np.ndarray, "N 2 k D"] | None) -> Float[np.ndarray, "N D"]:
+    """The mean over frames and strands, the strands added last; NaN where there is none."""
+    assert values is not None
+    valid = ~np.isnan(values[..., 0])
+    filled = np.where(valid[..., None], values, 0)
+    total = _add_in_order(filled[:, 0]) + _add_in_order(filled[:, 1])
     count = valid.sum(axis=(1, 2))
-    with np.errstate(invalid="ignore"):
-        return (strands[0] + strands[1]) / np.where(count, count, np.nan)
+    return total / np.where(count, count, np.nan)[:, None]
 
 
-def add_in_order(values: Float[np.ndarray, "_ _ ..."]) -> Float[np.ndarray, "_ ..."]:
+def _add_in_order(values: Float[np.ndarray, "_ _ ..."]) -> Float[np.ndarray, "_ ..."]:
     """The sum over the second axis, one after the other: the same for any number of rows."""
     total: Any = np.zeros_like(values[:, 0])
     for j in range(values.shape[1]):

@@ -19,9 +19,9 @@ from nucleotide_transformer.types import Float
 from nucleotide_transformer.variants.calibration import find_calibration, make_run_settings
 from nucleotide_transformer.variants.changes import Change
 from nucleotide_transformer.variants.config import WindowConfig, check_scores
+from nucleotide_transformer.variants.evidence import average
 from nucleotide_transformer.variants.reference import EXTRA, Reference, open_reference
 from nucleotide_transformer.variants.regions import Region, find_region
-from nucleotide_transformer.variants.scores import average
 from nucleotide_transformer.variants.scoring import Scorer
 from nucleotide_transformer.weights.hub import LoadConfig
 

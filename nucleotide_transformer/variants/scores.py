@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nucleotide_transformer.types import Float, Int
-from nucleotide_transformer.variants.evidence import Evidence, add_in_order
+from nucleotide_transformer.variants.evidence import Evidence, average
 
 
 class Score(NamedTuple):
@@ -24,7 +24,7 @@ class Score(NamedTuple):
     compute: Callable[[Evidence], Float[np.ndarray, " N"]]
     """One float64 value a change; NaN where there is none."""
     needs: tuple[str, ...]
-    """What `Collector.collect` must find; and "background", the table of `nt calibrate`."""
+    """What `Collector.collect` must find."""
     formula: str
     """One line, for headers and documentation."""
     is_for_all: bool = False
@@ -116,7 +116,7 @@ SCORES: dict[str, Score] = {
     ),
     "llr_calibrated": Score(
         llr_calibrated,
-        ("masked", "background"),
+        ("masked",),
         "llr minus its background mean for the same change in the same pentanucleotide",
     ),
     "wt_llr": Score(
@@ -145,18 +145,6 @@ SCORES: dict[str, Score] = {
     ),
     "entropy": Score(entropy, ("masked",), "entropy of P at the place of the change, masked"),
 }
-
-
-def average(
-    probabilities: Float[np.ndarray, "N 2 k 4"] | None,
-) -> Float[np.ndarray, "N 4"]:
-    """The mean over frames and strands, the strands added last; NaN where there is none."""
-    assert probabilities is not None
-    valid = ~np.isnan(probabilities[..., 0])
-    filled = np.where(valid[..., None], probabilities, 0)
-    total = add_in_order(filled[:, 0]) + add_in_order(filled[:, 1])
-    count = valid.sum(axis=(1, 2))
-    return total / np.where(count, count, np.nan)[:, None]
 
 
 def _log_ratio(p: Float[np.ndarray, "N 4"], evidence: Evidence) -> Float[np.ndarray, " N"]:

@@ -103,10 +103,8 @@ class Scorer:
 
     def find_evidence(self, changes: Sequence[Change], *also: str) -> Evidence:
         """What the scores need, and what else is named: see `Collector.collect`."""
-        needs = {*self._needs, *also} - {"background"}
-        evidence = self._collector.collect(changes, needs)
-        if "background" in self._needs:
-            assert self._calibration, "checked before"
+        evidence = self._collector.collect(changes, {*self._needs, *also})
+        if self._calibration:
             evidence.background = self._calibration.look_up(evidence)
         return evidence
 

@@ -47,11 +47,7 @@ class Stretches(NamedTuple):
         anchors = np.stack([self.starts, self.sizes - self.ends], axis=1)
         places = (bases + anchors)[..., None] - np.arange(k)
         valid = self.texts.is_kmer(bases[..., None], places, self.sizes[:, None, None])
-        return places, valid & (self.find_frames(places, k) < frames)
-
-    def find_frames(self, places: Int[np.ndarray, "N 2 k"], k: int) -> Int[np.ndarray, "N 2 k"]:
-        """The reading frames of k-mers at some places, 0 to k - 1."""
-        return self.find_on_strand(places) % k
+        return places, valid & (self.find_on_strand(places) % k < frames)
 
     def find_on_strand(self, places: Int[np.ndarray, "N 2 k"]) -> Int[np.ndarray, "N 2 k"]:
         """Places as each strand of the contig numbers them, from its own start."""
