@@ -105,3 +105,17 @@ def test_the_table_of_the_packaged_model_is_what_was_measured(file: str) -> None
     rows = [make_row(name, parts[group]) for name, group in GROUPS[file].items()]
     assert "\n".join(rows) in README
     assert file == "model_unseen.json" or set(parts) == set(GROUPS[file].values())
+
+
+def test_the_table_of_make_pretrain_is_what_was_measured() -> None:
+    results = json.loads((ROOT / "experiments/results/quickstart_evaluation.json").read_text())
+    for name, row in results["all"]["predictors"].items():
+        error, other = row["standard_errors"], row["difference"]
+        cells = [
+            f"{row['cross_entropy']:.4f} ± {error['cross_entropy']:.4f}",
+            f"{row['perplexity']:,.1f}",
+            f"{100 * row['accuracy']:.2f} ± {100 * error['accuracy']:.2f} %",
+            f"{row['bits_per_nucleotide']:.4f} ± {error['bits_per_nucleotide']:.4f}",
+            f"{other['cross_entropy']:+.4f} ± {other['error']:.4f}" if other else "",
+        ]
+        assert f"| {name} | {' | '.join(cells)} |".replace("|  |", "| |") in README
