@@ -3,7 +3,6 @@
 import dataclasses
 import gzip
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disks import full_disk
 
 from nucleotide_transformer.data import shards
 from nucleotide_transformer.data.corpus import (
@@ -277,13 +277,10 @@ def test_empty_split(config: CorpusConfig) -> None:
 def test_full_disk_leaves_nothing(config: CorpusConfig, tmp_path: Path) -> None:
     """A limit on the size of files stands for the full disk."""
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, limits[1]))
     try:
-        with pytest.raises(OSError, match="can't be written") as error:
+        with full_disk(4_096), pytest.raises(OSError, match="can't be written") as error:
             build_corpus(config)
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert_one_line(error, "array_record")
     assert not (tmp_path / "runs").exists()

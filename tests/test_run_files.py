@@ -1,16 +1,15 @@
 """What a run writes again is there as it was, should the writing fail in the middle."""
 
-import contextlib
 import errno
 import re
-import resource
 import struct
 from pathlib import Path
 
 import pytest
+from full_disks import full_disk
 from matplotlib.figure import Figure
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.record_writer import masked_crc32c
+from tensorboardX.record_writer import RecordWriter, masked_crc32c
 from test_checkpoints import save
 
 from nucleotide_transformer.errors import UnwritableOutputError
@@ -23,7 +22,7 @@ PANELS = (("loss", None, "loss"),) * 4
 
 
 @pytest.fixture
-def full_disk(monkeypatch):
+def half_written(monkeypatch):
     """Writes the first bytes of a file, then fails; returns what was written to."""
     tried = []
 
@@ -51,8 +50,8 @@ def run(tmp_path):
     return tmp_path
 
 
-def test_curves_stay_when_the_disk_is_full(run, full_disk):
-    before, tried = (run / "curves.png").read_bytes(), full_disk()
+def test_curves_stay_when_the_disk_is_full(run, half_written):
+    before, tried = (run / "curves.png").read_bytes(), half_written()
     with pytest.raises(OSError, match="No space left"):
         plot_curves(run, PANELS, labels={"train": "training"}, references={})
     assert len(tried) == 1
@@ -60,11 +59,11 @@ def test_curves_stay_when_the_disk_is_full(run, full_disk):
     assert before.startswith(b"\x89PNG")
 
 
-def test_the_best_stays_known_when_a_later_score_can_not_be_written(tmp_path, full_disk):
+def test_the_best_stays_known_when_a_later_score_can_not_be_written(tmp_path, half_written):
     checkpointer = Checkpointer(tmp_path, keep=2)
     save(checkpointer, 1, 8.0)
     save(checkpointer, 2)
-    tried = full_disk()
+    tried = half_written()
     with pytest.raises(OSError, match="No space left"):
         checkpointer.add_metrics(2, {"score": 7.0})
     assert len(tried) == 1
@@ -72,22 +71,11 @@ def test_the_best_stays_known_when_a_later_score_can_not_be_written(tmp_path, fu
     assert find_checkpoint(tmp_path).name == "1"
 
 
-@contextlib.contextmanager
-def limiting_files(size):
-    """The system refuses to write more than some bytes to any file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("size", [0, 200, 5_000])  # which fail in the save, and in the background
 def test_a_checkpoint_that_can_not_be_written_is_left_out(size, tmp_path, capsys):
     checkpointer = Checkpointer(tmp_path, keep=9)
     save(checkpointer, 1, 8.0)
-    with limiting_files(size):
+    with full_disk(size):
         save(checkpointer, 2)
     assert not checkpointer.has(2)
     expected = f"{tmp_path}/checkpoints/{{}}: can't be written: .*File too large"
@@ -97,7 +85,7 @@ def test_a_checkpoint_that_can_not_be_written_is_left_out(size, tmp_path, capsys
     assert find_checkpoint(tmp_path, "best").name == "1"
     checkpointer = Checkpointer(tmp_path, keep=9)
     assert checkpointer.latest_step == 3
-    with limiting_files(size):
+    with full_disk(size):
         save(checkpointer, 4)
         with pytest.raises(UnwritableOutputError, match=expected.format(4)):
             checkpointer.close()
@@ -106,7 +94,7 @@ def test_a_checkpoint_that_can_not_be_written_is_left_out(size, tmp_path, capsys
 
 def read_events(run):
     """What TensorBoard finds in a run's only file of events, checksums held against the records."""
-    (file,) = (run / "tensorboard").glob("events.out.tfevents.*")
+    (file,) = (run / "tensorboard").glob("*tfevents*")
     data, events = file.read_bytes(), []
     while data:
         size, check = struct.unpack("<QI", data[:12])
@@ -129,16 +117,18 @@ def test_tensorboard_finds_what_is_finite_and_from_where_on_it_is_new(tmp_path):
 
 
 @pytest.mark.parametrize("failing", ["at first", "later"])
-def test_a_run_goes_on_where_tensorboard_can_not_be_written(failing, tmp_path, capsys):
+def test_a_run_goes_on_where_tensorboard_can_not_be_written(failing, tmp_path, monkeypatch, capsys):
     if failing == "at first":
         (tmp_path / "tensorboard").touch()
     writer = MetricWriter(tmp_path, step=0)
-    with Path("/dev/full").open("wb") as full:
-        if failing == "later":
-            writer._board._file = full
-        for step in range(1, 30):
-            writer.write("train", step, {"loss": 0.5})
-        writer.close()
+
+    def refuse(_):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(RecordWriter, "flush", refuse)
+    for step in range(1, 30):
+        writer.write("train", step, {"loss": 0.5})
+    writer.close()
     assert [line["step"] for line in read_metrics(tmp_path)] == list(range(1, 30))
     (told,) = capsys.readouterr().err.splitlines()
     assert "tensorboard: " in told

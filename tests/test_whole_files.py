@@ -4,16 +4,15 @@ The disk is full for certain: the operating system lets this process write no fi
 bytes, whichever library writes it.
 """
 
-import contextlib
 import dataclasses
 import itertools
-import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from full_disks import full_disk
 from matplotlib.figure import Figure
 from small_models import V2, random_params, save_model
 
@@ -38,17 +37,6 @@ from nucleotide_transformer.weights.exports import save_folder
 
 FEW_BYTES = 50
 """Less than any of these files has."""
-
-
-@contextlib.contextmanager
-def full_disk(num_bytes: int = FEW_BYTES) -> Iterator[None]:
-    """Inside, a file that would grow beyond so many bytes can't be written."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def read_all(folder: Path) -> dict[str, bytes]:
@@ -77,13 +65,13 @@ def write_report(folder: Path, number: int) -> None:
 def test_a_file_is_written_and_replaced_whole(
     write: Callable[[Path, int], None], tmp_path: Path
 ) -> None:
-    with full_disk(), pytest.raises((OSError, ValueError), match="File too large"):
+    with full_disk(FEW_BYTES), pytest.raises((OSError, ValueError), match="File too large"):
         write(tmp_path, 7)
     assert read_all(tmp_path) == {}
     write(tmp_path, 7)
     before = read_all(tmp_path)
     assert len(before) == 1
-    with full_disk(), pytest.raises((OSError, ValueError), match="File too large"):
+    with full_disk(FEW_BYTES), pytest.raises((OSError, ValueError), match="File too large"):
         write(tmp_path, 8)
     assert read_all(tmp_path) == before
     write(tmp_path, 8)
@@ -94,7 +82,7 @@ def test_a_manifest_is_replaced_whole(small_corpus: Path, tmp_path: Path) -> Non
     manifest = dataclasses.replace(load_manifest(small_corpus), folder=tmp_path)
     save_manifest(manifest)
     before = read_all(tmp_path)
-    with full_disk(), pytest.raises(OSError, match="File too large"):
+    with full_disk(FEW_BYTES), pytest.raises(OSError, match="File too large"):
         save_manifest(manifest)
     assert read_all(tmp_path) == before
 
@@ -106,7 +94,7 @@ def test_metrics_that_a_run_goes_on_from_are_not_lost(tmp_path: Path) -> None:
         writer.write("train", step, {"loss": 1.0 / step, "accuracy": 0.5})
     writer.close()
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    with full_disk(), pytest.raises(OSError, match="File too large"):
+    with full_disk(FEW_BYTES), pytest.raises(OSError, match="File too large"):
         MetricWriter(tmp_path, step=2)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
@@ -124,7 +112,7 @@ def test_embeddings_appear_when_their_file_is_whole(
 
     def get_limited(path: Path) -> Callable[..., None]:
         def write(*arguments: Any) -> None:
-            with full_disk():
+            with full_disk(FEW_BYTES):
                 get_writer(path)(*arguments)
 
         return write
@@ -144,10 +132,13 @@ def test_settings_of_embeddings_are_written_whole(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("name,sequence\none,ACGTACG\n")
     model = Model(params=random_params(V2), config=V2, tokenizer=KmerTokenizer(k=3))
     config = EmbedConfig(model="m", input=tmp_path / "a.csv", output=tmp_path / "x.npz")
-    with full_disk(), pytest.raises((OSError, ValueError), match="File too large"):
+    with full_disk(FEW_BYTES), pytest.raises((OSError, ValueError), match="File too large"):
         embed_file(model, config)
     assert not (tmp_path / "x.npz.parts" / "settings.json").exists()
-    with full_disk(), pytest.raises(ValueError, match="store: can't be written: File too large"):
+    with (
+        full_disk(FEW_BYTES),
+        pytest.raises(ValueError, match="store: can't be written: File too large"),
+    ):
         EmbeddingStore(tmp_path / "store", model)
 
 

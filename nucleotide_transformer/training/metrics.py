@@ -3,14 +3,12 @@
 import importlib
 import json
 import math
-import socket
-import struct
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -51,14 +49,13 @@ class Board:
     def __init__(self, folder: Path, *, step: int):
         """Opens a file for what comes after `step`; what older ones have of it, readers drop."""
         self._place = folder
-        self._file: IO[bytes] | None = None
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+        self._writer: Any = None
         try:
             folder.mkdir(exist_ok=True)
-            self._file = (folder / name).open("ab")
+            make = _TENSORBOARD.event_file_writer.EventsWriter
+            self._writer = make(str(folder / "events"), f".{step}")
         except OSError as error:
             self._give_up(error)
-        self._write(file_version="brain.Event:2")
         self._write(step=step + 1, session_log={"status": "START"})
 
     def write(self, step: int, values: Mapping[str, int | float]) -> None:
@@ -68,17 +65,13 @@ class Board:
         self._write(step=step, summary={"value": scalars})
 
     def _write(self, **fields: Any) -> None:
-        """Appends an event, as a record of TFRecord."""
-        if self._file is None:
+        """Appends an event."""
+        if self._writer is None:
             return
         event = _TENSORBOARD.proto.event_pb2.Event(wall_time=time.time(), **fields)
-        data = event.SerializeToString()
-        check = _TENSORBOARD.record_writer.masked_crc32c
-        size = struct.pack("<Q", len(data))
         try:
-            self._file.write(struct.pack("<8sI", size, check(size)) + data)
-            self._file.write(struct.pack("<I", check(data)))
-            self._file.flush()
+            self._writer.write_event(event)
+            self._writer.flush()
         except OSError as error:
             self._give_up(error)
 
@@ -88,10 +81,10 @@ class Board:
 
     def close(self) -> None:
         """Closes the file."""
-        if self._file:
+        if self._writer is not None:
             with suppress(OSError):
-                self._file.close()
-        self._file = None
+                self._writer.close()
+        self._writer = None
 
 
 class MetricWriter:
