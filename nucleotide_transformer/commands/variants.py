@@ -4,12 +4,11 @@ Each checks its input before the model is loaded: a typo should not cost a downl
 """
 
 import contextlib
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nucleotide_transformer.console import say
+from nucleotide_transformer.console import note, say
 from nucleotide_transformer.files import check_new
 from nucleotide_transformer.pretrained import Model, load_pretrained
 from nucleotide_transformer.training.devices import find_devices
@@ -65,8 +64,8 @@ def _load(config: Any) -> Model:
 
 
 def _tell_notes(notes: Iterable[str]) -> None:
-    for note in notes:
-        sys.stderr.write(f"note: {note}\n")
+    for text in notes:
+        note(text)
 
 
 def _tell(paths: Iterable[Path], lines: Iterable[str] = ()) -> int:
