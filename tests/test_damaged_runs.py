@@ -94,9 +94,10 @@ def test_a_checkpoint_without_its_place_in_the_input_cannot_resume(config):
         pretrain(config, show=False)
 
 
-def test_a_line_of_metrics_that_cannot_be_read_is_named(config):
+@pytest.mark.parametrize("line", ['{"kind": "tr', "{}", "3", '{"step": 2}'])
+def test_a_line_of_metrics_that_cannot_be_read_is_named(config, line):
     path = config.output / "metrics.jsonl"
-    path.write_text(path.read_text() + '{"kind": "tr\n' + path.read_text())
+    path.write_text(path.read_text() + f"{line}\n" + path.read_text())
     with pytest.raises(InputError, match=r"metrics.jsonl: line 3: "):
         pretrain(config, show=False)
 

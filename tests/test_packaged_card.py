@@ -140,8 +140,8 @@ def test_runs_before_that_nobody_knows_enough_of(facts, tmp_path):
     for text, message in (
         ("", "no line of training"),
         ('{"kind": "train", "step": 0, "tokens": 0}\n', "no line of training"),
-        ('{"step": 3}\n', "no metrics of a run"),
-        ("3\n", "no metrics of a run"),
+        ('{"kind": "train", "step": 3}\n', "no metrics of a run"),
+        ("3\n", "line 1: 3: must have kind and step"),
     ):
         file.write_text(text)
         with pytest.raises(InputError, match=rf"first\.jsonl: {message}[^\n]*$"):

@@ -41,7 +41,7 @@ def plot_curves(
             for (name, values), dash in zip(references.items(), dashes, strict=False):
                 axes.axhline(values[validation], label=name, color="0.35", linestyle=dash)
             if axes.lines:  # none in a run that was stopped early
-                axes.legend(frameon=False, fontsize="small")
+                axes.legend(fontsize="small", framealpha=0.9, edgecolor="none")
         axes.set(title=title, xlabel="Tokens seen")
         axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
         if train == "accuracy":
@@ -58,7 +58,9 @@ def _plot_series(
     axes: Any, lines: list[dict[str, Any]], kind: str, metric: str, **style: Any
 ) -> None:
     points = [
-        (line["tokens"], line[metric]) for line in lines if line["kind"] == kind and metric in line
+        (line["tokens"], line[metric])
+        for line in lines
+        if line["kind"] == kind and {"tokens", metric} <= line.keys()
     ]
     if points:
         axes.plot(*zip(*points, strict=True), **style)

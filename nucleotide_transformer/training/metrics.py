@@ -128,7 +128,7 @@ def read_metrics_file(path: Path) -> list[dict[str, Any]]:
     """All lines of metrics, oldest first; a last line that is cut off is left out.
 
     Raises:
-        InputError: for another line that is no JSON.
+        InputError: for another line that is no JSON, or no line of metrics.
     """
     if not path.exists():
         return []
@@ -137,9 +137,13 @@ def read_metrics_file(path: Path) -> list[dict[str, Any]]:
     lines = []
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
-            lines.append(json.loads(line))
+            found = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{path}: line {number}: {error}; take this line out") from None
+        if not isinstance(found, dict) or not {"kind", "step"} <= found.keys():
+            rule = "must have kind and step; take this line out"
+            raise InputError(f"{path}: line {number}: {line[:60]}: {rule}")
+        lines.append(found)
     return lines
 
 
