@@ -74,11 +74,11 @@ format: install ## format the code and apply the fixes that are safe
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Copies, so that a failure leaves the notebooks as they were.
+# Copies, so that a failure leaves the notebooks as they were; where this folder is, is no output.
 notebooks: $(call STAMP,dev+notebooks) ## execute the notebooks, and keep the outputs if all of them pass
 	rm -rf .cache/notebooks && mkdir -p .cache && cp -r notebooks .cache/notebooks
 	$(BIN)/python -m pytest -n $(JOBS) --timeout=900 --nbmake --nbmake-timeout=900 --overwrite .cache/notebooks
-	mv .cache/notebooks/*.ipynb notebooks/
+	for each in notebooks/*.ipynb; do sed 's|$(CURDIR)/||g' .cache/$$each > $$each; done
 
 test-interop: $(call STAMP,dev+interop) ## compare exports with transformers and torch
 	$(BIN)/python -m pytest $(PYTEST) tests/interop
