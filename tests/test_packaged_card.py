@@ -116,12 +116,12 @@ def test_several_runs_add_up(facts):
     assert "these settings of the last of 3 runs:" in card
     place = "`experiments/model/x.toml`"
     assert f"{place},\nthen {place},\nthen {place} have all of them. In a checkout" in card
-    assert f"the last one with weights of the\nSHA-256 `{'5' * 64}` (of names" in card
+    assert f"the last one began with have the SHA-256 `{'5' * 64}`\n(of names" in card
+    assert "this folder:\n\n```bash\nmake model" in card
     assert "runs/first" not in card
     unknown = describe_compute(record._replace(started_from=None), "", earlier)
     assert (
-        "rounded to 16 bits as\nthey are packaged; the last one with weights that no record"
-        in unknown
+        "as\nthey are packaged. The checkpoints of\nthe last one do not name the weights" in unknown
     )
 
 

@@ -140,7 +140,7 @@ def test_the_markdown_has_controls_leaks_and_sources(tmp_path: Path) -> None:
     columns = [cell.strip() for cell in heads.strip("|").split("|")]
     assert columns[:3] == ["task", "train", "test"]
     assert columns[4:8] == ["kmers4", "kmers6", "probe", "probe, random weights"]
-    assert columns[8].startswith("NT-v2-500M, fine-tuned on five times the data")
+    assert columns[8].startswith("NT-v2-500M, fine-tuned on other training sets")
     line = next(line for line in text.splitlines() if line.startswith("| b |"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[:6] == ["b", "1,000", "100", "1 / 2 / 3", "", "0.700 (0.600 to 0.800)"]

@@ -66,9 +66,11 @@ def plot_sites(name: str, genome: Mapping[str, Any]) -> Figure:
         label = f"random places ({shuffled[WHOLE]['count']})"
         _plot_band(axes, section["positions"], shuffled[WHOLE], GREY, label)
         if parts:
-            same = section["kinds"][kind]["same_letters_elsewhere"]
-            style: dict[str, Any] = {"color": "0.2", "linewidth": 0.9, "linestyle": "--"}
-            axes.plot(section["positions"], same, label="the same letters elsewhere", **style)
+            style: dict[str, Any] = {"color": "0.2", "linewidth": 0.9}
+            for where, dash in (("elsewhere", "--"), ("beside", ":")):
+                same = section["kinds"][kind][f"same_letters_{where}"]
+                label = f"the same letters {where}"
+                axes.plot(section["positions"], same, dash, label=label, **style)
         for part, color in PART_COLORS.items():
             if part in parts and (part == WHOLE or parts[part]["count"] >= FEWEST_SITES):
                 label = f"{PART_NAMES[part]} ({parts[part]['count']})"
@@ -142,8 +144,8 @@ def plot_kinds(genomes: Mapping[str, Any], k: int) -> Figure:
         row[0].set_yticks(range(len(kinds)), kinds)
         row[0].set_ylim(len(kinds) - 0.5, -0.5)
         row[0].set_title(name, loc="left", fontsize="medium")
-    panels[-1, 0].set_xlabel(f"Cross-entropy of masked {k}-mers (nats)")
-    panels[-1, 1].set_xlabel(f"Masked {k}-mers predicted exactly (%)")
+    panels[-1, 0].set_xlabel(f"Cross-entropy of masked {k}-mers (nats; ± standard error)")
+    panels[-1, 1].set_xlabel(f"Masked {k}-mers predicted exactly (%; ± standard error)")
     first = panels[0, 0]
     for part, color in PART_COLORS.items():
         if any(
@@ -151,21 +153,22 @@ def plot_kinds(genomes: Mapping[str, Any], k: int) -> Figure:
         ):
             first.plot([], [], "o", color=color, label=f"model, {PART_NAMES[part]}")
     style: dict[str, Any] = {"color": "0.2", "markersize": 11}
-    first.plot([], [], "|", label=f"frequencies of the genome's {k}-mers", **style)
+    label = f"frequencies of the genome's {k}-mers, on the tokens of the same colour"
+    first.plot([], [], "|", label=label, **style)
     handles, labels = first.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
 def _plot_kind(axes: Axes, parts: Mapping[str, Any], key: str, place: int, factor: int) -> None:
-    """One line of a panel: the frequencies' number, and the model's in each part."""
-    frequency = parts[WHOLE][f"frequency_{key}"]["mean"]
-    if frequency is not None:
-        axes.plot(factor * frequency, place, "|", color="0.2", markersize=16)
+    """One line of a panel: in each part the model's number, and that of frequencies."""
     shift = 0.14 if HELD_OUT in parts else 0.0
     for offset, part in ((-shift, WHOLE), (shift, HELD_OUT)):
         if part in parts:
-            _plot_point(axes, parts[part][key], place + offset, PART_COLORS[part], factor)
+            color, frequency = PART_COLORS[part], parts[part][f"frequency_{key}"]["mean"]
+            if frequency is not None:
+                axes.plot(factor * frequency, place + offset, "|", color=color, markersize=13)
+            _plot_point(axes, parts[part][key], place + offset, color, factor)
 
 
 def _plot_point(
@@ -200,7 +203,7 @@ def plot_codons(genomes: Mapping[str, Any]) -> Figure:
                 )
         axes.set(title=name, xlabel="Position in the codon", xticks=places, xlim=(0.6, 3.4))
         clear_frame(axes)
-    panels[0].set_ylabel("Cross-entropy of hidden letters (nats)")
+    panels[0].set_ylabel("Cross-entropy of hidden letters (nats; ± standard error)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     return figure

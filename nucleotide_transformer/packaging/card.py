@@ -82,7 +82,8 @@ _LIMITS = """\
   diseases.
 
 **It must not be used** for diagnosis or treatment, to judge a person's variants, or for any other
-clinical or forensic decision: nobody has tested it for that. Nor is it the published model: results
+clinical or forensic decision: nothing has shown it to be fit for that. What was measured on
+variants is in `experiments/VARIANTS.md` of the repository. Nor is it the published model: results
 in papers are not its results.
 """
 
@@ -148,7 +149,7 @@ def make_trained_card(facts: Facts) -> str:
         start,
         data,
         _UNSEEN.format(table=list_genomes(facts.unseen)) if facts.unseen else "",
-        describe_recipe(facts.record, facts.recipes, len(facts.earlier)),
+        describe_recipe(facts),
         describe_compute(facts.record, facts.hardware, facts.earlier),
         describe_results(facts),
         describe_rounding(facts.roundings),
@@ -175,8 +176,9 @@ def list_genomes(genomes: Sequence[GenomeRecord]) -> str:
     return make_table(("species", "assembly", "group", "nucleotides", "terms", "here"), rows, {3})
 
 
-def describe_recipe(record: RunRecord, recipes: Sequence[Path], num_earlier: int = 0) -> str:
+def describe_recipe(facts: Facts) -> str:
     """The settings of a run, the last if there are several, that are not the published ones."""
+    record, recipes, num_earlier = facts.record, facts.recipes, len(facts.earlier)
     own = flatten(config_to_dict(record.config))
     published = flatten(config_to_dict(PretrainConfig()))
     rows = [
@@ -195,7 +197,7 @@ def describe_recipe(record: RunRecord, recipes: Sequence[Path], num_earlier: int
     return (
         f"{text}{places} {'has' if len(recipes) == 1 else 'have'} all of them. In a checkout of the"
         " repository, with the\ngenomes beside it, one command repeats corpus, training and this"
-        " folder, but for\nwhat other seeds gave:\n\n"
+        f" folder{', but for what other seeds gave' if facts.seeds else ''}:\n\n"
         "```bash\nmake model\n```\n"
     )
 
@@ -224,11 +226,15 @@ def describe_compute(record: RunRecord, hardware: str, earlier: Sequence[Earlier
 
 def _describe_start(digest: str | None) -> str:
     """What a run began with that went on from another."""
-    known = f"of the\nSHA-256 `{digest}` (of names, shapes and\nfloat32 numbers)"
-    which = known if digest else "that no record names"
+    which = (
+        f"Those that\nthe last one began with have the SHA-256 `{digest}`\n"
+        "(of names, shapes and float32 numbers)."
+        if digest
+        else "The checkpoints of\nthe last one do not name the weights that it began with."
+    )
     return (
         "Each run began with the best weights of the one before, whole or rounded to 16 bits as\n"
-        f"they are packaged; the last one with weights {which}.\n\n"
+        f"they are packaged. {which}\n\n"
     )
 
 
