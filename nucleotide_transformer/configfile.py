@@ -151,6 +151,8 @@ def config_to_dict(config: Any) -> dict[str, Any]:
             return [simplify(item) for item in value]
         if isinstance(value, float):
             return float(value)  # NumPy's, too
-        return str(value) if isinstance(value, Path) else value
+        if isinstance(value, Path):  # "~" alone would be read as a home folder
+            return f"./{value}" if str(value).startswith("~") else str(value)
+        return value
 
     return simplify(dataclasses.asdict(config))

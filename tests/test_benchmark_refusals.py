@@ -1,5 +1,7 @@
 """What `nt benchmark` can't measure is refused before it measures anything."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -115,3 +117,16 @@ def test_what_trains_nothing_is_not_refused(
     with pytest.raises(RuntimeError, match="measured"):
         cli.main(["benchmark", *MODEL.split(), *args.split(), "--output", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_benchmark_that_is_ended_leaves_no_empty_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def end(*_: object) -> None:
+        assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".json"]
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(run, "find_peak", end)
+    words = f"{MODEL} --sequence-tokens 20 --tasks embed --output {tmp_path / 'out'}".split()
+    assert cli.main(["benchmark", *words]) == 130
+    assert list((tmp_path / "out").iterdir()) == []

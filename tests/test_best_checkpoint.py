@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import threading
 
 import pytest
 from chosen_scores import make_scores
@@ -70,7 +71,8 @@ def test_a_fine_tuning_run_keeps_the_first_of_its_best(values, best, model, tmp_
         metrics = {"score": score_metric(value), "mcc": value}
         scores.append(job.keep_best(made, lambda _, found=metrics: found)({})["score"])
         with (made.config.output / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"kind": "validation", "mcc": value}) + "\n")
+            line = {"kind": "validation", "step": len(scores), "mcc": value}
+            file.write(json.dumps(line) + "\n")
     assert kept[-1] == best
     assert [place for place, score in enumerate(scores) if score == min(scores)] == [best]
     history, since = [{"mcc": value} for value in values], len(values) - 1 - best
@@ -153,6 +155,55 @@ def test_a_run_that_is_asked_to_stop_saves_before_it_evaluates(config, monkeypat
     assert pretrain(config, show=False).step == 4
     assert seen == [True]
     assert find_checkpoint(config.output).name == "4"
+
+
+def test_what_a_second_signal_kept_from_being_measured_is_measured_later(config, monkeypatch):
+    """The first is update 4, which is due; the second, while it is measured, ends at once."""
+    from nucleotide_transformer.training.loop import Run
+
+    update, score = Run._update, Evaluator.score
+
+    def update_and_stop(self, stop):
+        update(self, stop)
+        if self.step == 4:
+            stop.set()
+
+    monkeypatch.setattr(Run, "_update", update_and_stop)
+    monkeypatch.setattr(Evaluator, "score", failing(score, 1, KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, show=False)
+    monkeypatch.undo()
+    pretrain(config, show=False)
+    measured = [
+        line["step"] for line in read_metrics(config.output) if line["kind"] == "validation"
+    ]
+    assert measured == [4, 8]
+
+
+def test_a_second_signal_ends_a_run_at_once(config, monkeypatch):
+    """Without waiting for updates under way, and without saving."""
+    from nucleotide_transformer.training.loop import Run
+
+    ended, record = [], Run._record
+
+    def record_or_end(self, *, leave):
+        if self.step == 2 and not ended:
+            ended.append(self.step)
+            stop.set()
+            raise KeyboardInterrupt
+        assert not ended
+        return record(self, leave=leave)
+
+    stop = threading.Event()
+    update = Run._update
+    monkeypatch.setattr(Run, "_update", lambda self, _: update(self, stop))
+    keep = Run._keep_updates
+    monkeypatch.setattr(Run, "_keep_updates", lambda self, _: keep(self, stop))
+    monkeypatch.setattr(Run, "_record", record_or_end)
+    monkeypatch.setattr(Run, "_save", lambda *_: pytest.fail("it saves"))
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, show=False)
+    assert ended == [2]
 
 
 def test_a_held_out_score_that_is_no_number_stops_the_run(config, monkeypatch):

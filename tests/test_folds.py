@@ -116,6 +116,14 @@ def test_each_fold_is_a_run_of_its_own(tmp_path, monkeypatch):
     assert FoldScores([{"mcc": 1.0}] * 2, []).summarise().keys() == {"validation"}
 
 
+def test_types_are_checked_before_any_fold(tmp_path):
+    config = make_config(tmp_path, folds=3)
+    object.__setattr__(config, "learning_rate", np.float32(0.5))
+    with pytest.raises(InputError, match=r"^config: learning_rate = np\.float32\(0\.5\): must be"):
+        cross_validate(make_model(), make_task(12), None, config)
+    assert not config.output.exists()
+
+
 def test_the_bar_counts_finished_folds_alone(tmp_path, monkeypatch):
     """The second of three was stopped."""
     advanced, models = [], iter([make_model(), None, make_model()])

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from nucleotide_transformer.config import DataConfig, ModelConfig, OptimizerConfig, PretrainConfig
 from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.finetuning.config import FinetuneConfig
+from nucleotide_transformer.finetuning.run import FREE_FIELDS as FREE_IN_FINE_TUNING
 from nucleotide_transformer.pretraining.run import FREE_FIELDS
 from nucleotide_transformer.training.identity import check_same_rates, check_same_run, flatten
 from nucleotide_transformer.training.optimizer import make_schedule
@@ -139,3 +142,16 @@ def test_every_field_of_the_model_is_covered():
     names = {field.name for field in dataclasses.fields(ModelConfig)}
     covered = {field.removeprefix("model.") for field, _ in list_changes()}
     assert names <= covered
+
+
+def test_fine_tuning_goes_by_what_its_files_hold(tmp_path):
+    """Their names, labels of a segmentation included, may change; and a test set may come."""
+    paths = {"train": Path("a.fa"), "train_labels": Path("a.bed")}
+    began = FinetuneConfig(**paths, kind="segmentation")
+    checkpoint = write(tmp_path, config_to_dict(began), {"format_version": 1, "train": "abc"})
+    moved = {field: Path("/b") / path for field, path in paths.items()}
+    tested = {"test": Path("t.fa"), "test_labels": Path("t.bed")}
+    other = dataclasses.replace(began, **moved, **tested)
+    check_same_run(checkpoint, other, free=FREE_IN_FINE_TUNING, record={"train": "abc"})
+    with pytest.raises(InputError, match="train"):
+        check_same_run(checkpoint, other, free=FREE_IN_FINE_TUNING, record={"train": "xyz"})

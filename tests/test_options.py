@@ -20,7 +20,7 @@ from nucleotide_transformer.config import (
     OptimizerConfig,
     PretrainConfig,
 )
-from nucleotide_transformer.configfile import config_from_dict, load_config
+from nucleotide_transformer.configfile import config_from_dict, config_to_dict, load_config
 from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.environment import EnvironmentConfig
 from nucleotide_transformer.errors import InputError
@@ -337,7 +337,10 @@ def test_a_tilde_is_the_home_folder_wherever_it_is_written(tmp_path, monkeypatch
     words = "--config=~/run.toml --data.corpus=~/corpus"
     config = read(PretrainConfig, words, takes_file=True)
     assert (config.output, config.data.corpus) == (tmp_path / "run", tmp_path / "corpus")
-    assert read(PretrainConfig, "--output ./~no-user/x").output == Path("./~no-user/x")
+    for text in ("./~no-user/x", "./~root/x", "./~"):
+        config = read(PretrainConfig, f"--output {text}")
+        assert config.output == Path(text)
+        assert config_from_dict(PretrainConfig, config_to_dict(config), "it").output == Path(text)
     with pytest.raises(InputError, match=r"^nt it: --output = '~no-user/x': there is no such home"):
         read(PretrainConfig, "--output ~no-user/x")
 

@@ -383,3 +383,7 @@ def test_a_mistake_is_one_line_of_the_script(job, monkeypatch, capsys):
 def test_a_type_of_32_bits_is_not_packaged():
     with pytest.raises(InputError, match="dtype = 'float32': must be one of float16, bfloat16"):
         PackageConfig(dtype="float32")
+    config = PackageConfig()
+    object.__setattr__(config, "checkpoint", "bset")
+    with pytest.raises(InputError, match="checkpoint = 'bset': must be one of best, last"):
+        config.__post_init__()

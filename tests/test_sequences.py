@@ -164,6 +164,7 @@ def test_bad_file_is_one_line(tmp_path: Path, name: str, text: str, message: str
     ("one\t0\t5\nfour\t0\t5\n", "x.bed: line 2: four:0-5: there is no contig 'four' in .*fa"),
     ("one\t3\t14\n", "x.bed: line 1: one:3-14: the contig in .*genome.fa.gz ends at 13"),
     ("one\t5\t5\n", "x.bed: line 1: .*must be contig, start and end with tabs"),
+    (f"one\t5\t{'9' * 5000}\n", "x.bed: line 1: .*must be contig, start and end with tabs"),
     ("one\t-1\t5\n", "x.bed: line 1: .*0 <= start < end"),
     ("one 0 5\n", "x.bed: line 1: 'one 0 5': must be contig, start and end"),
     ("one\t0\t5\ta\t0\t*\n", "x.bed: line 1: strand = '\\*': the strand, in column 6, must be"),

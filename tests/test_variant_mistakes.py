@@ -312,6 +312,11 @@ def test_standard_input_that_is_no_table_leaves_nothing(tmp_path, fasta, monkeyp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["genome.fa", "genome.fa.fai"]
 
 
+def test_standard_input_that_is_closed_is_one_line(tmp_path, fasta, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    fails(make_config(tmp_path, fasta, STDIN), "^standard input: is closed: name a file")
+
+
 def test_standard_input_is_let_go_of_after_a_later_error(model, tmp_path, fasta, monkeypatch):
     data = write_vcf(tmp_path / "in.vcf", make_rows()).read_bytes()
     config = make_config(tmp_path, fasta, STDIN, window=1)

@@ -37,7 +37,7 @@ from nucleotide_transformer.benchmark.timing import (
 from nucleotide_transformer.benchmark.torch_peer import TorchPeer, explain_absence
 from nucleotide_transformer.benchmark.workloads import check_case, make_workload
 from nucleotide_transformer.errors import InputError, require
-from nucleotide_transformer.files import refuse_unwritable
+from nucleotide_transformer.files import catch_termination, refuse_unwritable
 from nucleotide_transformer.model import count_parameters
 from nucleotide_transformer.model.platform import resolve_compute
 from nucleotide_transformer.plots import save_figure
@@ -66,19 +66,20 @@ def run_benchmark(config: BenchmarkConfig, *, progress: bool = False) -> Report:
     for case in cases:
         check_case(case, config)
     machine = describe_machine(devices)
-    json_file, picture = reserve_files(config.output)
-    report = Report(config=config, machine=machine, results=[], json_file=json_file)
-    try:
-        with BenchmarkProgress(config, cases, show=progress) as bar:
-            bar.say("matrix product")
-            dtype: Any = config.compute.compute_dtype  # "auto" no more
-            peak = find_peak(devices[0], dtype)
-            for case in cases:
-                report.results.append(run_case(case, config, peak, bar))
-                write_json(json_file, config, machine, report.results)
-    finally:
-        if not json_file.stat().st_size:
-            json_file.unlink()
+    with catch_termination():
+        json_file, picture = reserve_files(config.output)
+        report = Report(config=config, machine=machine, results=[], json_file=json_file)
+        try:
+            with BenchmarkProgress(config, cases, show=progress) as bar:
+                bar.say("matrix product")
+                dtype: Any = config.compute.compute_dtype  # "auto" no more
+                peak = find_peak(devices[0], dtype)
+                for case in cases:
+                    report.results.append(run_case(case, config, peak, bar))
+                    write_json(json_file, config, machine, report.results)
+        finally:
+            if not json_file.stat().st_size:
+                json_file.unlink()
     if not report.measured:
         return report
     save_figure(plot_results(report), picture)

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from nucleotide_transformer.data.intervals import read_lines
+from nucleotide_transformer.data.intervals import is_count, read_lines
 from nucleotide_transformer.data.tables import name_cells, read_cells
 from nucleotide_transformer.data.web import is_address
 from nucleotide_transformer.errors import InputError, MissingInputError, RunFailedError, require
@@ -140,8 +140,8 @@ def _read_row(place: str, row: dict[str, str]) -> Assembly:
     if not is_address(values["address"]):
         rule = "must be an address by http, https, ftp or s3"
         raise InputError(f"{place}: address = {values['address']!r}: {rule}")
-    if number and not number.isdecimal():
-        raise InputError(f"{place}: bytes = {number!r}: must be a whole number")
+    if number and not is_count(number):
+        raise InputError(f"{place}: bytes = {number[:70]!r}: must be a whole number")
     if checksum and not re.fullmatch("md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", checksum):
         rule = "must be md5: or sha256: and as many digits, or empty"
         raise InputError(f"{place}: checksum = {checksum!r}: {rule}")

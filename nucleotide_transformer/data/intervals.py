@@ -70,6 +70,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise InputError(f"{path}: empty file")
 
 
+def is_count(text: str) -> bool:
+    """Whether a text is a whole number, of no more digits than fit 64 bits."""
+    return text.isdecimal() and len(text) <= 18
+
+
 def read_bed(path: Path) -> Iterator[Interval]:
     """Yields the intervals of a BED file with 3 to 12 columns; "track" and "browser" are skipped.
 
@@ -81,7 +86,7 @@ def read_bed(path: Path) -> Iterator[Interval]:
         if not line.strip() or _COMMENT.match(line):
             continue
         columns = line.split("\t")
-        good = len(columns) >= 3 and columns[1].isdecimal() and columns[2].isdecimal()
+        good = len(columns) >= 3 and is_count(columns[1]) and is_count(columns[2])
         start, end = (int(columns[1]), int(columns[2])) if good else (0, 0)
         if not (columns[0] and start < end):
             raise InputError(f"{path}: line {number}: {line[:60]!r}: {_BED_RULE}")
@@ -120,7 +125,7 @@ def read_gff_columns(path: Path) -> Iterator[tuple[int, list[str]]]:
         if not line.strip() or line.startswith("#"):
             continue
         columns = line.split("\t")
-        good = len(columns) == 9 and columns[3].isdecimal() and columns[4].isdecimal()
+        good = len(columns) == 9 and is_count(columns[3]) and is_count(columns[4])
         if not (good and 1 <= int(columns[3]) <= int(columns[4])):
             raise InputError(f"{path}: line {number}: {line[:60]!r}: {_GFF_RULE}")
         count += 1

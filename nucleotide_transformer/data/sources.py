@@ -11,6 +11,7 @@ from typing import NamedTuple, cast
 
 from nucleotide_transformer.bars import make_byte_bar
 from nucleotide_transformer.data.fasta import GZIP_MAGIC
+from nucleotide_transformer.data.intervals import is_count
 from nucleotide_transformer.data.problems import Problems
 from nucleotide_transformer.data.tables import name_cells, read_cells
 from nucleotide_transformer.errors import InputError, MissingInputError
@@ -209,7 +210,7 @@ def _read_row(path: Path, place: str, row: dict[str, str]) -> Source:
     sha256, number = row.get("sha256", "").lower(), row.get("nucleotides", "").replace(",", "")
     if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256):
         raise InputError(f"{place}: sha256 = {sha256[:70]!r}: must have 64 digits from 0 to f")
-    if number and not number.isdecimal():
+    if number and not is_count(number):
         raise InputError(f"{place}: nucleotides = {number[:70]!r}: must be a whole number")
     return Source(
         file=path.parent / row["file"],

@@ -57,6 +57,7 @@ from nucleotide_transformer.weights.runs import find_checkpoint, read_held_out, 
 
 FREE_FIELDS = (
     *("output", "model", "train", "validation", "test", "num_devices", "distributed"),
+    *("train_labels", "validation_labels", "test_labels"),
     *("sequences_per_device", "log_every_steps", "batching"),
     *("compute.attention", "compute.remat", "compute.stack"),
 )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 
 from nucleotide_transformer.config import ComputeConfig, Dtype
-from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.errors import InputError, require, require_choices
 from nucleotide_transformer.packaging.card import Facts, make_trained_card
 from nucleotide_transformer.packaging.records import (
     EVALUATION,
@@ -79,6 +79,7 @@ class PackageConfig:
     """What the run was computed on, for the card."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require(self.dtype in STORED, "dtype", self.dtype, f"must be one of {', '.join(STORED)}")
 
 

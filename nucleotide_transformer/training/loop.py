@@ -194,7 +194,7 @@ class Run:
         Returns:
             Held-out metrics at the end; None if the run was stopped before.
         """
-        with self._keep_updates():
+        with self._keep_updates(stop):
             stopping, over = False, self._find_end()
             while self.step < self._plan.total_steps and not (stopping or over):
                 if self.progress.is_lost:
@@ -223,16 +223,18 @@ class Run:
             return held_out
 
     @contextmanager
-    def _keep_updates(self) -> Iterator[None]:
+    def _keep_updates(self, stop: threading.Event) -> Iterator[None]:
         """Saves the state before an error goes on, if it is finite and no update was what failed.
 
-        The first process does so. If another one fails, the next update of the first fails, too.
+        The first process does so; if another fails, its next update fails, too. After `stop` Ctrl-C
+        is the second one, and saves nothing.
         """
         try:
             yield
-        except TrainingDivergedError:
-            raise
-        except BaseException:
+        except BaseException as error:
+            at_once = isinstance(error, KeyboardInterrupt) and stop.is_set()
+            if at_once or isinstance(error, TrainingDivergedError):
+                raise
             with suppress(Exception):  # there may be no state to save
                 while self._pending:
                     with suppress(OSError):  # a line that can't be written may be what failed
@@ -259,9 +261,8 @@ class Run:
 
     def _find_end(self) -> bool:
         """Whether a run that resumes is over; measures what it was stopped before it could."""
-        plan = self._plan
         measured = {line["step"] for line in self._history}
-        due = plan.is_over and self.step and self.step % plan.evaluate_every_steps == 0
+        due = self.step and self.step % self._plan.evaluate_every_steps == 0
         if due and agree_on(self.step not in measured):
             self._save(self.evaluate())
         return self._is_over()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nucleotide_transformer.bars import make_bar
-from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.errors import InputError, MissingInputError
 from nucleotide_transformer.files import check_new, write_whole
 from nucleotide_transformer.inference.blocks import INPUT
 from nucleotide_transformer.model.platform import find_default_device
@@ -174,6 +174,8 @@ def _run_blocks(
 
 def _copy_stdin(folder: Path) -> Path:
     """Copies standard input into a folder: it is read more than once."""
+    if sys.stdin is None:
+        raise MissingInputError("standard input: is closed: name a file, or pipe the variants in")
     stream = sys.stdin.buffer
     start = stream.read(1 << 16)
     path = folder / f"{INPUT}{find_kind_of_bytes(start)}"
