@@ -320,8 +320,7 @@ class Run:
             step, metrics, fill = self._pending.popleft()
             values = jax.device_get(metrics)
             stop |= bool(values.stop)
-            shown = {"loss": values.loss, "gradient norm": values.gradient_norm}
-            self._check_finite(step, shown)
+            self._check_finite(step, {"loss": values.loss, "gradient norm": values.gradient_norm})
             line = self._log.add(step, values, fill=fill)
             self.progress.advance(step, values, self._log.tokens_per_second)
             self._write_line(step, line)
