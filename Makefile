@@ -78,7 +78,8 @@ format: install ## format the code and apply the fixes that are safe
 notebooks: $(call STAMP,dev+notebooks) ## execute the notebooks, and keep the outputs if all of them pass
 	rm -rf .cache/notebooks && mkdir -p .cache && cp -r notebooks .cache/notebooks
 	$(BIN)/python -m pytest -n $(JOBS) --timeout=900 --nbmake --nbmake-timeout=900 --overwrite .cache/notebooks
-	for each in notebooks/*.ipynb; do sed 's|$(CURDIR)/||g' .cache/$$each > $$each; done
+	for each in notebooks/*.ipynb; do \
+	  sed 's|$(CURDIR)/||g' .cache/$$each > .cache/clean && mv .cache/clean $$each || exit 1; done
 
 test-interop: $(call STAMP,dev+interop) ## compare exports with transformers and torch
 	$(BIN)/python -m pytest $(PYTEST) tests/interop

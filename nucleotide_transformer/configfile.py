@@ -141,6 +141,15 @@ def _read_values(
             raise RuleError(path, value, "must be a table of fields")
 
 
+def check_config(config: Config) -> Config:
+    """A config that was built in Python, as a file would give it.
+
+    Raises:
+        InputError: one line with the field, its value and the rule, as of a file.
+    """
+    return config_from_dict(type(config), config_to_dict(config), "config")
+
+
 def config_to_dict(config: Any) -> dict[str, Any]:
     """The reverse of `config_from_dict`, in types that JSON and TOML have."""
 

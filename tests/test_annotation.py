@@ -134,6 +134,7 @@ def test_what_is_spliced_from_both_strands_is_left_out(tmp_path):
         ("CDS\t106\t114\t.\t+\t0", "CDS\t106\t114\t.\t+\t.", "line 7: phase = '.': .* 0, 1 or 2"),
         ("CDS\t106\t114", "CDS\t114\t106", "line 7: .*1 <= start <= end"),
         ("CDS\t106\t114", "CDS\t106", "line 7: .*9 columns"),
+        ("CDS\t106\t114", f"CDS\t106\t{'9' * 5000}", "line 7: .*1 <= start <= end"),
     ],
 )
 def test_bad_lines_are_named(tmp_path, old, new, rule):

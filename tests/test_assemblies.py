@@ -231,6 +231,7 @@ def test_the_service_is_down(service: Service, tmp_path: Path) -> None:
         ("x.fa\tHomo\tsapiens\t1\t\thttps://h/x.fa\t1\tmd5:1", "8 cells: must have 7"),
         ("x.fa\tcaf\xe9\t\t\thttps://h/x.fa\t1\t", "must be text in UTF-8"),
         ("x.fa\t\t\t\thttps://h/x.fa\tmany\t", "bytes = 'many': must be"),
+        (f"x.fa\t\t\t\thttps://h/x.fa\t{'9' * 5000}\t", "bytes = '999"),
         ("x.fa\t\t\t\thttps://h/x.fa\t1\tmd5:1", "checksum = 'md5:1': must be"),
     ],
 )

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import signal
-import threading
 
 import pytest
 from chosen_scores import make_scores
@@ -21,7 +20,7 @@ from nucleotide_transformer.pretraining.evaluation import Evaluator
 from nucleotide_transformer.pretraining.run import pretrain
 from nucleotide_transformer.training import loop
 from nucleotide_transformer.training.checkpoints import Checkpointer
-from nucleotide_transformer.training.loop import TrainingDivergedError
+from nucleotide_transformer.training.loop import Run, TrainingDivergedError
 from nucleotide_transformer.training.metrics import MetricWriter, read_metrics
 from nucleotide_transformer.weights.runs import find_checkpoint
 
@@ -71,7 +70,8 @@ def test_a_fine_tuning_run_keeps_the_first_of_its_best(values, best, model, tmp_
         metrics = {"score": score_metric(value), "mcc": value}
         scores.append(job.keep_best(made, lambda _, found=metrics: found)({})["score"])
         with (made.config.output / "metrics.jsonl").open("a") as file:
-            line = {"kind": "validation", "step": len(scores), "mcc": value}
+            step = len(scores)
+            line = {"kind": "validation", "step": step, "tokens": 8 * step, "mcc": value}
             file.write(json.dumps(line) + "\n")
     assert kept[-1] == best
     assert [place for place, score in enumerate(scores) if score == min(scores)] == [best]
@@ -131,6 +131,18 @@ def test_an_update_that_fails_takes_the_state_with_it(config, monkeypatch):
     assert [line["step"] for line in read_metrics(config.output)] == [1, 2, 3, 4, 4]
 
 
+def after_update(monkeypatch, number, act):
+    """Does something with the run and its `stop` after an update."""
+    update = Run._update
+
+    def update_and_act(self, stop):
+        update(self, stop)
+        if self.step == number:
+            act(self, stop)
+
+    monkeypatch.setattr(Run, "_update", update_and_act)
+
+
 def test_a_run_that_is_asked_to_stop_saves_before_it_evaluates(config, monkeypatch):
     """A cluster gives it seconds, and update 4 is one at which it evaluates."""
     seen = []
@@ -141,17 +153,7 @@ def test_a_run_that_is_asked_to_stop_saves_before_it_evaluates(config, monkeypat
         return make_scores(self, 7.0)
 
     monkeypatch.setattr(Evaluator, "score", score)
-    from nucleotide_transformer.training.loop import Run
-
-    update = Run._update
-
-    def update_and_stop(self, stop):
-        result = update(self, stop)
-        if self.step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return result
-
-    monkeypatch.setattr(Run, "_update", update_and_stop)
+    after_update(monkeypatch, 4, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert pretrain(config, show=False).step == 4
     assert seen == [True]
     assert find_checkpoint(config.output).name == "4"
@@ -159,17 +161,8 @@ def test_a_run_that_is_asked_to_stop_saves_before_it_evaluates(config, monkeypat
 
 def test_what_a_second_signal_kept_from_being_measured_is_measured_later(config, monkeypatch):
     """The first is update 4, which is due; the second, while it is measured, ends at once."""
-    from nucleotide_transformer.training.loop import Run
-
-    update, score = Run._update, Evaluator.score
-
-    def update_and_stop(self, stop):
-        update(self, stop)
-        if self.step == 4:
-            stop.set()
-
-    monkeypatch.setattr(Run, "_update", update_and_stop)
-    monkeypatch.setattr(Evaluator, "score", failing(score, 1, KeyboardInterrupt))
+    after_update(monkeypatch, 4, lambda _, stop: stop.set())
+    monkeypatch.setattr(Evaluator, "score", failing(Evaluator.score, 1, KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         pretrain(config, show=False)
     monkeypatch.undo()
@@ -182,28 +175,16 @@ def test_what_a_second_signal_kept_from_being_measured_is_measured_later(config,
 
 def test_a_second_signal_ends_a_run_at_once(config, monkeypatch):
     """Without waiting for updates under way, and without saving."""
-    from nucleotide_transformer.training.loop import Run
 
-    ended, record = [], Run._record
+    def end(_, stop):
+        for name in ("_record", "_save"):
+            monkeypatch.setattr(Run, name, lambda *_, name=name, **__: pytest.fail(name))
+        stop.set()
+        raise KeyboardInterrupt
 
-    def record_or_end(self, *, leave):
-        if self.step == 2 and not ended:
-            ended.append(self.step)
-            stop.set()
-            raise KeyboardInterrupt
-        assert not ended
-        return record(self, leave=leave)
-
-    stop = threading.Event()
-    update = Run._update
-    monkeypatch.setattr(Run, "_update", lambda self, _: update(self, stop))
-    keep = Run._keep_updates
-    monkeypatch.setattr(Run, "_keep_updates", lambda self, _: keep(self, stop))
-    monkeypatch.setattr(Run, "_record", record_or_end)
-    monkeypatch.setattr(Run, "_save", lambda *_: pytest.fail("it saves"))
+    after_update(monkeypatch, 2, end)
     with pytest.raises(KeyboardInterrupt):
         pretrain(config, show=False)
-    assert ended == [2]
 
 
 def test_a_held_out_score_that_is_no_number_stops_the_run(config, monkeypatch):

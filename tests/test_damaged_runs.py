@@ -94,7 +94,7 @@ def test_a_checkpoint_without_its_place_in_the_input_cannot_resume(config):
         pretrain(config, show=False)
 
 
-@pytest.mark.parametrize("line", ['{"kind": "tr', "{}", "3", '{"step": 2}'])
+@pytest.mark.parametrize("line", ['{"kind": "tr', "{}", "3", '{"kind": "train", "step": 2}'])
 def test_a_line_of_metrics_that_cannot_be_read_is_named(config, line):
     path = config.output / "metrics.jsonl"
     path.write_text(path.read_text() + f"{line}\n" + path.read_text())

@@ -34,14 +34,14 @@ def make_step_metrics(loss, masked):
 def test_lines_beyond_the_step_are_dropped_when_a_run_goes_on(tmp_path):
     writer = MetricWriter(tmp_path, step=0)
     for step in (1, 2, 3):
-        writer.write("train", step, {"loss": 1.0 / step})
+        writer.write("train", step, {"tokens": step, "loss": 1.0 / step})
     writer.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # a line that was cut off
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3]
     writer = MetricWriter(tmp_path, step=2)
-    writer.write("train", 3, {"loss": 9.0})
-    writer.write("train", 2, {"loss": 7.0})  # stands there already
+    writer.write("train", 3, {"tokens": 3, "loss": 9.0})
+    writer.write("train", 2, {"tokens": 2, "loss": 7.0})  # stands there already
     writer.close()
     assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == [
         (1, 1.0),

@@ -127,7 +127,7 @@ def test_a_run_goes_on_where_tensorboard_can_not_be_written(failing, tmp_path, m
 
     monkeypatch.setattr(RecordWriter, "flush", refuse)
     for step in range(1, 30):
-        writer.write("train", step, {"loss": 0.5})
+        writer.write("train", step, {"tokens": step, "loss": 0.5})
     writer.close()
     assert [line["step"] for line in read_metrics(tmp_path)] == list(range(1, 30))
     (told,) = capsys.readouterr().err.splitlines()

@@ -41,6 +41,7 @@ def test_the_same_file_twice_is_refused(config: CorpusConfig, tmp_path: Path) ->
         ("nucleotides", "20001", ["nucleotides = 20,001", "has 20,000"]),
         ("sha256", "12ab", ["'12ab'", "64 digits"]),
         ("nucleotides", "many", ["'many'", "a whole number"]),
+        ("nucleotides", "9" * 5000, ["'999", "a whole number"]),
     ],
 )
 def test_a_table_is_checked_against_its_files(

@@ -91,7 +91,7 @@ def test_metrics_that_a_run_goes_on_from_are_not_lost(tmp_path: Path) -> None:
     """Lines beyond the step of the checkpoint are dropped by writing the file anew."""
     writer = MetricWriter(tmp_path, step=0)
     for step in (1, 2, 3):
-        writer.write("train", step, {"loss": 1.0 / step, "accuracy": 0.5})
+        writer.write("train", step, {"tokens": step, "loss": 1.0 / step, "accuracy": 0.5})
     writer.close()
     before = (tmp_path / "metrics.jsonl").read_bytes()
     with full_disk(FEW_BYTES), pytest.raises(OSError, match="File too large"):

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from nucleotide_transformer.bars import make_byte_bar
 from nucleotide_transformer.data.assemblies import Assembly, load_assemblies
+from nucleotide_transformer.data.intervals import is_count
 from nucleotide_transformer.data.web import (
     RETRY_STATUSES,
     WAIT_SECONDS,
@@ -255,7 +256,7 @@ class _Download:
             if status == 206:
                 raise _AgainError("the server sent another part of the file")
         length = answer.headers.get("Content-Length", "")
-        if length.isdecimal() and not answer.headers.get("Content-Encoding"):
+        if is_count(length) and not answer.headers.get("Content-Encoding"):
             self._length = self._size() + int(length)
         self._tag = answer.headers.get("ETag", "")
         if self._tag.startswith("W/"):

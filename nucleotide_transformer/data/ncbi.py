@@ -20,6 +20,7 @@ from nucleotide_transformer.data.assemblies import (
     read_requests,
     save_assemblies,
 )
+from nucleotide_transformer.data.intervals import is_count
 from nucleotide_transformer.data.web import find_server, get, make_session
 from nucleotide_transformer.errors import InputError, RunFailedError
 from nucleotide_transformer.files import check_new
@@ -147,7 +148,7 @@ def _find_size(session: Any, address: str) -> int | None:
         return None
     with get(session, address, stream=True) as answer:
         length = answer.headers.get("Content-Length", "")
-        return int(length) if length.isdecimal() else None
+        return int(length) if is_count(length) else None
 
 
 def _find_checksum(session: Any, address: str) -> str:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from nucleotide_transformer.bars import show_steps
-from nucleotide_transformer.configfile import config_from_dict, config_to_dict
+from nucleotide_transformer.configfile import check_config
 from nucleotide_transformer.errors import InputError, OutputExistsError, require
 from nucleotide_transformer.finetuning.batches import count_groups, part_groups
 from nucleotide_transformer.finetuning.config import FinetuneConfig
@@ -84,7 +84,7 @@ def cross_validate(
         InputError: as `finetune` does, for more folds than a class has sequences, for a test
             sequence that is too long, and for a folder that holds a run.
     """
-    config = config_from_dict(FinetuneConfig, config_to_dict(config), "config")
+    config = check_config(config)
     require(config.folds is not None, "folds", config.folds, "must be given")
     join_processes(distributed=config.distributed)
     rule = "holds a run of its own, whose results the folds' would replace: give another folder"

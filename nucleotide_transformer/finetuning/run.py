@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from nucleotide_transformer.bars import show_steps
-from nucleotide_transformer.configfile import config_from_dict, config_to_dict
+from nucleotide_transformer.configfile import check_config
 from nucleotide_transformer.finetuning.batches import (
     Batches,
 )
@@ -116,7 +116,7 @@ def finetune(
         InputError: one line; the input is checked before anything is written.
         TrainingDivergedError: if the loss is not finite.
     """
-    config = config_from_dict(FinetuneConfig, config_to_dict(config), "config")
+    config = check_config(config)
     join_processes(distributed=config.distributed)
     with catch_signals(show=show) as stop:
         with fail_together():

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from nucleotide_transformer.config import PretrainConfig
 from nucleotide_transformer.configfile import config_from_dict, config_to_dict, load_config
+from nucleotide_transformer.data.intervals import is_count
 from nucleotide_transformer.data.manifest import load_manifest
 from nucleotide_transformer.data.sources import SHIPPED_GENOMES
 from nucleotide_transformer.errors import InputError, MissingInputError, require
@@ -135,9 +136,9 @@ def read_earlier_runs(files: Sequence[Path], last: RunRecord) -> list[EarlierRun
             raise MissingInputError(f"{file}: no such file")
         try:
             lines = [line for line in read_metrics_file(file) if line["kind"] == "train"]
-            ends = [(int(line["step"]), int(line["tokens"])) for line in lines]
-        except (KeyError, TypeError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
             raise InputError(f"{file}: no metrics of a run: {error!r}") from None
+        ends = [(line["step"], line["tokens"]) for line in lines]
         if not ends or min(ends[-1]) <= 0:
             raise MissingInputError(f"{file}: no line of training: the hours are unknown")
         runs_read.append(_measure(lines, *ends[-1]))
@@ -259,7 +260,7 @@ def read_genomes(table: Path) -> list[GenomeRecord]:
             rule = "a card names the terms of every genome"
             raise InputError(f"{table}: line {number}: no {empty[0]}: {rule}")
         nucleotides, place = row["nucleotides"], f"{table}: line {number}: nucleotides"
-        require(nucleotides.isdecimal(), place, nucleotides, "must be a number")
+        require(is_count(nucleotides), place, nucleotides[:70], "must be a whole number")
         records.append(
             GenomeRecord(
                 species=row["species"],

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from nucleotide_transformer.config import ModelConfig, PretrainConfig
-from nucleotide_transformer.configfile import config_from_dict, config_to_dict
+from nucleotide_transformer.configfile import check_config
 from nucleotide_transformer.data.dataset import make_dataset, make_iterator
 from nucleotide_transformer.data.manifest import Manifest, load_manifest
 from nucleotide_transformer.errors import InputError
@@ -115,7 +115,7 @@ def pretrain(config: PretrainConfig, *, show: bool = True) -> RunSummary:
         InputError: one line; the input is checked before anything is written.
         TrainingDivergedError: if the loss is not finite; the checkpoints are those of before.
     """
-    config = config_from_dict(PretrainConfig, config_to_dict(config), "config")
+    config = check_config(config)
     join_processes(distributed=config.distributed)
     first = jax.process_index() == 0
     with catch_signals(show=show) as stop:

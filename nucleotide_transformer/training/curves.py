@@ -58,9 +58,7 @@ def _plot_series(
     axes: Any, lines: list[dict[str, Any]], kind: str, metric: str, **style: Any
 ) -> None:
     points = [
-        (line["tokens"], line[metric])
-        for line in lines
-        if line["kind"] == kind and {"tokens", metric} <= line.keys()
+        (line["tokens"], line[metric]) for line in lines if line["kind"] == kind and metric in line
     ]
     if points:
         axes.plot(*zip(*points, strict=True), **style)

@@ -90,8 +90,8 @@ class Board:
 class MetricWriter:
     """Appends metrics to a run's `metrics.jsonl` and TensorBoard files.
 
-    A line is `{"kind": "train" | "validation", "step": ..., ...}`; a run that resumes at `step`
-    first drops what was written beyond it, so that every step is there once.
+    A line is `{"kind": "train" | "validation", "step": ..., "tokens": ..., ...}`; a run that
+    resumes at `step` first drops what was written beyond it, so that every step is there once.
     """
 
     def __init__(self, run: Path, *, step: int):
@@ -140,11 +140,19 @@ def read_metrics_file(path: Path) -> list[dict[str, Any]]:
             found = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{path}: line {number}: {error}; take this line out") from None
-        if not isinstance(found, dict) or not {"kind", "step"} <= found.keys():
-            rule = "must have kind and step; take this line out"
+        if not _is_line(found):
+            rule = "must have kind, step and tokens; take this line out"
             raise InputError(f"{path}: line {number}: {line[:60]}: {rule}")
         lines.append(found)
     return lines
+
+
+def _is_line(found: Any) -> bool:
+    """Whether a piece of JSON is a line of metrics."""
+    types = {"kind": str, "step": int, "tokens": int}
+    return isinstance(found, dict) and all(
+        isinstance(found.get(name), kind) for name, kind in types.items()
+    )
 
 
 class IntervalLog:
