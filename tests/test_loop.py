@@ -5,9 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -21,7 +18,6 @@ from nucleotide_transformer.config import (
     EvaluationConfig,
     OptimizerConfig,
 )
-from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.data.corpus import build_corpus
 from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.data.dataset import UpdateLoader
@@ -209,61 +205,6 @@ def test_a_step_saved_before_it_was_evaluated_can_become_the_best(config, stop_a
     metrics = json.loads((config.output / "checkpoints/5/metrics/metrics").read_text())
     assert metrics["score"] == summary.held_out.cross_entropy
     assert find_checkpoint(config.output).name == "5"
-
-
-def test_a_run_can_be_loaded_while_it_trains(config):
-    """A reader beside a run that saves after every update: neither disturbs the other."""
-    saving = CheckpointConfig(every_steps=1, keep=1)
-    evaluation = EvaluationConfig(num_sequences=5, every_steps=100)  # so that the last is loaded
-    config = dataclasses.replace(
-        config, checkpoint=saving, evaluation=evaluation, total_tokens=512 * 20
-    )
-    program = (
-        "import json, sys\n"
-        "from nucleotide_transformer.config import PretrainConfig\n"
-        "from nucleotide_transformer.configfile import config_from_dict\n"
-        "from nucleotide_transformer.pretraining.run import pretrain\n"
-        "from nucleotide_transformer.training import peaks\n"
-        "peaks.SIZES['cpu'] = (128,)\n"
-        "pretrain(config_from_dict(PretrainConfig, json.loads(sys.argv[1]), 'here'), show=False)\n"
-    )
-    fields = {name: value for name, value in config_to_dict(config).items() if value is not None}
-    fields["optimizer"].pop("clip_norm")
-    command = [sys.executable, "-c", program, json.dumps(fields)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as trainer:
-        loaded = load_what_is_saved(config.output, trainer)
-        assert trainer.returncode == 0, trainer.stderr.read()[-3000:]
-    assert len(loaded.keys() - {"20"}) >= 3
-    assert list_steps(config.output) == [20]
-    np.testing.assert_array_equal(load_embeddings(config.output / "checkpoints/20"), loaded["20"])
-
-
-def load_what_is_saved(folder, trainer):
-    """Loads a run as long as a process trains it: step -> embeddings, the same at every load."""
-    checkpoints, loaded = folder / "checkpoints", {}
-    while trainer.poll() is None:
-        before = {path.name for path in checkpoints.glob("*") if path.name.isdigit()}
-        if not before:
-            time.sleep(0.02)
-            continue
-        try:
-            checkpoint = find_checkpoint(folder)
-            embeddings = load_embeddings(checkpoint)
-        except (FileNotFoundError, ValueError):
-            # A checkpoint is removed when the next is there, and not before.
-            after = {path.name for path in checkpoints.glob("*") if path.name.isdigit()}
-            if len(before | after) == 1:
-                raise
-            continue
-        for step, known in loaded.items():
-            assert np.array_equal(known, embeddings) == (step == checkpoint.name)
-        loaded[checkpoint.name] = embeddings
-        time.sleep(0.02)
-    return loaded
-
-
-def load_embeddings(checkpoint):
-    return load_run(checkpoint)[0]["esm_transformer/~/embed"]["embeddings"]
 
 
 def test_parameters_of_a_run_give_its_model(finished_run):
