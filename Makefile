@@ -58,7 +58,7 @@ model-results: install ## measure the packaged model: tasks, genes, variants (ho
 	$(BIN)/nt tasks run $(TASKS) --methods kmers4 kmers6 ia3 $(IA3) --compute.compute-dtype auto --controls $(RESULTS)/tasks --output $(RESULTS)/tasks_ia3
 	$(BIN)/nt tasks run $(LAYERS) --finetune.layers 0 1 2 3 4 5 6 --output $(RESULTS)/tasks_layers
 	$(BIN)/nt tasks run $(LAYERS) --output $(RESULTS)/tasks_last
-	$(BIN)/python experiments/evaluate_variants.py --shared ../shared/data --window 192 --frames 2 --flank 5 --background 6000 --num-sites 100 --output $(RESULTS)/variants
+	$(BIN)/python experiments/evaluate_variants.py --shared ../shared/data --frames 2 --window 192 --flank 5 --background 6000 --num-sites 100 --output $(RESULTS)/variants
 
 test: install ## run all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST) $(TESTS)

@@ -9,6 +9,7 @@ them. What each number is: `nucleotide_transformer/analysis/variant_classes.py`,
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 import shlex
@@ -24,6 +25,7 @@ from matplotlib.figure import Figure
 from nucleotide_transformer.analysis.annotation import load_annotation
 from nucleotide_transformer.analysis.variant_classes import SIGNS, judge, read_measured
 from nucleotide_transformer.analysis.variant_sites import compare_sites
+from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.benchmark.machine import describe_machine
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.options import parse
@@ -39,9 +41,11 @@ from nucleotide_transformer.weights.hub import PACKAGED
 
 BRCA1_FIRST = 43_000_000
 """Position on chromosome 17 (GRCh38, from 1) of the first nucleotide of the region's FASTA."""
-QUICK = ("llr", "llr_kmer", "entropy", "wt_llr")
+SITES = ("llr", "llr_kmer", "entropy", "wt_llr")
+"""Scores of yeast's sites."""
+SHARED = (*SITES, "llr_calibrated")
 """Scores whose passes neighbouring variants share."""
-BLOCK = 1_024
+BLOCK = 512
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,15 +59,16 @@ class EvaluateVariantsConfig:
     model: str = PACKAGED
     """What `load_pretrained` takes."""
     windows: tuple[int, ...] = (192, 384, 1024)
-    """Windows, in nucleotides, for the scores whose passes are shared."""
-    window: int = 384
-    """Window for the other scores, and for yeast."""
+    """Windows, in nucleotides, for BRCA1: every score with each."""
     frames: int | None = None
-    """Reading frames for the other scores; all by default."""
+    """Reading frames for the scores that need passes of their own for each variant; all by
+    default."""
     flank: int = 6
     """Of the score pll."""
     background: int = 12_000
     """Nucleotides of the region that llr_calibrated is calibrated on."""
+    window: int = 384
+    """Window for yeast."""
     num_sites: int = 200
     """Yeast's sites of each kind."""
 
@@ -77,11 +82,10 @@ def score_brca1(model: Model, config: EvaluateVariantsConfig) -> list[dict[str, 
     rows = []
     for name, values in measured.predictors.items():
         rows += [{"predictor": name, "window": None} | row for row in judge(measured, values)]
-    others = tuple(name for name in SCORES if name not in QUICK)
-    plans = [(window, QUICK) for window in config.windows] + [(config.window, others)]
-    for window, names in plans:
-        frames = config.frames if names is others else None
-        around = WindowConfig(window=window, flank=config.flank, frames=frames)
+    own = tuple(name for name in SCORES if name not in SHARED)
+    for window, (names, frames) in itertools.product(
+        config.windows, ((SHARED, None), (own, config.frames))
+    ):
         table = None
         if "llr_calibrated" in names:
             background = CalibrateConfig(
@@ -92,12 +96,15 @@ def score_brca1(model: Model, config: EvaluateVariantsConfig) -> list[dict[str, 
                 frames=frames,
             )
             table = calibrate(model, background, progress=True)
+        around = WindowConfig(window=window, flank=config.flank, frames=frames)
         scorer = Scorer(model, reference, names, around=around, calibration=table)
-        start, parts = time.perf_counter(), []
-        for first in range(0, len(measured.alleles), BLOCK):
-            parts += list(scorer.score(measured.alleles[first : first + BLOCK]).values)
-        seconds = time.perf_counter() - start
-        print(f"window {window}: {', '.join(names)}: {seconds:.0f} s", flush=True)
+        parts = []
+        with make_bar("variants", is_shown=True) as bar:
+            title, total = f"window {window}, {len(names)} scores", len(measured.alleles)
+            task = bar.add_task(title, total=total)
+            for first in range(0, total, BLOCK):
+                parts += list(scorer.score(measured.alleles[first : first + BLOCK]).values)
+                bar.update(task, completed=len(parts))
         for i, name in enumerate(names):
             values = SIGNS[name] * np.array([row[i] for row in parts])
             rows += [{"predictor": name, "window": window} | row for row in judge(measured, values)]
@@ -108,7 +115,7 @@ def score_yeast(model: Model, config: EvaluateVariantsConfig) -> dict[str, Any]:
     """What `compare_sites` returns."""
     annotation = load_annotation(config.shared / "annotation" / "scerevisiae_r64.gff.gz")
     reference = open_reference(config.shared / "genomes" / "scerevisiae_r64.fa.gz")
-    scorer = Scorer(model, reference, QUICK, around=WindowConfig(window=config.window))
+    scorer = Scorer(model, reference, SITES, around=WindowConfig(window=config.window))
     return compare_sites(scorer, annotation, config.num_sites)
 
 
@@ -121,9 +128,9 @@ def write_tables(result: dict[str, Any]) -> str:
         "",
         f"Model: {result['model']}. AUROC and AUPRC with 95 % intervals, by bootstrap over places.",
         "A measure of 0.5 (AUROC) or of the share of LOF (AUPRC) is chance.",
-        f"{', '.join(QUICK)}: all frames. The other scores: {result['frames'] or 'all'} frames,",
-        f"pll with flanks of {result['flank']} nt, llr_calibrated on {result['background']:,} nt",
-        "of the region.",
+        f"{', '.join(SHARED)}: all frames, the last calibrated on {result['background']:,} nt of",
+        f"the region. The other scores: {result['frames'] or 'all'} frames, pll with flanks of"
+        f" {result['flank']} nt.",
     ]
     groups = dict.fromkeys((row["contrast"], row["subset"]) for row in result["brca1"])
     for contrast, subset in groups:
@@ -135,9 +142,9 @@ def write_tables(result: dict[str, Any]) -> str:
             cells = [show(row[name]) for name in ("auroc", "auprc")]
             lines.append(f"| {row['predictor']} | {row['window'] or ''} | {' | '.join(cells)} |")
     lines += ["", "## Yeast: mean score at the site minus beside it", ""]
-    lines += ["| site | number | " + " | ".join(QUICK) + " |", "|---|---:|" + "---:|" * len(QUICK)]
+    lines += ["| site | number | " + " | ".join(SITES) + " |", "|---|---:|" + "---:|" * len(SITES)]
     for kind, values in result["yeast"].items():
-        cells = [f"{values[n]['mean']:.3f} ± {values[n]['standard_error']:.3f}" for n in QUICK]
+        cells = [f"{values[n]['mean']:.3f} ± {values[n]['standard_error']:.3f}" for n in SITES]
         lines.append(f"| {kind} | {values['sites']} | {' | '.join(cells)} |")
     lines += ["", "± is the standard error over sites; controls match in three nucleotides.", ""]
     return "\n".join(lines)

@@ -1,7 +1,6 @@
 """The configs of the published runs, complete and what they say they are; scripts beside them."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from unittest.mock import Mock
 import jax
 import numpy as np
 import pytest
+from experiment_scripts import FOLDER, load_script
 from small_variants import make_model
 from task_folders import write_rows
 
@@ -35,7 +35,6 @@ from nucleotide_transformer.pretraining.evaluate import EvaluateConfig
 from nucleotide_transformer.weights.assembly import digest_params
 from nucleotide_transformer.weights.hub import PACKAGED
 
-FOLDER = Path(__file__).parent.parent / "experiments"
 SIZES = {
     "v2_50m": 54_855_179,
     "v2_100m": 96_839_179,
@@ -96,16 +95,6 @@ def test_every_config_of_fine_tuning_has_an_output_of_its_own() -> None:
     configs = [read_config(FinetuneConfig, FOLDER / "finetune" / f"{n}.toml") for n in names]
     assert len({config.output for config in configs}) == len(configs)
     assert [config.optimizer.peak_learning_rate for config in configs] == [3e-3, 3e-3, 1e-3]
-
-
-def load_script(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where its dataclasses look for their annotations
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

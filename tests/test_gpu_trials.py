@@ -1,6 +1,5 @@
 """What is run on GPUs, tried on a CPU: commands that there are, trials of a tiny model, a table."""
 
-import importlib.util
 import json
 import os
 import re
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import quick_compiler
+from experiment_scripts import load_script
 
 from nucleotide_transformer.benchmark.config import BenchmarkConfig
 from nucleotide_transformer.options import parse
@@ -21,10 +21,7 @@ FAST = "--sequence-tokens 16 --rounds 1 --round-steps 1 --warmup-steps 1"
 
 @pytest.fixture
 def trials():
-    spec = importlib.util.spec_from_file_location("gpu_trials", ROOT / "experiments/gpu_trials.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("gpu_trials")
 
 
 SMALL_PRODUCTS = """

@@ -1,31 +1,21 @@
 """The plain model of the experiments: the same network as the package's, only slower."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiment_scripts import load_script
 from small_models import V1, V2, random_params
 
 from nucleotide_transformer.benchmark.config import BenchmarkConfig, list_cases
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.model import make_forward
 
-FOLDER = Path(__file__).parent.parent / "experiments"
-
 
 @pytest.fixture(scope="module")
 def plain():
     """experiments/plain_model.py, which is no package."""
-    spec = importlib.util.spec_from_file_location("plain_model", FOLDER / "plain_model.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["plain_model"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["plain_model"]
+    return load_script("plain_model")
 
 
 def test_it_computes_the_same_from_the_same_parameters(plain):

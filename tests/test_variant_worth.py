@@ -4,6 +4,7 @@ import gzip
 
 import numpy as np
 import pytest
+from experiment_scripts import load_script
 from small_variants import (
     complement,
     list_changes,
@@ -24,6 +25,9 @@ from nucleotide_transformer.analysis.variant_sites import (
     find_pairs,
     read_triplet,
 )
+from nucleotide_transformer.variants.config import WindowConfig
+from nucleotide_transformer.variants.scores import SCORES
+from nucleotide_transformer.variants.scoring import Scorer
 
 TEXT = make_text(300, seed=11)
 CLASSES = ("LOF", "FUNC", "INT")
@@ -75,6 +79,31 @@ def test_a_perfect_score_and_one_that_knows_nothing(measured):
     assert (first["lof"], first["others"]) == (counts[0], counts[1])
     wide = next(row for row in rows if row["contrast"] == "LOF against FUNC and INT")
     assert (wide["lof"], wide["others"]) == (counts[0], counts[1] + counts[2])
+
+
+def test_every_score_is_judged_with_every_window(tmp_path, monkeypatch):
+    script = load_script("evaluate_variants")
+    monkeypatch.setattr(script, "BRCA1_FIRST", 101)
+    monkeypatch.setattr(variant_classes, "NUM_RESAMPLES", 2)
+    (tmp_path / "variants").mkdir()
+    (tmp_path / "variants" / "brca1_region_grch38.fa.gz").write_bytes(
+        gzip.compress(f">c\n{TEXT}\n".encode())
+    )
+    table = write_table(tmp_path / "variants" / "brca1_sge.tsv.gz", 30)
+    settings = {"windows": (24, 48), "frames": 1, "flank": 3, "background": 40}
+    config = script.EvaluateVariantsConfig(shared=tmp_path, **settings)
+    model, reference = make_model(), make_reference(c=TEXT)
+    rows = script.score_brca1(model, config)
+    ours = [row for row in rows if row["window"] and row["subset"] == "all"]
+    wanted = [(name, window) for window in (24, 48) for name in SCORES]
+    assert sorted({(row["predictor"], row["window"]) for row in ours}) == sorted(wanted)
+    measured = read_measured(table, reference, 101)
+    for name, window, frames in (("llr", 24, None), ("llr", 48, None), ("pll", 48, 1)):
+        around = WindowConfig(window=window, flank=3, frames=frames)
+        scores = Scorer(model, reference, (name,), around=around).score(measured.alleles).values
+        expected = list(judge(measured, -np.array(scores)[:, 0]))
+        found = [row for row in rows if (row["predictor"], row["window"]) == (name, window)]
+        assert [{**row, "predictor": name, "window": window} for row in expected] == found
 
 
 def test_variants_without_a_score_are_counted(measured):
