@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -116,6 +117,26 @@ def test_a_changed_or_truncated_file(name, damage, folder):
     assert message.startswith(f"{folder / name}: truncated or changed: SHA-256 ")
     assert message.endswith(REPAIR)
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt", "reference.npz"])
+def test_a_change_in_a_copy(name, folder, tmp_path):
+    """Unless whoever changed it deletes the digests; what is not read may change, or be gone."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "special_tokens_map.json").unlink()
+    (copy / "SHA256SUMS").open("a").write("a line of another program\n")
+    assert_same_params(load_pretrained(copy).params, load_pretrained().params)
+    with (copy / name).open("ab") as file:
+        file.write(b"\n")
+    with pytest.raises(InputError) as caught:
+        load_pretrained(copy)
+    message = str(caught.value)
+    assert message.startswith(f"{copy / name}: truncated or changed: SHA-256 ")
+    assert message.endswith("copy it again, or if this is meant, delete SHA256SUMS")
+    (copy / "SHA256SUMS").unlink()
+    if name in ("config.json", "vocab.txt"):  # a line end more in text
+        load_pretrained(copy)
 
 
 @pytest.mark.parametrize("name", sorted(FILES - {"README.md"}))

@@ -1,8 +1,8 @@
 """A folder with a model: found by what a user writes, and loaded.
 
 The model that comes with this package is in `packaged/<name>`, in the Hugging Face layout, with a
-file `SHA256SUMS` in the form that `sha256sum --check` reads. Every load by name checks what is read
-against it. `packaging` writes such a folder.
+file `SHA256SUMS` in the form that `sha256sum --check` reads. Every load by name checks all files
+against it, a load of a copy as a folder those that are read. `packaging` writes such a folder.
 """
 
 import re
@@ -188,6 +188,7 @@ def find_folder(
     if released is not None:
         return find_packaged(str(source))
     if path.is_dir():
+        check_copy(path)
         return path
     if path.exists():
         raise NotAFolderError(f"{path}: is a file: give the folder that it is in")
@@ -284,15 +285,35 @@ def check_sums(folder: Path) -> None:
     for name in READ:
         if name not in sums:
             raise InputError(f"{folder / SUMS}: no line for {name}, which is read: {_REPAIR}")
-    for name, expected in sums.items():
+    for name in sums:
         file = folder / name
         if not file.is_file():
             raise MissingInputError(f"{file}: no such file, and {SUMS} lists it: {_REPAIR}")
-        found = digest_file(file)
+    _compare_digests(folder, sums, _REPAIR)
+
+
+def check_copy(folder: Path) -> None:
+    """Compares the files of a folder that loading reads with their digests, where it has any.
+
+    Raises:
+        InputError: for a file that is not as the list of the folder says.
+    """
+    if (folder / SUMS).is_file():
+        lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
+        sums = {found[2]: found[1] for found in map(_LINE.fullmatch, lines) if found}
+        there = [name for name in (*READ, REFERENCE) if (folder / name).is_file()]
+        listed = {name: sums[name] for name in there if name in sums}
+        _compare_digests(folder, listed, f"copy it again, or if this is meant, delete {SUMS}")
+
+
+def _compare_digests(folder: Path, sums: dict[str, str], repair: str) -> None:
+    """Raises an `InputError` for a file that has another SHA-256 than it should."""
+    for name, expected in sums.items():
+        found = digest_file(folder / name)
         if found != expected:
-            rule = f"should be {show_digest(expected)} by {SUMS}"
+            rule = f"should be {show_digest(expected)} by {SUMS}: {repair}"
             raise InputError(
-                f"{file}: truncated or changed: SHA-256 {show_digest(found)} {rule}: {_REPAIR}"
+                f"{folder / name}: truncated or changed: SHA-256 {show_digest(found)} {rule}"
             )
 
 
