@@ -21,7 +21,8 @@ def test_an_update_tells_its_metrics_and_the_time_left_however_long_it_takes(
         shown.append(progress._bar.tasks[0].fields["metrics"])
         known = {} if math.isnan(speed) else {"tokens_per_second": speed}
         progress.log(step, {"loss": 5.0} | known)
-    assert shown == ["loss 5.000  accuracy 2.5", *["loss 5.000  accuracy 2.5  1,280 tokens/s"] * 2]
+    first, *others = (f"loss 5.000  accuracy 250.00%{speed}" for speed in ("", "  1,280 tokens/s"))
+    assert shown == [first, *others, *others]
     first, second = {0.5: ("0:08:18", "0:08:18"), 40.0: ("11:04:00", "11:03:20")}[seconds]
     assert capsys.readouterr().out.splitlines() == [
         "update 3: loss 5.0000",

@@ -10,6 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from nucleotide_transformer.console import LosableOutput, PlainConsole
 from nucleotide_transformer.training.step import StepMetrics
 
+SHARES = ("accuracy",)
+"""Metrics that are shown as per cent."""
+
 
 class RunProgress:
     """The console of one run; says nothing if `show` is False."""
@@ -54,7 +57,10 @@ class RunProgress:
 
     def advance(self, step: int, metrics: StepMetrics, tokens_per_second: float) -> None:
         """Shows the metrics of an update in the bar; the speed of the first is not known."""
-        means = "".join(f"  {name} {value:.4g}" for name, value in metrics.means.items())
+        means = "".join(
+            f"  {name} {value:{'.2%' if name in SHARES else '.4g'}}"
+            for name, value in metrics.means.items()
+        )
         speed = "" if math.isnan(tokens_per_second) else f"  {tokens_per_second:,.0f} tokens/s"
         text = f"loss {metrics.loss:.3f}{means}{speed}"
         self._bar.update(self._task, completed=step, metrics=text)
