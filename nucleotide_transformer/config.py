@@ -134,7 +134,7 @@ class ComputeConfig:
     attention: Implementation = "auto"
     """Form of the attention; auto is the fastest of the device."""
     stack: Stack = "scan"
-    """One compiled block scanned over the layers, or every layer compiled by itself."""
+    """scan: one compiled block, scanned over the layers. loop: every layer compiled by itself."""
     remat: Remat = "dots"
     """Activation checkpointing in training. none: keep everything. dots: keep results of matrix
     products and of attention, recompute the rest. block: keep block inputs only (least memory)."""

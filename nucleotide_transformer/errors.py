@@ -8,6 +8,7 @@ Each class is also the built-in one that a caller would expect, so `except FileN
 
 import functools
 import importlib
+from pathlib import PurePath
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
@@ -23,7 +24,8 @@ class RuleError(InputError):
         self.field, self.value, self.rule = field, value, rule
 
     def __str__(self) -> str:
-        return f"{self.field} = {self.value!r}: {self.rule}"
+        value = str(self.value) if isinstance(self.value, PurePath) else self.value
+        return f"{self.field} = {value!r}: {self.rule}"
 
 
 class MissingInputError(InputError, FileNotFoundError):

@@ -45,7 +45,7 @@ def _find(place: str) -> Any:
 
 COMMANDS: dict[str, Command] = {
     "corpus build": Command(
-        "FASTA files to a corpus of shuffled-access chunks",
+        "build a corpus from FASTA files",
         "commands.corpora.build_corpus",
         "data.corpus_config.CorpusConfig",
         takes_file=True,
@@ -73,7 +73,7 @@ COMMANDS: dict[str, Command] = {
         "data.hub_chunks.ChunksConfig",
     ),
     "corpus baselines": Command(
-        "count what baselines are fitted to, once",
+        "count k-mers of a corpus for the baselines, once",
         "commands.corpora.count_baselines",
         "pretraining.counts.BaselinesConfig",
         is_positional=True,

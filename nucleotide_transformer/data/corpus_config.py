@@ -44,7 +44,7 @@ class CorpusConfig:
     max_unknown_tokens: float | None = None
     """Chunks with a larger share of N among their tokens are left out, too: one N is a token, and
     so are six known letters. 0.5 leaves out chunks that are more than a seventh N; 1 leaves out
-    none, as earlier versions did. By default 0.5, or what an existing corpus was built with."""
+    none. By default 0.5, or what an existing corpus was built with."""
     min_length: int = 0
     """Contigs with fewer nucleotides are left out and counted, and so are parts of contigs in one
     split. The published corpus kept whole records only: chunk_length + 2 * overlap."""

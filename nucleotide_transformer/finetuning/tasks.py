@@ -127,7 +127,7 @@ class TasksConfig(LoadConfig):
         for field in SET_BY_TRIAL:
             value = getattr(self.finetune, field)
             default = getattr(FinetuneConfig(), field)
-            require(value == default, f"finetune.{field}", value, "is set by nt tasks itself")
+            require(value == default, f"finetune.{field}", value, "is set by nt tasks run itself")
 
     @property
     def uses_network(self) -> bool:
