@@ -116,13 +116,12 @@ def test_several_runs_add_up(facts):
     assert "these settings of the last of 3 runs:" in card
     place = "`experiments/model/x.toml`"
     assert f"{place},\nthen {place},\nthen {place} have all of them. In a checkout" in card
-    assert f"the last one began with have the SHA-256 `{'5' * 64}`\n(of names" in card
+    assert f"the last run started from have the SHA-256 `{'5' * 64}`\n(of names" in card
     assert "this folder:\n\n```bash\nmake model" in card
     assert "runs/first" not in card
     unknown = describe_compute(record._replace(started_from=None), "", earlier)
-    assert (
-        "as\nthey are packaged. The checkpoints of\nthe last one do not name the weights" in unknown
-    )
+    wanted = "as\nthey are packaged. The checkpoints of\nthe last run do not record the weights"
+    assert wanted in unknown
 
 
 def test_runs_before_that_nobody_knows_enough_of(facts, tmp_path):
@@ -209,7 +208,7 @@ def test_results_by_group_unseen_species_and_other_seeds(facts, tmp_path):
         f"| Fungi | 1,200 | 7.5000 ± 0.0100 | {bits[0]:.4f} | 2.00% | {bits[1]:.4f}"
         f" | 2.00% | -0.3000 ± 0.0020 | {bits[2]:.4f} | 2.00% | -0.1500 ± 0.0020 |"
     )
-    assert "\ntakes all 6-mers for equally likely has 8.3178 nats" in card
+    assert "\nguess over all 6-mers has 8.3178 nats" in card
     assert row in card
     assert "| no group | 34 | 7.6000 " in card
     assert "| all | 1,234 | 7.8000 ± 0.0100 |" in card

@@ -27,7 +27,7 @@ from nucleotide_transformer.weights.exports import (
 _OF_A_MACHINE = ("output", "num_devices", "sequences_per_device", "log_every_steps", "data.corpus")
 
 _START = """\
-A Nucleotide Transformer of {millions:.1f} million parameters, trained from random numbers on
+A Nucleotide Transformer of {millions:.1f} million parameters, trained from random weights on
 {num_species} species by the project of the package nucleotide-transformer-jax, with which it comes.
 It is none of the models that InstaDeep published: those are larger, saw other genomes and much more
 of them, and have another licence.
@@ -49,8 +49,8 @@ type of the file, unless `from_pretrained` is given another `dtype`.
 ## Architecture
 
 {architecture}.
-Names and shapes are those of the published models: whatever vectors the rows of the token tables
-shared in training is added up in them.
+Names and shapes are those of the published models. Vectors that the rows of the token tables shared
+in training are added into the rows.
 """
 
 _DATA = """\
@@ -93,8 +93,8 @@ _LICENCE = """\
 The weights are under Apache-2.0, as the project is. The sequences that they were trained on are not
 part of them and keep the terms that the table gives. They are public sequences; none came with
 terms that restrict a model trained on it. The licence of a package or a repository is that of the
-place where a file was found, and is named for the record. The column "here" says which sequences
-are in this repository as well.
+place where a file was found, and is named for the record. The last column says which sequences are
+in the repository as well.
 """
 
 
@@ -173,7 +173,9 @@ def list_genomes(genomes: Sequence[GenomeRecord]) -> str:
         )
         for genome in genomes
     ]
-    return make_table(("species", "assembly", "group", "nucleotides", "terms", "here"), rows, {3})
+    return make_table(
+        ("species", "assembly", "group", "nucleotides", "terms", "in the repository"), rows, {3}
+    )
 
 
 def describe_recipe(facts: Facts) -> str:
@@ -227,13 +229,13 @@ def describe_compute(record: RunRecord, hardware: str, earlier: Sequence[Earlier
 def _describe_start(digest: str | None) -> str:
     """What a run began with that went on from another."""
     which = (
-        f"Those that\nthe last one began with have the SHA-256 `{digest}`\n"
+        f"Those that\nthe last run started from have the SHA-256 `{digest}`\n"
         "(of names, shapes and float32 numbers)."
         if digest
-        else "The checkpoints of\nthe last one do not name the weights that it began with."
+        else "The checkpoints of\nthe last run do not record the weights that it started from."
     )
     return (
-        "Each run began with the best weights of the one before, whole or rounded to 16 bits as\n"
+        "Each run started from the best weights of the one before, whole or rounded to 16 bits as\n"
         f"they are packaged. {which}\n\n"
     )
 
@@ -252,8 +254,8 @@ def describe_results(facts: Facts) -> str:
     k = facts.config.k
     return (
         "## Results\n\nMasked tokens, all of them replaced by `<mask>`; the other predictors were"
-        " fitted to the same training\ndata, and ± is a standard error over sequences. A guess that"
-        f"\ntakes all {k}-mers for equally likely has {k * math.log(4):.4f} nats, 2 bits per"
+        " fitted to the same training\ndata, and ± is a standard error over sequences. A uniform"
+        f"\nguess over all {k}-mers has {k * math.log(4):.4f} nats, 2 bits per"
         " nucleotide.\n\n" + "\n\n".join(parts) + "\n"
     )
 
