@@ -1,7 +1,8 @@
 """What a user can mend: bad input, told apart from a bug of ours by its class.
 
-The command line prints these in one line: an `InputError` with exit code 2, a `RunFailedError` and
-what the operating system raises with 1. Everything else keeps its traceback.
+The command line prints these in one line: an `InputError` with exit code 2; an
+`UnwritableOutputError`, a `RunFailedError` and what the operating system raises with 1. Everything
+else keeps its traceback.
 
 Each class is also the built-in one that a caller would expect, so `except FileNotFoundError` works.
 """

@@ -141,7 +141,7 @@ def evaluate_baselines(
         Scores of the sequences under `FREQUENCY` and `MARKOV`.
 
     Raises:
-        ValueError: if a masked token spells no known nucleotide, is masked twice, or if none is
+        InputError: if a masked token spells no known nucleotide, is masked twice, or if none is
             masked.
     """
     hidden = find_hidden(tokens, positions, valid, baselines.tokenizer)
@@ -173,7 +173,7 @@ def find_hidden(
     """The masked tokens, and the known nucleotides around them.
 
     Raises:
-        ValueError: as `evaluate_baselines`.
+        InputError: as `evaluate_baselines`.
     """
     rows, slots = np.nonzero(valid)
     places = rows * tokens.shape[1] + positions[rows, slots]

@@ -292,7 +292,7 @@ def _choose_frame(
 
 def _mean_own(
     lists: list[list[np.ndarray]],
-    places: Int[np.ndarray, " U"],
+    places: Int[np.ndarray, " places"],
     results: Any,
     k: int,
 ) -> Float[np.ndarray, " N"]:
