@@ -44,10 +44,6 @@ class Text(NamedTuple):
     size: int
     """Nucleotides."""
 
-    def reverse(self, place: int, width: int) -> int:
-        """Where, along the minus strand, `width` nucleotides begin that start at a place."""
-        return self.size - place - width
-
 
 class Texts:
     """Texts in a row, and all their k-mers. Add what is needed, then ask for rows.
