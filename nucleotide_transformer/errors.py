@@ -85,6 +85,11 @@ def _find_choices(kind: type) -> dict[str, tuple[tuple[str, ...], bool]]:
     return found
 
 
+def describe_error(error: BaseException) -> str:
+    """The first line of what a library says went wrong; the error's type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def import_extra(module: str, extra: str, purpose: str) -> Any:
     """Imports a module that not everyone needs; an `InputError` says how to install it."""
     try:
