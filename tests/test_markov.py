@@ -14,10 +14,10 @@ from nucleotide_transformer.pretraining.markov import (
     Contexts,
     WordCounter,
     add_reverse_complements,
-    encode_letters,
     fit_chains,
     score_words,
 )
+from nucleotide_transformer.tokenizers import encode_letters
 
 FLOAT32 = 1e-5
 """Relative: a sum of at most 20 logarithms in float32, each rounded to 6e-8 of about 10."""

@@ -62,7 +62,7 @@ def draw_tokens(
 ) -> Int[np.ndarray, "B T"]:
     """Sequences of random k-mers after `<cls>`, without padding."""
     random = np.random.default_rng(seed)
-    first, last = model.first_kmer_id, model.first_kmer_id + 4**model.k
+    first, last = model.first_kmer_id, model.first_letter_id
     tokens = random.integers(first, last, (num_sequences, num_tokens), dtype=np.int32)
     tokens[:, 0] = model.cls_token_id
     return tokens
