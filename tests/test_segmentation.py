@@ -15,9 +15,9 @@ from small_tasks import COMPUTE, MODEL, make_config, make_model
 
 from nucleotide_transformer import cli
 from nucleotide_transformer.commands.finetuning import read_table
+from nucleotide_transformer.data.fasta import turn
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.finetuning import prediction_files
-from nucleotide_transformer.finetuning.batches import turn
 from nucleotide_transformer.finetuning.predict import predict, predict_array, score_model
 from nucleotide_transformer.finetuning.prediction_files import (
     PredictLabelsConfig,

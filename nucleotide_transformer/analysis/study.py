@@ -186,11 +186,11 @@ def measure_kinds(
     }
     total = sum(len(sample.items) for group in drawn.values() for sample in group)
     report = steps(f"{genome.name}: kinds of sequence", total)
-    reference = kinds.make_reference(genome, k)
+    frequencies = kinds.make_frequencies(genome, k)
     judge = functools.partial(judge_tokens, model)
     return {
         kind: kinds.describe(
-            kinds.judge_regions(judge, model.tokenizer, samples, reference, report)
+            kinds.judge_regions(judge, model.tokenizer, samples, frequencies, report)
         )
         for kind, samples in drawn.items()
         if any(sample.items for sample in samples)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from nucleotide_transformer.data.fasta import turn
 from nucleotide_transformer.files import keep_settings, refuse_unwritable, write_whole
-from nucleotide_transformer.finetuning.batches import turn
 from nucleotide_transformer.inference.batching import BatchConfig, resolve_windows
 from nucleotide_transformer.inference.blocks import PART_BYTES, PART_SECONDS, load_arrays
 from nucleotide_transformer.inference.embedding import Embedding, embed, resolve_layers

@@ -12,17 +12,14 @@ import numpy as np
 from nucleotide_transformer.config import check_trainable
 from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.errors import InputError, require
-from nucleotide_transformer.finetuning.batches import (
-    count_tokens,
-    hold_out,
-    round_lengths,
-)
+from nucleotide_transformer.finetuning.batches import count_tokens, round_lengths
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.evaluation import (
     find_first_best,
     find_metric,
     score_metric,
 )
+from nucleotide_transformer.finetuning.groups import hold_out
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.finetuning.objective import Standard, measure_labels
 from nucleotide_transformer.finetuning.segments import cut_long_tiles
