@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 from experiment_scripts import FOLDER, load_script
-from small_variants import make_model
+from small_models import make_model
 from task_folders import write_rows
 
 from nucleotide_transformer.analysis.config import KnowledgeConfig

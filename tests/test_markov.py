@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_chains import LETTERS, make_text, reverse_complement
+from plain_chains import LETTERS, make_text
+from small_genomes import reverse_complement
 
 from nucleotide_transformer.pretraining import markov
 from nucleotide_transformer.pretraining.markov import (
