@@ -303,7 +303,7 @@ def _check_family(
     for field in ("vocabulary", "k", "position"):
         found, expected = getattr(config, field), getattr(released.config, field)
         if found != expected:
-            rule = f"{model_name} is of the family {released.family}, with {expected!r}"
+            rule = f"{model_name} has {expected!r}"
             raise InputError(f"{place}: {field} = {found!r}: {rule}")
 
 

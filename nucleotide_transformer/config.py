@@ -299,10 +299,9 @@ class PretrainConfig:
         return self.evaluation.sequence_tokens or self.data.sequence_tokens
 
     @property
-    def held_out_masking(self) -> MaskingConfig:
-        """Masks of the held-out sequences, all of whose selected tokens become `<mask>`."""
-        ratio = self.evaluation.masking_ratio or self.masking.ratio
-        return MaskingConfig(ratio=ratio, mask_probability=1.0, random_probability=0.0)
+    def held_out_ratio(self) -> float:
+        """Share of the tokens of a held-out sequence that are masked."""
+        return self.evaluation.masking_ratio or self.masking.ratio
 
     @property
     def sequences_per_update(self) -> int:
@@ -322,7 +321,7 @@ def check_held_out(config: PretrainConfig) -> None:
     limit = config.model.position_limit
     fits = limit is None or num_tokens <= limit
     require(fits, "evaluation.sequence_tokens", num_tokens, rule)
-    ratio = config.held_out_masking.ratio
+    ratio = config.held_out_ratio
     fits = round(ratio * (num_tokens - 1)) > 0  # <cls> never is masked
     rule = f"no token of a held-out sequence of {num_tokens} would be masked"
     require(fits or given is None, "evaluation.masking_ratio", given, rule)

@@ -72,7 +72,7 @@ EXTRAS = (
     Extra(("umap",), "UMAP", install("umap")),
     Extra(("requests", "urllib3"), "genomes from the network", install("download")),
     Extra(("datasets",), "datasets of the Hugging Face hub", install("hub")),
-    Extra(("isal",), "gzipped FASTA files in half the time", install("fast")),
+    Extra(("isal",), "gzipped FASTA files 1.8 times as fast", install("fast")),
     Extra(("pyBigWig",), "BigWig files", install("bigwig")),
     Extra(("torch",), "PyTorch weights", "pip install torch"),
 )

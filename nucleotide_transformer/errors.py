@@ -1,7 +1,8 @@
 """What a user can mend: bad input, told apart from a bug of ours by its class.
 
-The command line prints these in one line: an `InputError` with exit code 2, a `RunFailedError` and
-what the operating system raises with 1. Everything else keeps its traceback.
+The command line prints these in one line: an `InputError` with exit code 2; an
+`UnwritableOutputError`, a `RunFailedError` and what the operating system raises with 1. Everything
+else keeps its traceback.
 
 Each class is also the built-in one that a caller would expect, so `except FileNotFoundError` works.
 """
@@ -84,6 +85,11 @@ def _find_choices(kind: type) -> dict[str, tuple[tuple[str, ...], bool]]:
         if get_origin(single) is Literal:
             found[field] = (get_args(single), is_tuple)
     return found
+
+
+def describe_error(error: BaseException) -> str:
+    """The first line of what a library says went wrong; the error's type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def import_extra(module: str, extra: str, purpose: str) -> Any:

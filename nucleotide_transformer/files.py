@@ -309,6 +309,11 @@ def drop_nan(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
+def get_suffix(path: Path) -> str:
+    """What follows the last dot of a file's name, .gz apart, in lower case."""
+    return Path(path).name.removesuffix(".gz").rpartition(".")[2].lower()
+
+
 def digest_file(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:

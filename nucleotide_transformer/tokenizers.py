@@ -21,7 +21,7 @@ from typing import SupportsIndex
 import numpy as np
 from jaxtyping import Integer, Shaped
 
-from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.errors import InputError, RuleError, require
 from nucleotide_transformer.token_ids import SPECIAL_TOKENS, TokenIds
 from nucleotide_transformer.types import Int, UInt8, Vocabulary
 
@@ -30,7 +30,11 @@ Nucleotides = str | bytes | Shaped[np.ndarray, "..."]
 ManyNucleotides = Sequence[Nucleotides] | UInt8[np.ndarray, "B _"]
 """Several of them; an array has one in each row."""
 
+UNKNOWN = 4
+"""Code of every byte that is not A, T, C or G, which are 0 to 3."""
 _LETTERS = "ATCG"
+_LETTER_CODES = bytes(b"ATCG".find(letter) % (UNKNOWN + 1) for letter in range(256))
+"""`find` gives -1 for what is not found, which is 4 modulo 5."""
 _AMBIGUOUS = "NRYSWKMBDHV"
 
 # Codes of a byte: 0 to 3 are the letters, and what follows is a token by itself.
@@ -141,7 +145,7 @@ class KmerTokenizer(TokenIds):
         outside = np.flatnonzero((array < 0) | (array >= self.vocabulary_size))
         for position in outside[:1]:
             rule = f"must lie between 0 and {self.vocabulary_size - 1}"
-            require(False, f"ids[{position}]", int(array[position]), rule)
+            raise RuleError(f"ids[{position}]", int(array[position]), rule)
         start = int(array[:1].tolist() == [self.cls_token_id])
         kept = np.flatnonzero(array != self.pad_token_id)
         stop = kept[-1] + 1 if kept.size else 0
@@ -173,7 +177,7 @@ class KmerTokenizer(TokenIds):
     @functools.cached_property
     def _ids_by_code(self) -> Int[np.ndarray, " C"]:
         """Ids of the tokens that are one code long, in the order of the codes."""
-        letters = self.first_kmer_id + 4**self.k + np.arange(5)
+        letters = self.first_letter_id + np.arange(5)
         special = np.arange(self.first_kmer_id)
         return np.concatenate([letters, [self.cls_token_id], special]).astype(np.int32)
 
@@ -269,6 +273,11 @@ def roll_words(
         words |= following
         num_letters += step
     return words
+
+
+def encode_letters(text: bytes) -> UInt8[np.ndarray, " N"]:
+    """Returns the codes of A, T, C, G in upper case, 0 to 3; all other bytes are `UNKNOWN`."""
+    return np.frombuffer(text.translate(_LETTER_CODES), np.uint8)
 
 
 def number_kmers(codes: UInt8[np.ndarray, " N"], k: int) -> Int[np.ndarray, " W"]:

@@ -1,11 +1,12 @@
 """The letters of the shapes, and the array types that the package's signatures use.
 
-Every array argument is annotated with one of these letters, so that a signature reads as a
-specification. `tests/conftest.py` has beartype check them at run time.
+Every array argument is annotated with these letters, or with words where a letter would say less,
+so that a signature reads as a specification. `tests/conftest.py` has beartype check them at run
+time.
 
 | letter | meaning                                                             |
 |--------|---------------------------------------------------------------------|
-| A      | micro-batches accumulated into one update                           |
+| A      | micro-batches accumulated into one update (in docstrings alone)     |
 | B      | sequences of a (micro-)batch                                        |
 | T      | tokens of a sequence, `<cls>` and padding included                  |
 | M      | slots for masked tokens of a sequence                               |
@@ -19,11 +20,11 @@ specification. `tests/conftest.py` has beartype check them at run time.
 | S      | sequences of an update or of a set                                  |
 | G      | heads of all sequences of a batch                                   |
 | N      | devices, or entries of a list that the docstring names              |
-| Q      | elements of a device's slice                                        |
 | C      | words that k letters spell; classes, or targets, of a task          |
 | W      | words or windows in a sequence                                      |
 | E      | numbers that go along with a sequence                               |
-| R      | rank of a change                                                    |
+| J      | tokens before a change, or reading frames around it                 |
+| R      | rank of a change; chains of a mixture                               |
 """
 
 from typing import TYPE_CHECKING, Any, Literal

@@ -5,9 +5,9 @@ import math
 from collections import Counter
 
 import numpy as np
+from small_genomes import reverse_complement
 
 LETTERS = "ATCG"
-COMPLEMENTS = str.maketrans("ATCG", "TAGC")
 
 
 class Records:
@@ -29,10 +29,6 @@ def make_text(length: int, seed: int) -> str:
     """Letters of which each depends on the one before, so that the orders differ."""
     steps = np.random.default_rng(seed).choice(4, length, p=[0.6, 0.2, 0.15, 0.05])
     return "".join(LETTERS[i] for i in np.cumsum(steps) % 4)
-
-
-def reverse_complement(text: str) -> str:
-    return text.translate(COMPLEMENTS)[::-1]
 
 
 class PlainChain:

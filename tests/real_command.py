@@ -1,4 +1,4 @@
-"""The command `nt` as a process of its own: through pipes, and in a terminal."""
+"""The command `nt`: within the test, or as a process of its own, through pipes or in a terminal."""
 
 import fcntl
 import os
@@ -9,6 +9,10 @@ import sys
 import termios
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
+
+from nucleotide_transformer import cli
 
 ROOT = Path(__file__).parent.parent
 COMMAND = (sys.executable, "-m", "nucleotide_transformer.cli")
@@ -27,6 +31,12 @@ def make_environment(**changes: str) -> dict[str, str]:
     told = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM")
     kept = {name: value for name, value in os.environ.items() if name not in told}
     return kept | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color"} | changes
+
+
+def run(capfd: pytest.CaptureFixture[str], *args: object) -> Done:
+    """Runs `nt ARGS`, texts of one or more words each, in this process."""
+    code = cli.main([word for arg in args for word in str(arg).split()])
+    return Done(code, *capfd.readouterr())
 
 
 def run_in_pipe(*words: object, **changes: str) -> Done:

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from nucleotide_transformer.config import ModelConfig
+from nucleotide_transformer.pretrained import Model, load_pretrained
+from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights.assembly import expected_shapes
 from nucleotide_transformer.weights.exports import save_folder
@@ -37,6 +40,24 @@ def random_params(config: ModelConfig, seed: int = 0) -> Params:
         }
         for module, shapes in expected_shapes(config).items()
     }
+
+
+def make_model() -> Model:
+    """One of v2, of 3-mers."""
+    tokenizer = KmerTokenizer(vocabulary=V2.vocabulary, k=V2.k)
+    return Model(params=random_params(V2), config=V2, tokenizer=tokenizer)
+
+
+@pytest.fixture(scope="module", name="model")
+def random_model() -> Model:
+    return make_model()
+
+
+@pytest.fixture(name="model")
+def saved_model(tmp_path: Path) -> Model:
+    """The same, loaded from the test's folder `model`."""
+    save_model(tmp_path / "model", V2, "huggingface")
+    return load_pretrained(tmp_path / "model")
 
 
 def assert_same_params(found: Params, expected: Params) -> None:

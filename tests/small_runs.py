@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import pytest
 
 from nucleotide_transformer.config import (
@@ -12,9 +13,15 @@ from nucleotide_transformer.config import (
     OptimizerConfig,
     PretrainConfig,
 )
-from nucleotide_transformer.data.corpus import build_corpus
+from nucleotide_transformer.data.corpus import build_corpus, open_split
 from nucleotide_transformer.data.corpus_config import CorpusConfig
 from nucleotide_transformer.pretraining import counts
+
+
+def read_all(manifest, split="train"):
+    """Every record of a split, in its order."""
+    reader = open_split(manifest, split)
+    return reader.read(np.arange(len(reader)))
 
 
 @pytest.fixture

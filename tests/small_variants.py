@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
-from small_models import V2, random_params
+from small_genomes import reverse_complement
+from small_models import V2
 
 from nucleotide_transformer.pretrained import Model
-from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.variants.config import WindowConfig
 from nucleotide_transformer.variants.reading import Allele
 from nucleotide_transformer.variants.reference import Reference
@@ -18,16 +17,6 @@ WIDTH = 8
 """K-mers of a window."""
 OPTIONS = {"window": K * WIDTH + 1, "flank": 7, "num_devices": 1}
 AROUND = WindowConfig(**OPTIONS)
-
-
-def make_model() -> Model:
-    tokenizer = KmerTokenizer(vocabulary=V2.vocabulary, k=K)
-    return Model(params=random_params(V2), config=V2, tokenizer=tokenizer)
-
-
-@pytest.fixture(scope="module", name="model")
-def random_model() -> Model:
-    return make_model()
 
 
 def make_text(size: int, seed: int = 0) -> str:
@@ -51,10 +40,6 @@ def list_changes(text: str, *places: int, contig: str = "c") -> list[Allele]:
         for letter in "ACGT"
         if letter != text[place]
     ]
-
-
-def complement(text: str) -> str:
-    return text[::-1].translate(str.maketrans("ACGT", "TGCA"))
 
 
 def cut_window(text: str, start: int, width: int = WIDTH) -> tuple[str, int]:
@@ -88,7 +73,7 @@ def plain_distribution(
     """P of A, C, G and T at a place: over both strands and the frames that there are."""
     sums, count = dict.fromkeys("ACGT", 0.0), 0
     for strand in ("+", "-"):
-        letters = text if strand == "+" else complement(text)
+        letters = text if strand == "+" else reverse_complement(text)
         own = place if strand == "+" else len(text) - 1 - place
         for j in range(K):
             start = own - j
@@ -104,7 +89,7 @@ def plain_distribution(
                 window, left = cut_window(letters, frame + K * centre)
                 index = left + number - centre
             for kmer, log_p in score_kmers(model, window, index, masked=masked).items():
-                letter = kmer[j] if strand == "+" else complement(kmer[j])
+                letter = kmer[j] if strand == "+" else reverse_complement(kmer[j])
                 sums[letter] += np.exp(log_p)
             count += 1
     return {letter: total / count for letter, total in sums.items()}

@@ -24,7 +24,6 @@ from nucleotide_transformer.benchmark.tables import describe_notes, print_report
 from nucleotide_transformer.benchmark.workloads import InferenceWorkload, draw_tokens, make_workload
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError
-from nucleotide_transformer.inference.embedding import is_known
 from nucleotide_transformer.model import init_params, make_forward
 
 MODEL = ModelConfig(k=3, num_layers=2, embed_dim=16, num_heads=2, ffn_dim=24, max_positions=64)
@@ -181,7 +180,7 @@ def test_inference_computes_what_the_model_computes(task):
     params = init_params(jax.random.key(config.seed), MODEL)
     layers = {"embed": (2,), "probe": (0, 1, 2), "logits": ()}[task]
     outputs = make_forward(MODEL).apply(params, tokens, layers=layers)
-    keep = is_known(tokens, MODEL)[..., None]
+    keep = MODEL.is_known(tokens)[..., None]
     expected = {layer: (x * keep).sum(axis=1) for layer, x in outputs.embeddings.items()}
     # Sums of 20 float32 numbers near 1, in another order.
     right = outputs.logits if task == "logits" else expected
@@ -355,7 +354,7 @@ def test_the_peer_has_as_many_flops():
 def test_drawn_tokens_are_kmers_after_cls():
     tokens = draw_tokens(50, 40, MODEL, seed=0)
     assert (tokens[:, 0] == MODEL.cls_token_id).all()
-    assert np.asarray(is_known(jnp.asarray(tokens[:, 1:]), MODEL)).all()
+    assert np.asarray(MODEL.is_known(jnp.asarray(tokens[:, 1:]))).all()
     assert len(np.unique(tokens[:, 1:])) == 4**MODEL.k
 
 

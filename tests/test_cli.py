@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 from printed_tables import read_table
+from real_command import run
 from small_runs import short_words  # noqa: F401
 
 from nucleotide_transformer import __version__, cli
@@ -38,12 +39,6 @@ RUN = (
     f"{MODEL} --data.sequence-tokens=32 --tokens-per-update=128 --sequences-per-device=4"
     " --num-devices=1 --total-tokens=256 --evaluation.num-sequences=2"
 )
-
-
-def run(capfd, *args):
-    code = cli.main([word for arg in args for word in str(arg).split()])
-    out, err = capfd.readouterr()
-    return code, out, err
 
 
 def test_help_lists_every_command(capfd):

@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from real_command import run_in_pipe, run_in_terminal
+from real_command import run, run_in_pipe, run_in_terminal
+from small_genomes import reverse_complement
 from small_models import V1, V2, assert_same_params, random_params, save_model
 from test_adapter_exports import make_adapter
 
-from nucleotide_transformer import cli, pretrained
+from nucleotide_transformer import pretrained
 from nucleotide_transformer.commands import models
 from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.inference import embedding_files
@@ -56,12 +57,6 @@ def no_model(monkeypatch):
 
     for module in (pretrained, models):
         monkeypatch.setattr(module, "load_pretrained", load)
-
-
-def run(capfd, *args):
-    code = cli.main([word for arg in args for word in str(arg).split()])
-    out, err = capfd.readouterr()
-    return code, out, err
 
 
 def list_names(folder):
@@ -122,11 +117,6 @@ def test_embed_by_itself_takes_the_mean_of_the_last_layer(folder, fasta, tmp_pat
     np.testing.assert_allclose(read_embeddings(output).layers[2], expected, rtol=1e-4, atol=1e-4)
 
 
-def turn(text):
-    """The other strand."""
-    return text.translate(str.maketrans("ACGT", "TGCA"))[::-1]
-
-
 def test_embed_takes_intervals_of_both_strands_in_small_windows(capfd, folder, fasta, tmp_path):
     bed, output = tmp_path / "places.bed", tmp_path / "out.parquet"
     bed.write_text("first\t5\t45\tup\t0\t+\nfirst\t8\t40\tdown\t0\t-\nsecond\t0\t7\n")
@@ -136,7 +126,7 @@ def test_embed_takes_intervals_of_both_strands_in_small_windows(capfd, folder, f
     assert (code, out) == (0, f"wrote {output}\n"), err
     table, first = read_embeddings(output), SEQUENCES["first"]
     assert table.name == ["up", "down", "second:0-7"]
-    sequences = [first[5:45], turn(first[8:40]), SEQUENCES["second"]]
+    sequences = [first[5:45], reverse_complement(first[8:40]), SEQUENCES["second"]]
     small = BatchConfig(window_tokens=8, overlap_tokens=3)
     model = load_pretrained(folder)
     expected = embed_array(model, sequences, batching=small)

@@ -14,6 +14,7 @@ import pysam
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_line_errors import assert_one_line
 
 from nucleotide_transformer.data import fasta
 from nucleotide_transformer.data.chunking import SPLITS, Segment, cut_chunks
@@ -93,13 +94,6 @@ def locate_all(manifest: Manifest) -> Iterator[tuple[str, str, str, int, int, by
             for index, record in enumerate(reader.read(np.arange(len(reader)))):
                 place = reader.locate(index)
                 yield split, place.species, place.contig, place.start, place.end, record
-
-
-def assert_one_line(error: pytest.ExceptionInfo[Exception], *parts: object) -> None:
-    message = str(error.value)
-    assert "\n" not in message
-    for part in parts:
-        assert str(part) in message
 
 
 def test_every_nucleotide_is_in_one_split(genomes: Path) -> None:

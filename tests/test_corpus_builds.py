@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from full_disks import full_disk
+from one_line_errors import assert_one_line
 
 from nucleotide_transformer.data import shards
 from nucleotide_transformer.data.corpus import (
@@ -52,13 +53,6 @@ def stamp_files(folder: Path) -> dict[str, tuple[int, int]]:
 
 def list_partial(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.name.startswith(PARTIAL_PREFIX)]
-
-
-def assert_one_line(error: pytest.ExceptionInfo[Exception], *parts: object) -> None:
-    message = str(error.value)
-    assert "\n" not in message
-    for part in parts:
-        assert str(part) in message
 
 
 def test_second_build_keeps_every_shard(config: CorpusConfig) -> None:

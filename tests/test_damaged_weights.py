@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from small_models import V1, V2, random_params, save_model
 
 from nucleotide_transformer.config import ComputeConfig
-from nucleotide_transformer.weights.folders import load_folder
+from nucleotide_transformer.weights.folders import Layout, load_folder
 from nucleotide_transformer.weights.huggingface import (
     load_huggingface,
     open_tensors,
@@ -208,48 +208,37 @@ def test_a_number_that_a_type_does_not_reach(
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "rule"),
+    ("layout", "option", "value", "rule"),
     [
-        ("add_bias_kv", True, "only False can be computed"),
-        ("ffn_activation_name", "relu", "only 'swish' or 'silu' or 'gelu-no-approx'"),
-        ("key_size", 7, "only 4 can be computed"),
-        ("alphabet_size", 4106, r"must be 4\*\*k \+ 9"),
-        ("k_for_kmers", 6, "only 3 can be computed"),
-        ("num_layers", "2", "must be a int"),
-        ("embed_dim", None, "is missing"),
-        ("embed_dim", 18, "must be a multiple of num_heads"),
-        ("positional_embedding", "learned", "only 'rotary' can be computed"),
+        ("jax", "add_bias_kv", True, "only False can be computed"),
+        ("jax", "ffn_activation_name", "relu", "only 'swish' or 'silu' or 'gelu-no-approx'"),
+        ("jax", "key_size", 7, "only 4 can be computed"),
+        ("jax", "alphabet_size", 4106, r"must be 4\*\*k \+ 9"),
+        ("jax", "k_for_kmers", 6, "only 3 can be computed"),
+        ("jax", "num_layers", "2", "must be a int"),
+        ("jax", "embed_dim", None, "is missing"),
+        ("jax", "embed_dim", 18, "must be a multiple of num_heads"),
+        ("jax", "positional_embedding", "learned", "only 'rotary' can be computed"),
+        ("huggingface", "model_type", "bert", "only 'esm' can be computed"),
+        ("huggingface", "position_embedding_type", "relative_key", "only 'rotary' or 'absolute'"),
+        ("huggingface", "tie_word_embeddings", True, "only False can be computed"),
+        ("huggingface", "vocab_size", 33, "must be"),
+        ("huggingface", "rope_theta", 500.0, "only 10000.0 can be computed"),
+        ("huggingface", "layer_norm_eps", "small", "must be a float"),
     ],
 )
-def test_options_of_hyperparams_that_are_not_computed(
-    option: str, value: Any, rule: str, tmp_path: Path
+def test_options_that_are_not_computed(
+    layout: Layout, option: str, value: Any, rule: str, tmp_path: Path
 ) -> None:
-    save_model(tmp_path / "m", V2, "jax")
-    file = tmp_path / "m" / "hyperparams.json"
+    save_model(tmp_path / "m", V2, layout)
+    name, load = {
+        "jax": ("hyperparams.json", load_released_jax),
+        "huggingface": ("config.json", load_huggingface),
+    }[layout]
+    file = tmp_path / "m" / name
     file.write_text(json.dumps(json.loads(file.read_text()) | {option: value}))
-    with pytest.raises(ValueError, match=rf"^[^\n]*hyperparams\.json: [^\n]*{rule}[^\n]*$"):
-        load_released_jax(tmp_path / "m", FLOAT32)
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "rule"),
-    [
-        ("model_type", "bert", "only 'esm' can be computed"),
-        ("position_embedding_type", "relative_key", "only 'rotary' or 'absolute'"),
-        ("tie_word_embeddings", True, "only False can be computed"),
-        ("vocab_size", 33, "must be"),
-        ("rope_theta", 500.0, "only 10000.0 can be computed"),
-        ("layer_norm_eps", "small", "must be a float"),
-    ],
-)
-def test_options_of_config_json_that_are_not_computed(
-    option: str, value: Any, rule: str, tmp_path: Path
-) -> None:
-    save_model(tmp_path / "m", V2, "huggingface")
-    file = tmp_path / "m" / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {option: value}))
-    with pytest.raises(ValueError, match=rf"^[^\n]*config\.json: [^\n]*{rule}[^\n]*$"):
-        load_huggingface(tmp_path / "m", FLOAT32)
+    with pytest.raises(ValueError, match=rf"^[^\n]*{re.escape(name)}: [^\n]*{rule}[^\n]*$"):
+        load(tmp_path / "m", FLOAT32)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_runs import read_all
 
 from nucleotide_transformer.config import DataConfig
 from nucleotide_transformer.data.corpus import (
@@ -59,11 +60,6 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
         "short": {f"s{i}": draw(SHORT) for i in range(15)},
     }
     return build(folder, genomes, validation_contigs=("held1", "held2", "held3", "held4"))
-
-
-def read_all(manifest: Manifest, split: str = "train") -> list[bytes]:
-    reader = open_split(manifest, split)
-    return reader.read(np.arange(len(reader)))
 
 
 def make_updates(manifest: Manifest, num_tokens: int = NUM_TOKENS, **changes: object):

@@ -139,7 +139,7 @@ def test_the_test_split_is_read_and_scored(run, job):
         manifest, "validation", tokenizer=model.tokenizer, sequence_tokens=40, num_sequences=99
     )
     assert not {row.tobytes() for row in found.tokens} & {row.tobytes() for row in held_out.tokens}
-    masked = mask_evaluation_set(found.tokens, configs.MaskingConfig(ratio=0.3), model.config)
+    masked = mask_evaluation_set(found.tokens, 0.3, model.config)
     logits = np.asarray(model(masked.inputs).logits, np.float64)
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     rows = np.arange(len(found.tokens))[:, None]
@@ -174,7 +174,7 @@ def test_an_unseen_corpus_takes_the_counts_of_another_one(run, job, unseen):
         sequence_tokens=64,
         num_sequences=9,
     )
-    masked = mask_evaluation_set(found.tokens, configs.MaskingConfig(ratio=0.2), model.config)
+    masked = mask_evaluation_set(found.tokens, 0.2, model.config)
     targets = masked.targets[masked.valid] - model.config.first_kmer_id
     counts = load_counts(load_manifest(run.data.corpus), 3).tokens + 1
     expected = -np.log(counts / counts.sum())[targets].mean()

@@ -9,7 +9,6 @@ import pytest
 from nucleotide_transformer.config import (
     DataConfig,
     EvaluationConfig,
-    MaskingConfig,
     ModelConfig,
     PretrainConfig,
 )
@@ -38,15 +37,15 @@ def make_tokens(num_sequences=7):
 
 
 def test_every_selected_token_is_hidden_and_the_masks_are_fixed():
-    masked = mask_evaluation_set(make_tokens(), MaskingConfig(), MODEL)
+    masked = mask_evaluation_set(make_tokens(), 0.15, MODEL)
     seen = np.take_along_axis(masked.inputs, masked.positions, axis=1)
     assert (seen[masked.valid] == MODEL.mask_token_id).all()
-    again = mask_evaluation_set(make_tokens(), MaskingConfig(), MODEL)
+    again = mask_evaluation_set(make_tokens(), 0.15, MODEL)
     assert all(np.array_equal(*pair) for pair in zip(masked, again, strict=True))
 
 
 def test_nucleotides_of_masked_tokens_are_k_or_one():
-    masked = mask_evaluation_set(make_tokens(), MaskingConfig(), MODEL)
+    masked = mask_evaluation_set(make_tokens(), 0.15, MODEL)
     for row, number in enumerate(count_spelled(masked, MODEL)):
         targets = masked.targets[row][masked.valid[row]]
         kmers = targets < MODEL.first_kmer_id + 64
@@ -56,7 +55,7 @@ def test_nucleotides_of_masked_tokens_are_k_or_one():
 @pytest.mark.parametrize(("num_devices", "at_once"), [(1, 2), (2, 2), (3, 1), (8, 1)])
 def test_scores_are_those_of_each_sequence(num_devices, at_once):
     """In the order of the set, however they lie on the devices."""
-    masked = mask_evaluation_set(make_tokens(), MaskingConfig(), MODEL)
+    masked = mask_evaluation_set(make_tokens(), 0.15, MODEL)
     params = init_params(jax.random.key(3), MODEL)
     logits = make_forward(MODEL).apply(params, jax.numpy.asarray(masked.inputs)).logits
     wide = np.asarray(logits, np.float64)
@@ -99,7 +98,7 @@ def test_as_many_tokens_at_once_as_in_training(num_tokens, at_once):
         tokens_per_update=2 * num_tokens,
         total_tokens=2 * num_tokens,
     )
-    masked = mask_evaluation_set(make_tokens(), MaskingConfig(), MODEL)
+    masked = mask_evaluation_set(make_tokens(), 0.15, MODEL)
     layout = plan_layout(2, at_most=2, num_local=1, num_processes=1)
     held_out = HeldOut(make_tokens(), masked, groups=())
     evaluator = make_evaluator(config, held_out, find_devices(1), layout)
@@ -108,7 +107,7 @@ def test_as_many_tokens_at_once_as_in_training(num_tokens, at_once):
 
 def test_the_rows_of_two_processes_come_back_in_the_order_of_the_set(monkeypatch):
     """Seven sequences, four and three, on two devices each that take one at a time."""
-    masked = mask_evaluation_set(make_tokens(), MaskingConfig(), MODEL)
+    masked = mask_evaluation_set(make_tokens(), 0.15, MODEL)
     like = plan_layout(4, at_most=1, num_local=2, num_processes=2)
     laid_out = []
 

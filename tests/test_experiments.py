@@ -16,17 +16,17 @@ import jax
 import numpy as np
 import pytest
 from experiment_scripts import FOLDER, load_script
-from small_variants import make_model
+from small_models import make_model
 from task_folders import write_rows
 
 from nucleotide_transformer.analysis.config import KnowledgeConfig
 from nucleotide_transformer.commands import COMMANDS
 from nucleotide_transformer.config import PretrainConfig
 from nucleotide_transformer.configfile import load_config, read_config, read_fields
+from nucleotide_transformer.data.fasta import turn
 from nucleotide_transformer.data.manifest import load_manifest
 from nucleotide_transformer.data.reader import open_split
 from nucleotide_transformer.errors import InputError
-from nucleotide_transformer.finetuning.batches import turn
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.model import init_params
 from nucleotide_transformer.options import parse

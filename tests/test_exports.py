@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_models import V2, assert_same_params, random_params, save_model
+from small_models import (
+    V2,
+    assert_same_params,
+    random_params,
+    save_model,
+    saved_model,  # noqa: F401
+)
 
 from nucleotide_transformer import files
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.pretrained import Model, export_model, load_pretrained
 from nucleotide_transformer.weights.exports import open_draft
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Model:
-    save_model(tmp_path / "model", V2, "huggingface")
-    return load_pretrained(tmp_path / "model")
 
 
 def test_an_export_is_a_complete_folder(model: Model, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pysam
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from one_line_errors import assert_one_line
 
 from nucleotide_transformer.data import fasta
 from nucleotide_transformer.data.fasta import FastaReader
@@ -33,13 +34,6 @@ def normalise(sequence: str) -> bytes:
     """Letter by letter, as the rule is written."""
     upper = sequence.upper().replace("U", "T")
     return "".join(letter if letter in "ACGT" else "N" for letter in upper).encode()
-
-
-def assert_one_line(error: pytest.ExceptionInfo[Exception], *parts: object) -> None:
-    message = str(error.value)
-    assert "\n" not in message
-    for part in parts:
-        assert str(part) in message
 
 
 @pytest.mark.parametrize("name", ["hpylori_g27.fa.gz", "umaydis_chr01-06.fa.gz"])

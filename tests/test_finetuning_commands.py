@@ -125,7 +125,7 @@ def test_a_prediction_that_was_stopped_resumes(folder, tuned, tmp_path, monkeypa
     def predict(output, model=model):
         return prediction_files.predict_file(
             model,
-            prediction_files.PredictConfig(
+            prediction_files.PredictLabelsConfig(
                 model=str(folder / "run"), input=folder / "test.csv", output=output
             ),
         )

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from small_tasks import failing_evaluation, make_config, make_model, make_task
 
+from nucleotide_transformer.data.fasta import turn
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.finetuning import folds
-from nucleotide_transformer.finetuning.batches import group_equal, hold_out, turn
 from nucleotide_transformer.finetuning.folds import (
     FoldScores,
     cross_validate,
     part_folds,
     share_devices,
 )
+from nucleotide_transformer.finetuning.groups import group_equal, hold_out
 from nucleotide_transformer.finetuning.run import FinetuneResult
 
 

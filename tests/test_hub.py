@@ -20,7 +20,7 @@ from nucleotide_transformer.model import count_parameters
 from nucleotide_transformer.pretrained import get_pretrained_model, load_pretrained
 from nucleotide_transformer.weights import hub
 from nucleotide_transformer.weights.folders import Layout, find_folder
-from nucleotide_transformer.weights.hub import PACKAGED, RELEASED, find_released
+from nucleotide_transformer.weights.hub import PACKAGED, RELEASED
 from nucleotide_transformer.weights.released_jax import check_size
 
 REPOSITORY = "InstaDeepAI/nucleotide-transformer-v2-50m-3mer-multi-species"
@@ -387,11 +387,3 @@ def test_the_card_of_a_released_model_has_its_licence(
     assert "license: cc-by-nc-sa-4.0" in card
     assert f"Made from: {REPOSITORY}." in card
     assert "trust_remote_code" in card  # what the gated architecture needs in transformers
-
-
-def test_find_released_knows_the_family() -> None:
-    families = {name: find_released(name).family for name in RELEASED}
-    assert families["2B5_1000G"] == "v1"
-    assert families["codon_nt"] == "codon"
-    assert families["1B_agro_nt"] == "agro"
-    assert families["250M_multi_species_v2"] == "v2"

@@ -170,6 +170,13 @@ def test_imports_point_one_way() -> None:
     assert wrong == []
 
 
+def test_contributing_shows_the_order() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = text.partition("```\ntypes ")[2].partition("```")[0]
+    places = f"types {shown}".split("->")
+    assert [set(place.replace(",", " ").split()) for place in places] == list(ORDER)
+
+
 def test_what_a_user_can_mend_has_its_own_class() -> None:
     """A plain error is a bug of ours, or is caught and told anew before it reaches anyone."""
     wrong = [

@@ -238,8 +238,8 @@ def measure_kind(genome, painted, kind, held_out=None, count=40):
         count=count,
         random=np.random.default_rng(0),
     )
-    reference = kinds.make_reference(genome, 3)
-    judged = kinds.judge_regions(judge_rows, KmerTokenizer(k=3), samples, reference, lambda: None)
+    frequencies = kinds.make_frequencies(genome, 3)
+    judged = kinds.judge_regions(judge_rows, KmerTokenizer(k=3), samples, frequencies, lambda: None)
     return kinds.describe(judged), samples
 
 

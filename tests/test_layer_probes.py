@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_genomes import reverse_complement
 from small_models import V2, save_model
 from task_folders import draw, make_model, write_rows, write_task
 
@@ -38,17 +39,15 @@ def model() -> Model:
     return make_model()
 
 
-def turn(text: str) -> str:
-    return text[::-1].translate(str.maketrans("ACGT", "TGCA"))
-
-
 def test_a_store_holds_what_embed_gives(tmp_path: Path, model: Model) -> None:
     store = EmbeddingStore(tmp_path, model, batching=ONE)
     assert store.layers == (0, 1, 2)
     store.add(TEXTS, "both")
     for layer in store.layers:
         one = embed_array(model, TEXTS, layer=layer, batching=ONE)
-        other = embed_array(model, [turn(text) for text in TEXTS], layer=layer, batching=ONE)
+        other = embed_array(
+            model, [reverse_complement(text) for text in TEXTS], layer=layer, batching=ONE
+        )
         found = store.load(TEXTS, "both", layer)
         assert (found.dtype, found.shape) == (np.float32, (4, V2.embed_dim))
         np.testing.assert_allclose(found, (one + other) / 2, rtol=1e-5, atol=1e-5)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_genomes import reverse_complement
 
 from nucleotide_transformer.finetuning.kmer_counts import number_words
 from nucleotide_transformer.finetuning.labels import LabelledSequences, read_labelled
@@ -18,10 +19,6 @@ from nucleotide_transformer.finetuning.leaks import (
 def draw(count: int, size: int, seed: int = 0) -> list[str]:
     letters = np.random.default_rng(seed).choice(list("ACGT"), (count, size))
     return ["".join(row) for row in letters]
-
-
-def reverse_complement(text: str) -> str:
-    return text[::-1].translate(str.maketrans("ACGT", "TGCA"))
 
 
 def mutate(text: str, every: int) -> str:

@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_chains import LETTERS, make_text, reverse_complement
+from plain_chains import LETTERS, make_text
+from small_genomes import reverse_complement
 
 from nucleotide_transformer.pretraining import markov
 from nucleotide_transformer.pretraining.markov import (
     Contexts,
     WordCounter,
     add_reverse_complements,
-    encode_letters,
     fit_chains,
     score_words,
 )
+from nucleotide_transformer.tokenizers import encode_letters
 
 FLOAT32 = 1e-5
 """Relative: a sum of at most 20 logarithms in float32, each rounded to 6e-8 of about 10."""

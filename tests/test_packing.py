@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_runs import read_all
 
 from nucleotide_transformer.config import DataConfig, EvaluationConfig, PretrainConfig
 from nucleotide_transformer.data.chunking import Packer, cut_chunks
@@ -64,11 +65,6 @@ def count_padding(manifest: Manifest) -> float:
         manifest, "train", tokenizer=KmerTokenizer(), data=data, sequences_per_update=50, seed=0
     )
     return float(np.mean([dataset[n].tokens == KmerTokenizer().pad_token_id for n in range(4)]))
-
-
-def read_all(manifest: Manifest, split: str = "train") -> list[bytes]:
-    reader = open_split(manifest, split)  # type: ignore[arg-type]
-    return reader.read(np.arange(len(reader)))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -10,8 +10,11 @@ import types
 
 import numpy as np
 import pytest
-from small_models import V2, random_params
-from small_variants import random_model  # noqa: F401
+from small_models import (
+    V2,
+    random_model,  # noqa: F401
+    random_params,
+)
 from variant_files import make_config, make_rows, write_fasta, write_vcf
 from variant_runs import (
     TEXT,

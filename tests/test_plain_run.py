@@ -25,7 +25,7 @@ from nucleotide_transformer.configfile import config_to_dict, load_config
 from nucleotide_transformer.data.manifest import load_manifest
 from nucleotide_transformer.data.reader import open_split
 from nucleotide_transformer.model import init_params
-from nucleotide_transformer.pretraining import report, run
+from nucleotide_transformer.pretraining import evaluation, report, run
 from nucleotide_transformer.pretraining.baselines import (
     MARKOV,
     evaluate_baselines,
@@ -114,7 +114,8 @@ def watched(case):
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(matplotlib.figure.Figure, "savefig", save)
-        patch.setattr(run, "make_forward", make_watched)
+        for module in (run, evaluation):
+            patch.setattr(module, "make_forward", make_watched)
         patch.setattr(report, "plot_curves", plot_curves)
         yield patch
     case.figures, case.precisions = figures, case.precisions + tuple(precisions)

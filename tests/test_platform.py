@@ -34,7 +34,6 @@ def cpu_info(tmp_path, monkeypatch):
         path = tmp_path / f"cpuinfo_{len(list(tmp_path.iterdir()))}"
         path.write_text(text)
         monkeypatch.setattr(platform, "CPU_INFO", path)
-        return path
 
     return write
 
@@ -103,11 +102,13 @@ def test_bfloat16_is_fast_where_there_are_units_for_it(device, found):
     ("text", "found"), [(WITH_TILES, True), (WITHOUT_TILES, False), ("", False)]
 )
 def test_bfloat16_is_fast_on_a_cpu_with_amx(text, found, cpu_info):
-    assert has_fast_bfloat16(CPU, cpu_info(text)) is found
+    cpu_info(text)
+    assert has_fast_bfloat16(CPU) is found
 
 
-def test_bfloat16_is_not_fast_where_nothing_is_known(tmp_path):
-    assert not has_fast_bfloat16(CPU, tmp_path / "absent")
+def test_bfloat16_is_not_fast_where_nothing_is_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(platform, "CPU_INFO", tmp_path / "absent")
+    assert not has_fast_bfloat16(CPU)
 
 
 @pytest.mark.parametrize("text", [WITH_TILES, WITHOUT_TILES])

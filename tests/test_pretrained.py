@@ -14,7 +14,12 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from small_models import V2, assert_same_params, save_model
+from small_models import (
+    V2,
+    assert_same_params,
+    save_model,
+    saved_model,  # noqa: F401
+)
 
 from nucleotide_transformer import pretrained
 from nucleotide_transformer.config import ComputeConfig, PretrainConfig, Stack
@@ -31,12 +36,6 @@ from nucleotide_transformer.pretrained import (
 from nucleotide_transformer.tokenizers import KmerTokenizer
 
 REPOSITORY = "InstaDeepAI/nucleotide-transformer-v2-50m-3mer-multi-species"
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Model:
-    save_model(tmp_path / "model", V2, "huggingface")
-    return load_pretrained(tmp_path / "model")
 
 
 def test_outputs_have_their_shapes_and_types(model: Model) -> None:

@@ -83,11 +83,11 @@ def test_what_only_memory_of_a_family_tells(tmp_path):
     counts = probe.count_words(encode(texts), 4).astype(float)
     found = probe.find_families(encode(texts))
     assert len(set(found.tolist())) == 40
-    by_chromosome = probe.run_probe(counts, labels, chromosomes, scale=False)
-    assert by_chromosome.correct.mean() == 1
-    by_family = probe.run_probe(counts, labels, found, scale=False)
+    by_chromosome = probe.cross_validate_probe(counts, labels, chromosomes, scale=False)
+    assert by_chromosome.all()
+    by_family = probe.cross_validate_probe(counts, labels, found, scale=False)
     # 40 independent families: chance is 25 % with a deviation of 7 %.
-    assert by_family.correct.mean() < 0.25 + 3 * 0.07
+    assert by_family.mean() < 0.25 + 3 * 0.07
 
 
 def test_the_probe_is_linear_and_scaled():
@@ -97,9 +97,7 @@ def test_the_probe_is_linear_and_scaled():
     features = np.stack([1e-3 * labels, 1e3 * random.normal(size=400)], axis=1)
     features[:, 0] += 1e-4 * random.normal(size=400)
     groups = np.arange(400) // 50
-    answers = probe.run_probe(features, labels, groups, scale=True)
-    assert answers.correct.mean() > 0.9
-    np.testing.assert_array_equal(answers.correct, answers.predicted == labels)
+    assert probe.cross_validate_probe(features, labels, groups, scale=True).mean() > 0.9
 
 
 def test_intervals_resample_whole_groups():
@@ -143,8 +141,7 @@ def test_all_probes_of_all_layers_and_splits(monkeypatch):
 def test_a_genome_of_few_chromosomes(num_groups):
     """As many as `find_windows` asks for; two are left for the inner folds, or three."""
     labels, groups = np.arange(48) % 4, np.arange(48) // 4 % num_groups
-    answers = probe.run_probe(np.eye(4)[labels], labels, groups, scale=True)
-    assert answers.correct.all()
+    assert probe.cross_validate_probe(np.eye(4)[labels], labels, groups, scale=True).all()
 
 
 def test_layers_are_spread_evenly():

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from small_models import V2, random_params
+from small_models import V2, random_model  # noqa: F401
 
 from nucleotide_transformer.inference import (
     BatchConfig,
@@ -17,16 +17,8 @@ from nucleotide_transformer.inference import (
 )
 from nucleotide_transformer.inference import batching as batching_module
 from nucleotide_transformer.inference import embedding as embedding_module
-from nucleotide_transformer.pretrained import Model
-from nucleotide_transformer.tokenizers import KmerTokenizer
 
 ONE = BatchConfig(num_devices=1, batch_tokens=64)
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    tokenizer = KmerTokenizer(vocabulary="v2", k=3)
-    return Model(params=random_params(V2), config=V2, tokenizer=tokenizer)
 
 
 def test_nothing_known_has_no_likelihood(model):

@@ -15,12 +15,12 @@ from small_tasks import COMPUTE, MODEL, make_config, make_model
 
 from nucleotide_transformer import cli
 from nucleotide_transformer.commands.finetuning import read_table
+from nucleotide_transformer.data.fasta import turn
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.finetuning import prediction_files
-from nucleotide_transformer.finetuning.batches import turn
 from nucleotide_transformer.finetuning.predict import predict, predict_array, score_model
 from nucleotide_transformer.finetuning.prediction_files import (
-    PredictConfig,
+    PredictLabelsConfig,
     check_files,
     predict_file,
 )
@@ -203,7 +203,7 @@ def test_islands_are_found(tmp_path):
     assert np.abs(alone - found).max() > 1e-4
     fasta = tmp_path / "1" / "x.fa"
     place = {"model": "here", "input": fasta}
-    output = predict_file(loaded, PredictConfig(**place, output=tmp_path / "y.bedgraph"))
+    output = predict_file(loaded, PredictLabelsConfig(**place, output=tmp_path / "y.bedgraph"))
     tracks = [line.split("\t") for line in output.read_text().splitlines()]
     assert tracks.pop(0) == ['track type=bedGraph name="island"']
     covered = sum(int(end) - int(start) for _, start, end, _ in tracks)
@@ -213,7 +213,7 @@ def test_islands_are_found(tmp_path):
     )
     np.testing.assert_allclose(written, found[:, 0], atol=6e-5)  # four digits
     with pytest.raises(InputError, match=r"y.csv.*a segmentation is written as .bedgraph"):
-        predict_file(loaded, PredictConfig(**place, output=tmp_path / "y.csv"))
+        predict_file(loaded, PredictLabelsConfig(**place, output=tmp_path / "y.csv"))
     place["model"] = str(result.adapter)
     check_big_wig(loaded, place, tmp_path, validation.sequences[0])
 
@@ -223,7 +223,7 @@ def check_big_wig(loaded, place, folder, sequence):
     big = pytest.importorskip("pyBigWig")
     bed, output = folder / "some.bed", folder / "y.bw"
     bed.write_text("c2\t0\t30\nc0\t30\t60\nc0\t0\t30\n")
-    config = PredictConfig(**place, bed=bed, output=output)
+    config = PredictLabelsConfig(**place, bed=bed, output=output)
     save_model(folder / "base", MODEL, "huggingface", make_model().params)
     words = [f"--{name}={value}" for name, value in (place | {"base": folder / "base"}).items()]
     assert cli.main(["predict", *words, f"--bed={bed}", f"--output={output}"]) == 0
@@ -284,7 +284,7 @@ def test_a_table_with_other_columns_has_tracks(tmp_path, monkeypatch):
     model = make_segmenter(monkeypatch, 1)
     table = tmp_path / "x.csv"
     table.write_text(f"name,id,dna\n1,b,{'A' * 60}\n2,a,{'C' * 9}\n")
-    config = PredictConfig(
+    config = PredictLabelsConfig(
         model="here",
         input=table,
         output=tmp_path / "y.bedgraph",
@@ -304,7 +304,7 @@ def test_a_table_with_other_columns_has_tracks(tmp_path, monkeypatch):
 def test_coordinates_are_read_where_they_reach_the_output(tmp_path):
     table = tmp_path / "x.csv"
     table.write_text("contig,start,end,sequence\none,1,4,ACGT\n")
-    config = PredictConfig(model="here", input=table, output=tmp_path / "y.csv")
+    config = PredictLabelsConfig(model="here", input=table, output=tmp_path / "y.csv")
     assert check_files(config).num_nucleotides == 4
     for changes in ({"output": tmp_path / "y.bedgraph"}, {"window": 3}):
         with pytest.raises(InputError, match=r"x\.csv: row 1: start, end = '1', '4': are counted"):
@@ -329,7 +329,7 @@ def test_tracks_need_the_memory_of_one_part(tmp_path, monkeypatch):
         rows = [f"one,{start},{start + 1_000},{'ACGT' * 250}\n" for start in starts]
         (tmp_path / "x.csv").write_text("contig,start,end,sequence\n" + "".join(rows))
         output = tmp_path / f"{num_tiles}.bedgraph"
-        config = PredictConfig(
+        config = PredictLabelsConfig(
             model="here", input=tmp_path / "x.csv", output=output, track="class2"
         )
         _, *lines = predict_file(model, config).read_text().splitlines()
@@ -343,7 +343,7 @@ def test_tracks_need_the_memory_of_one_part(tmp_path, monkeypatch):
 def test_every_class_that_a_track_may_be_of_is_named(tmp_path, monkeypatch):
     model = make_segmenter(monkeypatch, 12)
     fasta, _ = write(tmp_path, ">one\nACGT\n", [])
-    config = functools.partial(PredictConfig, model="here", input=fasta)
+    config = functools.partial(PredictLabelsConfig, model="here", input=fasta)
     with pytest.raises(InputError, match=r"'exon': must be one of class0, .*, class11$"):
         predict_file(model, config(output=tmp_path / "y.bedgraph", track="exon"))
     with pytest.raises(InputError, match=r"None: a BigWig .*: must be one of class0, .*, class11$"):
@@ -354,7 +354,7 @@ def test_what_is_too_long_without_n_is_refused(tmp_path, monkeypatch):
     """In a table, N may be lower case or another code."""
     table = tmp_path / "x.csv"
     table.write_text(f"name,sequence\ngap,{'nR' * 750}acgt\ntwo,{'ACGT' * 750}\n")
-    config = PredictConfig(model="here", input=table, output=tmp_path / "y.bedgraph")
+    config = PredictLabelsConfig(model="here", input=table, output=tmp_path / "y.bedgraph")
     with pytest.raises(InputError, match="sequence 'two': 3000 nt are 1001 tokens: the model take"):
         predict_file(make_segmenter(monkeypatch, 1), config)
 

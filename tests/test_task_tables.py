@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from nucleotide_transformer.errors import InputError, MissingInputError
-from nucleotide_transformer.finetuning.intervals import bootstrap, make_class_score, spread
+from nucleotide_transformer.finetuning.confidence import bootstrap, make_class_score, spread
 from nucleotide_transformer.finetuning.metrics import METRICS, score_predictions
 from nucleotide_transformer.finetuning.task_rows import (
     Row,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_models import V2, random_params
+from small_models import random_model  # noqa: F401
 
 from nucleotide_transformer.data.intervals import read_bed
 from nucleotide_transformer.data.sequences import SequenceRecord, cut_tiles
@@ -23,17 +23,9 @@ from nucleotide_transformer.inference import (
     read_embeddings,
     read_sequences,
 )
-from nucleotide_transformer.pretrained import Model
-from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.variants.reading import read_variants
 
 ONE = BatchConfig(num_devices=1, batch_tokens=64)
-
-
-@pytest.fixture(scope="module")
-def model():
-    tokenizer = KmerTokenizer(vocabulary="v2", k=3)
-    return Model(params=random_params(V2), config=V2, tokenizer=tokenizer)
 
 
 @pytest.mark.parametrize(

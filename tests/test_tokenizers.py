@@ -99,20 +99,11 @@ def test_vocabulary_of_the_released_models(shared: Path, vocabulary: str) -> Non
 def test_ids_agree_with_the_model_config(vocabulary: str, k: int) -> None:
     tokenizer, config = KmerTokenizer(vocabulary, k), ModelConfig(vocabulary=vocabulary, k=k)
     assert len(tokenizer.tokens) == len(set(tokenizer.tokens)) == config.vocabulary_size
-    for name in ("vocabulary_size", "first_kmer_id", "unk_token_id", "pad_token_id"):
-        assert getattr(tokenizer, name) == getattr(config, name)
-    for name in ("mask_token_id", "cls_token_id"):
-        assert getattr(tokenizer, name) == getattr(config, name)
     for name in ("unk", "pad", "mask", "cls"):
         assert tokenizer.token_to_id(f"<{name}>") == getattr(tokenizer, f"{name}_token_id")
     assert [tokenizer.token_to_id(token) for token in tokenizer.tokens] == list(
         range(tokenizer.vocabulary_size)
     )
-
-
-def test_sizes_of_the_published_vocabularies() -> None:
-    assert KmerTokenizer("v1").vocabulary_size == 4_105
-    assert KmerTokenizer().vocabulary_size == 4_107
 
 
 @settings(max_examples=300, deadline=None)

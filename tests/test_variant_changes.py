@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from small_models import V2
+from small_models import V2, random_model  # noqa: F401
 from small_variants import (
     K,
     list_changes,
     make_reference,
     make_scorer,
     make_text,
-    random_model,  # noqa: F401
 )
 
 from nucleotide_transformer.tokenizers import KmerTokenizer

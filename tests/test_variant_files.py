@@ -13,7 +13,8 @@ import pyarrow.parquet
 import pysam
 import pysam.bcftools
 import pytest
-from small_variants import AROUND, random_model  # noqa: F401
+from small_models import random_model  # noqa: F401
+from small_variants import AROUND
 from variant_files import (
     HEADER,
     OTHER,

@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pysam
 import pysam.bcftools
 import pytest
-from small_variants import random_model  # noqa: F401
+from small_models import random_model  # noqa: F401
 from variant_files import (
     HEADER,
     OTHER,

@@ -6,8 +6,12 @@ import types
 
 import numpy as np
 import pytest
-from small_models import V2, random_params
-from small_variants import OPTIONS, make_text, random_model  # noqa: F401
+from small_models import (
+    V2,
+    random_model,  # noqa: F401
+    random_params,
+)
+from small_variants import OPTIONS, make_text
 from variant_runs import (
     ONE,
     SHORT,

@@ -5,18 +5,17 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import V2
+from small_genomes import reverse_complement
+from small_models import V2, random_model  # noqa: F401
 from small_variants import (
     AROUND,
     K,
-    complement,
     cut_window,
     list_changes,
     make_reference,
     make_scorer,
     make_text,
     plain_distribution,
-    random_model,  # noqa: F401
     score_kmers,
 )
 
@@ -75,7 +74,7 @@ def test_llr_kmer_compares_two_kmers_on_each_strand(model):
         each = []
         for letters, own, alt in (
             (TEXT, place, allele.alt),
-            (complement(TEXT), len(TEXT) - 1 - place, complement(allele.alt)),
+            (reverse_complement(TEXT), len(TEXT) - 1 - place, reverse_complement(allele.alt)),
         ):
             window, index = cut_window(letters, own - middle)
             logs = score_kmers(model, window, index, masked=True)
@@ -89,7 +88,7 @@ def plain_pll(model, text, start, end):
     logs = []
     for letters, low, high in (
         (text, start, end),
-        (complement(text), *reversed_span(text, start, end)),
+        (reverse_complement(text), *reversed_span(text, start, end)),
     ):
         for place in range(low, high - K + 1):
             window, index = cut_window(letters, place)
@@ -143,7 +142,7 @@ def test_embeddings_are_means_over_frames_and_strands(model):
 
 def plain_embedding(model, text, place):
     means = []
-    for letters, own in ((text, place), (complement(text), len(text) - 1 - place)):
+    for letters, own in ((text, place), (reverse_complement(text), len(text) - 1 - place)):
         for j in range(K):
             window, _ = cut_window(letters, own - j)
             last = model.config.num_layers
@@ -158,7 +157,7 @@ def test_jsd_compares_what_is_expected_before_the_change(model):
     each = []
     for old, new, own in (
         (TEXT, changed, 40),
-        (complement(TEXT), complement(changed), len(TEXT) - 41),
+        (reverse_complement(TEXT), reverse_complement(changed), len(TEXT) - 41),
     ):
         for j in range(K):
             (before, left), (after, _) = (cut_window(text, own - j) for text in (old, new))
@@ -212,13 +211,20 @@ def test_the_other_strand_has_the_same_scores(model):
     alleles = list_changes(TEXT, *PLACES)
     alleles += [Allele("", "c", 40, TEXT[40], TEXT[40] + "GATA", ".")]
     flipped = [
-        Allele("", "c", len(TEXT) - a.start - len(a.ref), complement(a.ref), complement(a.alt), ".")
+        Allele(
+            "",
+            "c",
+            len(TEXT) - a.start - len(a.ref),
+            reverse_complement(a.ref),
+            reverse_complement(a.alt),
+            ".",
+        )
         for a in alleles
     ]
     names = ("llr", "llr_kmer", "wt_llr", "pll", "cosine", "l2", "dot", "jsd")
     found = make_scorer(model, names, c=TEXT).score(alleles).values
     np.testing.assert_array_equal(
-        make_scorer(model, names, c=complement(TEXT)).score(flipped).values, found
+        make_scorer(model, names, c=reverse_complement(TEXT)).score(flipped).values, found
     )
 
 

@@ -10,7 +10,11 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from real_command import run_in_pipe
-from small_models import V2, save_model
+from small_models import (
+    V2,
+    random_model,  # noqa: F401
+    save_model,
+)
 from small_variants import (
     AROUND,
     OPTIONS,
@@ -19,7 +23,6 @@ from small_variants import (
     make_reference,
     make_scorer,
     make_text,
-    random_model,  # noqa: F401
 )
 from variant_runs import ONE, TEXT, two_contigs  # noqa: F401
 

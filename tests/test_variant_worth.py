@@ -5,10 +5,10 @@ import gzip
 import numpy as np
 import pytest
 from experiment_scripts import load_script
+from small_genomes import reverse_complement
+from small_models import make_model
 from small_variants import (
-    complement,
     list_changes,
-    make_model,
     make_reference,
     make_scorer,
     make_text,
@@ -124,7 +124,7 @@ def test_controls_are_the_middle_of_the_same_three_letters(strand):
     for pair in pairs:
         own = read_triplet(reference, site, pair.place)
         letters = TEXT[pair.place - 1 : pair.place + 2]
-        assert own.decode() == (letters if strand == "+" else complement(letters))
+        assert own.decode() == (letters if strand == "+" else reverse_complement(letters))
         assert 1 <= len(pair.controls) <= 3
         for place in pair.controls:
             assert read_triplet(reference, site, place) == own

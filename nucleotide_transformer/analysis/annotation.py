@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nucleotide_transformer.data.intervals import merge_spans, read_gff_columns
-from nucleotide_transformer.data.sequences import get_suffix
 from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.files import get_suffix
 
 SUFFIXES = ("gff", "gff3", "gtf")
 SHORTEST_INTRON = 20

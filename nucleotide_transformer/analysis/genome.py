@@ -13,8 +13,9 @@ import numpy as np
 from nucleotide_transformer.analysis.annotation import Annotation, Site
 from nucleotide_transformer.data.fasta import FastaReader
 from nucleotide_transformer.data.manifest import load_contigs, load_manifest
-from nucleotide_transformer.data.sequences import FASTA_SUFFIXES, get_suffix
+from nucleotide_transformer.data.sequences import FASTA_SUFFIXES
 from nucleotide_transformer.errors import InputError, MissingInputError
+from nucleotide_transformer.files import get_suffix
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES
 from nucleotide_transformer.tokenizers import number_kmers, reverse_words
 from nucleotide_transformer.types import Bool, Int, UInt8

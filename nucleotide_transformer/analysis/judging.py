@@ -16,7 +16,7 @@ import numpy as np
 from nucleotide_transformer.inference.batching import BatchConfig, ModelTask, Row, run_rows
 from nucleotide_transformer.inference.likelihoods import log_probability, mask_and_score
 from nucleotide_transformer.inference.nucleotides import (
-    NUCLEOTIDES,
+    TO_ACGT,
     MaskedMarginalsTask,
     encode_frame,
 )
@@ -84,7 +84,6 @@ def judge_nucleotides(
         report: called for every sequence.
     """
     task = MaskedMarginalsTask(model.config, model.compute)
-    letters = [model.tokenizer.tokens[-5:-1].index(letter) for letter in NUCLEOTIDES]
     plan_rows, plan_results = itertools.tee(_plan_all(model, sequences, start, stop, apart))
     rows = (row for plan in plan_rows for row, _ in plan)
     results = run_rows(model, task, rows, batching)
@@ -95,7 +94,7 @@ def judge_nucleotides(
                 low, high = max(first, start), min(first + model.config.k, stop)
                 total[low - start : high - start] += marginal[low - first : high - first]
         report()
-        yield (total / total.sum(axis=1, keepdims=True))[:, letters].astype(np.float32)
+        yield (total / total.sum(axis=1, keepdims=True))[:, TO_ACGT].astype(np.float32)
 
 
 RowPlan = tuple[Row, list[int]]

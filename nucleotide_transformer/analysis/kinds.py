@@ -54,7 +54,7 @@ class ElementScores(NamedTuple):
     frequency_correct: float
 
 
-class Reference(NamedTuple):
+class Frequencies(NamedTuple):
     """What a predictor knows that has counted the k-mers of the genome, on both strands."""
 
     nats: Float[np.ndarray, " words"]
@@ -63,12 +63,12 @@ class Reference(NamedTuple):
     """The most frequent k-mer."""
 
 
-def make_reference(genome: Genome, k: int) -> Reference:
+def make_frequencies(genome: Genome, k: int) -> Frequencies:
     """Counts the genome, the regions that are measured included."""
     counts = count_kmers(genome, k)
     with np.errstate(divide="ignore"):
         nats = np.log(counts.sum()) - np.log(counts)
-    return Reference(nats, int(counts.argmax()))
+    return Frequencies(nats, int(counts.argmax()))
 
 
 def draw_regions(
@@ -134,7 +134,7 @@ def judge_regions(
     judge: TokenJudge,
     tokenizer: KmerTokenizer,
     samples: Sequence[Sample[Region]],
-    reference: Reference,
+    frequencies: Frequencies,
     report: Report,
 ) -> list[Sample[ElementScores]]:
     """Scores every region, and adds up those of an element."""
@@ -149,7 +149,7 @@ def judge_regions(
                 for hidden in region.hidden
             ]
             report()
-            sums = _add_up(region, scores, reference, tokenizer.k)
+            sums = _add_up(region, scores, frequencies, tokenizer.k)
             before = elements.get(region.element, ElementScores(0, 0, 0, 0, 0))
             elements[region.element] = ElementScores(*map(sum, zip(before, sums, strict=True)))
         done.append(Sample(sample.part, sample.share, list(elements.values())))
@@ -166,7 +166,7 @@ def _make_rows(tokenizer: KmerTokenizer, region: Region) -> Iterator[Row]:
 
 
 def _add_up(
-    region: Region, scores: Sequence[TokenScores], reference: Reference, k: int
+    region: Region, scores: Sequence[TokenScores], frequencies: Frequencies, k: int
 ) -> ElementScores:
     scored = np.concatenate(region.scored)
     words = number_kmers(region.codes, k)[::k][np.concatenate(region.hidden)][scored]
@@ -176,8 +176,8 @@ def _add_up(
         tokens=float(scored.sum()),
         nats=float(nats.sum(dtype=np.float64)),
         correct=float(correct.sum(dtype=np.float64)),
-        frequency_nats=float(reference.nats[words].sum()),
-        frequency_correct=float((words == reference.best).sum()),
+        frequency_nats=float(frequencies.nats[words].sum()),
+        frequency_correct=float((words == frequencies.best).sum()),
     )
 
 

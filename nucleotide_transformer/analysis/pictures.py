@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nucleotide_transformer.analysis.probe import BY_COUNTS
 from nucleotide_transformer.analysis.regions import KINDS
 from nucleotide_transformer.analysis.sampling import HELD_OUT, WHOLE
 from nucleotide_transformer.analysis.sites import SHUFFLED
@@ -217,7 +218,7 @@ def plot_probe(name: str, genome: Mapping[str, Any]) -> Figure:
     titles = {"chromosome": "split by chromosome", "family": "split by family of sequences"}
     for axes, (split, title) in zip(panels, titles.items(), strict=True):
         numbers = section["by_split"][split]
-        counts = numbers["counts_of_6mers"]["accuracy"]
+        counts = numbers[BY_COUNTS]["accuracy"]
         axes.axhline(100 * counts["mean"], color="0.2", linestyle="--", label="counts of 6-mers")
         axes.axhspan(*(100 * np.array(counts["interval_95"])), color="0.2", alpha=0.1, linewidth=0)
         for network, color in ((UNTRAINED, GREY), (TRAINED, "tab:blue")):

@@ -30,6 +30,10 @@ FOLDS, INNER_FOLDS = 8, 3
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 """Values of scikit-learn's `C` that are tried."""
 NUM_RESAMPLES = 1_000
+K = 6
+"""Letters of the k-mers that are counted, and that windows of a family share."""
+BY_COUNTS = f"counts_of_{K}mers"
+"""What the probe of the counts is called in the JSON."""
 SHARED = 0.5
 """Share of a window's k-mers above which two windows are of one family."""
 
@@ -99,10 +103,10 @@ def count_words(codes: UInt8[np.ndarray, "windows size"], k: int) -> Int[np.ndar
     return np.stack([np.bincount(number_kmers(row, k), minlength=4**k) for row in codes])
 
 
-def find_families(codes: UInt8[np.ndarray, "windows size"], k: int = 6) -> Int[np.ndarray, " N"]:
+def find_families(codes: UInt8[np.ndarray, "windows size"]) -> Int[np.ndarray, " N"]:
     """Groups windows that share `SHARED` of their k-mers, on either strand, or are linked so."""
-    forward = count_words(codes, k) > 0
-    backward = count_words(3 - codes[:, ::-1], k) > 0
+    forward = count_words(codes, K) > 0
+    backward = count_words(3 - codes[:, ::-1], K) > 0
     most = forward.sum(axis=1)
     both = np.maximum(_count_shared(forward, forward), _count_shared(forward, backward))
     linked = both >= SHARED * np.minimum(most[:, None], most)
@@ -115,20 +119,13 @@ def _count_shared(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return one.astype(np.float32) @ other.T.astype(np.float32)
 
 
-class Answers(NamedTuple):
-    """What probes say of windows that they did not see."""
-
-    correct: Bool[np.ndarray, " windows"]
-    predicted: Int[np.ndarray, " windows"]
-
-
-def run_probe(
+def cross_validate_probe(
     features: Float[np.ndarray, "windows features"],
     labels: Int[np.ndarray, " windows"],
     groups: Int[np.ndarray, " windows"],
     *,
     scale: bool,
-) -> Answers:
+) -> Bool[np.ndarray, " windows"]:
     """Trains a probe on all folds but one, and asks it for that one; groups stay whole.
 
     Args:
@@ -136,6 +133,9 @@ def run_probe(
         labels: kinds.
         groups: chromosomes or families.
         scale: give every feature a mean of 0 and a deviation of 1; counts stay as they are.
+
+    Returns:
+        Which windows a probe that did not see them is right about.
     """
     selection, linear, preprocessing, pipeline = (
         import_extra(f"sklearn.{module}", "analysis", "to train a probe")
@@ -155,7 +155,7 @@ def run_probe(
             search = selection.GridSearchCV(model, grid, cv=inner)
             search.fit(x[train], labels[train], groups=groups[train])
             predicted[test] = search.predict(x[test])
-    return Answers(predicted == labels, predicted)
+    return predicted == labels
 
 
 def describe_mean(
@@ -181,21 +181,21 @@ def probe_all(
         random: source of the resamples.
         report: called after each probe; `count_probes` says how often.
     """
-    counts = count_words(windows.codes, 6).astype(np.float64)
+    counts = count_words(windows.codes, K).astype(np.float64)
     splits = {"chromosome": windows.chromosomes, "family": windows.families}
     result: dict[str, Any] = {}
     for split, groups in splits.items():
         weights = resample_groups(groups, NUM_RESAMPLES, random)
-        by_counts = run_probe(counts, windows.labels, groups, scale=False)
+        by_counts = cross_validate_probe(counts, windows.labels, groups, scale=False)
         report()
-        section: dict[str, Any] = {"counts_of_6mers": _describe(by_counts, windows, weights)}
+        section: dict[str, Any] = {BY_COUNTS: _describe(by_counts, windows, weights)}
         for network, layers in embeddings.items():
             section[network] = {}
             for layer, x in layers.items():
-                answers = run_probe(x, windows.labels, groups, scale=True)
+                correct = cross_validate_probe(x, windows.labels, groups, scale=True)
                 report()
-                numbers = _describe(answers, windows, weights)
-                ahead = answers.correct.astype(np.float64) - by_counts.correct
+                numbers = _describe(correct, windows, weights)
+                ahead = correct.astype(np.float64) - by_counts
                 numbers["ahead_of_counts"] = describe_mean(ahead, weights)
                 section[network][str(layer)] = numbers
         result[split] = section
@@ -208,19 +208,21 @@ def count_probes(num_layers: int, num_networks: int) -> int:
 
 
 def _describe(
-    answers: Answers, windows: Windows, weights: Float[np.ndarray, "resamples windows"]
+    correct: Bool[np.ndarray, " windows"],
+    windows: Windows,
+    weights: Float[np.ndarray, "resamples windows"],
 ) -> dict[str, Any]:
     """Accuracy of all windows, of held-out ones, and by kind."""
-    correct = answers.correct.astype(np.float64)
-    by_kind = {kind: correct[windows.labels == i].mean() for i, kind in enumerate(PROBED)}
+    values = correct.astype(np.float64)
+    by_kind = {kind: values[windows.labels == i].mean() for i, kind in enumerate(PROBED)}
     numbers: dict[str, Any] = {
-        "accuracy": describe_mean(correct, weights),
+        "accuracy": describe_mean(values, weights),
         "accuracy_by_kind": {kind: to_numbers(value) for kind, value in by_kind.items()},
     }
     kept = windows.held_out
     if kept is not None and kept.any():
         count = {"count": int(kept.sum())}
-        numbers["held_out"] = describe_mean(correct[kept], weights[:, kept]) | count
+        numbers["held_out"] = describe_mean(values[kept], weights[:, kept]) | count
     return numbers
 
 

@@ -14,7 +14,7 @@ from nucleotide_transformer.analysis.annotation import Site
 from nucleotide_transformer.analysis.estimates import Estimate, average, to_numbers
 from nucleotide_transformer.analysis.genome import Genome, spell
 from nucleotide_transformer.analysis.judging import Report
-from nucleotide_transformer.analysis.sampling import WHOLE, Sample, draw, estimate_parts
+from nucleotide_transformer.analysis.sampling import HELD_OUT, WHOLE, Sample, draw, estimate_parts
 from nucleotide_transformer.types import Bool, Float, UInt8
 
 SHUFFLED = "shuffled"
@@ -160,7 +160,7 @@ def _move(
     for _ in range(_TRIALS):
         place = first + int(random.integers(size))
         is_inside = held_out is not None and view.covers(held_out, place)
-        if held_out is None or is_inside == (sample.part == "held_out"):
+        if held_out is None or is_inside == (sample.part == HELD_OUT):
             window = view.cut(genome, place, site.strand)
             if window:
                 return window

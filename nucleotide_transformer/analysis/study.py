@@ -26,9 +26,8 @@ from nucleotide_transformer.analysis.genome import (
 from nucleotide_transformer.analysis.judging import judge_nucleotides, judge_tokens
 from nucleotide_transformer.analysis.sampling import Sample
 from nucleotide_transformer.bars import Steps, show_steps
-from nucleotide_transformer.data.sequences import get_suffix
 from nucleotide_transformer.errors import InputError, MissingInputError
-from nucleotide_transformer.files import digest_file, write_whole
+from nucleotide_transformer.files import digest_file, get_suffix, write_whole
 from nucleotide_transformer.inference.embedding import embed
 from nucleotide_transformer.pretrained import Model, load_pretrained, randomise
 from nucleotide_transformer.types import Bool, Float, UInt8
@@ -187,11 +186,11 @@ def measure_kinds(
     }
     total = sum(len(sample.items) for group in drawn.values() for sample in group)
     report = steps(f"{genome.name}: kinds of sequence", total)
-    reference = kinds.make_reference(genome, k)
+    frequencies = kinds.make_frequencies(genome, k)
     judge = functools.partial(judge_tokens, model)
     return {
         kind: kinds.describe(
-            kinds.judge_regions(judge, model.tokenizer, samples, reference, report)
+            kinds.judge_regions(judge, model.tokenizer, samples, frequencies, report)
         )
         for kind, samples in drawn.items()
         if any(sample.items for sample in samples)

@@ -25,6 +25,8 @@ NEAREST, FARTHEST = 10, 200
 """Nucleotides from the site to those it is compared with."""
 NUM_CONTROLS = 3
 _SITES_AT_ONCE = 20
+_SEED = 0
+"""Of the sites that are drawn, and those beside them."""
 
 
 class Pair(NamedTuple):
@@ -34,9 +36,7 @@ class Pair(NamedTuple):
     controls: tuple[int, ...]
 
 
-def compare_sites(
-    scorer: Scorer, annotation: Annotation, num_sites: int, seed: int = 0
-) -> dict[str, Any]:
+def compare_sites(scorer: Scorer, annotation: Annotation, num_sites: int) -> dict[str, Any]:
     """Kind of site -> for each score, its mean at the sites minus beside them; JSON types.
 
     A site is a unit: its nucleotides are averaged, each the mean over its three changes.
@@ -45,9 +45,8 @@ def compare_sites(
         scorer: model, genome, scores.
         annotation: of the genome; contigs have the same names.
         num_sites: of each kind, drawn at random; all where there are fewer.
-        seed: of the draws.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(_SEED)
     sites = annotation.list_sites()
     result = {}
     for kind, offsets in OFFSETS.items():

@@ -31,7 +31,7 @@ from nucleotide_transformer.model.task_network import TaskNetwork, is_trained
 from nucleotide_transformer.optimizer_config import OptimizerConfig
 from nucleotide_transformer.pretraining.objective import Sequences, make_blank, make_loss
 from nucleotide_transformer.pretraining.run import count_run_flops
-from nucleotide_transformer.training.devices import AXIS, Layout, lay_out, plan_layout
+from nucleotide_transformer.training.devices import Layout, lay_out, plan_layout
 from nucleotide_transformer.training.optimizer import make_optimizer, make_schedule
 from nucleotide_transformer.training.state import init_state
 from nucleotide_transformer.training.step import (
@@ -62,7 +62,7 @@ def draw_tokens(
 ) -> Int[np.ndarray, "B T"]:
     """Sequences of random k-mers after `<cls>`, without padding."""
     random = np.random.default_rng(seed)
-    first, last = model.first_kmer_id, model.first_kmer_id + 4**model.k
+    first, last = model.first_kmer_id, model.first_letter_id
     tokens = random.integers(first, last, (num_sequences, num_tokens), dtype=np.int32)
     tokens[:, 0] = model.cls_token_id
     return tokens
@@ -260,8 +260,8 @@ class InferenceWorkload:
             num_tokens=case.sequence_tokens,
             num_head_tokens=case.sequence_tokens if case.task == "logits" else 0,
         )
-        mesh = Mesh(np.array(devices), (AXIS,))
-        self._mesh, self._split = mesh, NamedSharding(mesh, P(AXIS))
+        mesh = Mesh(np.array(devices), ("device",))
+        self._mesh, self._split = mesh, NamedSharding(mesh, P("device"))
         params = init_params(jax.random.key(config.seed), model, config.compute)
         arranged = arrange_for_inference(params, config.compute)
         self._params = jax.device_put(arranged, NamedSharding(mesh, P()))
@@ -281,7 +281,7 @@ class InferenceWorkload:
 
     def lower(self) -> Any:
         """Traces a new forward pass, which `start` then runs."""
-        rows, whole = P(AXIS), P()
+        rows, whole = P("device"), P()
         task = functools.partial(self._task)  # a new function: nothing of it is compiled yet
         split = jax.shard_map(
             task,

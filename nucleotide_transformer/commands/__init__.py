@@ -98,7 +98,7 @@ COMMANDS: dict[str, Command] = {
     "predict": Command(
         "the labels of sequences by a fine-tuned model",
         "commands.finetuning.predict",
-        "finetuning.prediction_files.PredictConfig",
+        "finetuning.prediction_files.PredictLabelsConfig",
     ),
     "export": Command(
         "a run or released weights to a folder that others can load",

@@ -14,7 +14,7 @@ from nucleotide_transformer.finetuning.labels import LabelledSequences, read_lab
 from nucleotide_transformer.finetuning.leaks import find_leaks
 from nucleotide_transformer.finetuning.predict import score_model
 from nucleotide_transformer.finetuning.prediction_files import (
-    PredictConfig,
+    PredictLabelsConfig,
     check_files,
     predict_file,
 )
@@ -81,7 +81,7 @@ def finetune_folds(
     return 0
 
 
-def predict(config: PredictConfig) -> int:
+def predict(config: PredictLabelsConfig) -> int:
     """`nt predict`."""
     totals = check_files(config)  # before the model: a typo should not cost a download
     find_devices(None)

@@ -15,7 +15,13 @@ from urllib.parse import unquote, urlsplit
 from nucleotide_transformer.data.intervals import is_count, read_lines
 from nucleotide_transformer.data.tables import name_cells, read_cells
 from nucleotide_transformer.data.web import is_address
-from nucleotide_transformer.errors import InputError, MissingInputError, RunFailedError, require
+from nucleotide_transformer.errors import (
+    InputError,
+    MissingInputError,
+    RunFailedError,
+    describe_error,
+    require,
+)
 from nucleotide_transformer.files import write_whole
 
 COLUMNS = ("file", "species", "assembly", "group", "address", "bytes", "checksum")
@@ -194,7 +200,6 @@ def _fetch_hub_list(word: str) -> Path:
         except EntryNotFoundError:
             continue
         except Exception as error:  # of the network, in classes of several libraries
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise RunFailedError(f"{word}: {name}: {reason}") from None
+            raise RunFailedError(f"{word}: {name}: {describe_error(error)}") from None
         return Path(found)
     raise MissingInputError(f"{word}: holds no {' or '.join(HUB_FILES)}: must list assemblies")

@@ -17,8 +17,9 @@ import grain
 import numpy as np
 
 from nucleotide_transformer.config import DataConfig
-from nucleotide_transformer.data.corpus import Manifest, SplitReader, open_split
 from nucleotide_transformer.data.fasta import reverse_complement
+from nucleotide_transformer.data.manifest import Manifest
+from nucleotide_transformer.data.reader import SplitReader, open_split
 from nucleotide_transformer.data.sampling import RecordOrder, draw_starts, draw_strands
 from nucleotide_transformer.errors import require
 from nucleotide_transformer.tokenizers import KmerTokenizer

@@ -5,15 +5,14 @@ then it is `.partial-download-NAME`, which the next run of the same command adds
 has a digest: without one nobody could tell whether the two parts belong together.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import ftplib
 import hashlib
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -40,7 +39,6 @@ from nucleotide_transformer.files import (
 LOCK_FILE = ".download.lock"
 _BLOCK_BYTES = 1 << 20
 _LONGEST_WAIT = 60.0
-_SECONDS_BETWEEN_LOOKS = 0.1
 _FETCHED, _KEPT = "fetched", "kept"
 
 
@@ -117,11 +115,10 @@ def download(
         advance = start(sum(assembly.num_bytes or 0 for assembly in assemblies))
         stop, session = threading.Event(), make_session()
         downloads = [_Download(config, session, each, advance, stop) for each in assemblies]
-        with ThreadPoolExecutor(config.num_downloads) as pool:
+        with concurrent.futures.ThreadPoolExecutor(config.num_downloads) as pool:
             futures = {each.name: pool.submit(each.run) for each in downloads}
             try:
-                while not all(future.done() for future in futures.values()):
-                    time.sleep(_SECONDS_BETWEEN_LOOKS)
+                concurrent.futures.wait(futures.values())
             except BaseException:
                 stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)

@@ -75,6 +75,11 @@ def reverse_complement(sequence: bytes) -> bytes:
     return sequence.translate(_COMPLEMENT)[::-1]
 
 
+def turn(sequence: str) -> str:
+    """Returns the other strand of text, as `reverse_complement` does."""
+    return reverse_complement(sequence.encode()).decode()
+
+
 def clean_nucleotides(text: bytes) -> bytes:
     """Upper-case A, C, G, T, N of any letters, as in a `Contig`; "!" for what is no nucleotide."""
     return text.translate(_TRANSLATION)

@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from nucleotide_transformer.data.assemblies import Assembly, name_address, save_assemblies
-from nucleotide_transformer.errors import InputError, NotAFolderError, OutputExistsError
+from nucleotide_transformer.errors import (
+    InputError,
+    NotAFolderError,
+    OutputExistsError,
+    describe_error,
+    import_extra,
+)
 from nucleotide_transformer.files import catch_termination, require_local, write_whole
 
 COLUMNS = ("sequence", "description", "start_pos", "fasta_url")
@@ -83,18 +89,13 @@ def unpack_chunks(config: ChunksConfig, *, note: Callable[[str], None] = lambda 
 
 def _load_splits(config: ChunksConfig) -> Mapping[str, Iterable[Row]]:
     """Split -> rows, read as they are asked for."""
-    try:
-        import datasets
-    except ImportError:
-        rule = "needs the extra `hub`: pip install 'nucleotide-transformer-jax[hub]'"
-        raise InputError(f"{config.dataset}: {rule}") from None
+    datasets = import_extra("datasets", "hub", f"{config.dataset}: to load it")
     try:
         loaded = datasets.load_dataset(
             config.dataset, config.name, revision=config.revision, streaming=True
         )
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{config.dataset}: can't be loaded: {reason}") from None
+        raise InputError(f"{config.dataset}: can't be loaded: {describe_error(error)}") from None
     for split, rows in loaded.items():
         missing = [name for name in COLUMNS if name not in (rows.column_names or COLUMNS)]
         if missing:

@@ -12,6 +12,7 @@ import numpy as np
 
 from nucleotide_transformer.data.fasta import GZIP_MAGIC
 from nucleotide_transformer.errors import InputError, MissingInputError, require
+from nucleotide_transformer.files import get_suffix
 from nucleotide_transformer.types import Int
 
 _COMMENT = re.compile(r"#|(track|browser)( |$)")
@@ -141,7 +142,7 @@ def read_annotation(path: Path) -> list[Interval]:
         MissingInputError, InputError: in one line, with the file and the line.
     """
     path = Path(path)
-    suffix = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    suffix = get_suffix(path)
     readers = {"gff": read_gff, "gff3": read_gff, "gtf": read_gff, "bed": read_bed}
     rule = f"an annotation must be a file .{', .'.join(readers)}, or one of them with .gz"
     require(suffix in readers, "annotation", str(path), rule)

@@ -15,6 +15,7 @@ from nucleotide_transformer.data.fasta import FastaReader, reverse_complement
 from nucleotide_transformer.data.intervals import Interval, read_bed
 from nucleotide_transformer.data.tables import Row, read_rows
 from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.files import get_suffix
 
 FASTA_SUFFIXES = ("fa", "fasta", "fna", "ffn", "fas")
 TABLE_SUFFIXES = ("csv", "tsv", "parquet")
@@ -155,11 +156,6 @@ def cut_tiles(
                 start,
                 record.start + last,
             )
-
-
-def get_suffix(path: Path) -> str:
-    """What follows the last dot of a file's name, .gz apart, in lower case."""
-    return Path(path).name.removesuffix(".gz").rpartition(".")[2].lower()
 
 
 def measure_sequences(records: Iterable[SequenceRecord]) -> SequenceTotals:

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from nucleotide_transformer.data.intervals import read_lines
-from nucleotide_transformer.errors import InputError, MissingInputError, import_extra
+from nucleotide_transformer.errors import (
+    InputError,
+    MissingInputError,
+    describe_error,
+    import_extra,
+)
 
 Row = dict[str, Any]
 """Column -> value: text, or in Parquet any type; None if absent there."""
@@ -89,7 +94,7 @@ def _read_parquet(path: Path, select: Select, extra: str) -> Iterator[tuple[str,
     try:
         file = parquet.ParquetFile(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path}: not a Parquet file: {describe_error(error)}") from None
     with file:
         columns = select(list(file.schema_arrow.names))
         try:
@@ -98,8 +103,7 @@ def _read_parquet(path: Path, select: Select, extra: str) -> Iterator[tuple[str,
             for number, row in enumerate(rows, start=1):
                 yield f"{path}: row {number}", row
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{path}: damaged Parquet file: {reason}") from None
+            raise InputError(f"{path}: damaged Parquet file: {describe_error(error)}") from None
 
 
 def read_cells(path: Path, required: Sequence[str]) -> Iterator[tuple[str, list[str], list[str]]]:

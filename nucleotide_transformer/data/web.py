@@ -5,7 +5,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from nucleotide_transformer.errors import InputError, RunFailedError
+from nucleotide_transformer.errors import RunFailedError, import_extra
 
 WAIT_SECONDS = 60.0
 """Without a byte for so long, a connection is given up."""
@@ -40,14 +40,8 @@ def make_session(num_retries: int = 0) -> Any:
     Raises:
         InputError: if `requests` is not installed.
     """
-    try:
-        import requests
-        from requests.adapters import HTTPAdapter
-        from urllib3.util import Retry
-    except ImportError:
-        rule = "needs the extra `download`: pip install 'nucleotide-transformer-jax[download]'"
-        raise InputError(f"a download {rule}") from None
-    retry = Retry(
+    requests = import_extra("requests", "download", "to download")
+    retry = import_extra("urllib3.util", "download", "to download").Retry(
         total=num_retries,
         backoff_factor=1.0,
         status_forcelist=RETRY_STATUSES,
@@ -57,7 +51,7 @@ def make_session(num_retries: int = 0) -> Any:
     session = requests.Session()
     session.headers.update({"User-Agent": _AGENT, "Accept-Encoding": "identity"})
     for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=32))
+        session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry, pool_maxsize=32))
     return session
 
 

@@ -11,10 +11,9 @@ from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.model.adapters import LORA_SITES, Method, Site
 from nucleotide_transformer.model.heads import Pooling
 from nucleotide_transformer.optimizer_config import OptimizerConfig
-from nucleotide_transformer.weights.adapter_files import Strand
+from nucleotide_transformer.weights.adapter_files import Strand, TaskKind
 from nucleotide_transformer.weights.hub import PACKAGED
 
-TaskKind = Literal["classification", "multilabel", "regression", "segmentation"]
 HeadStart = Literal["random", "probe"]
 
 LEARNING_RATES: dict[Method, float] = {"head": 3e-3, "ia3": 3e-3, "lora": 5e-4, "full": 3e-5}

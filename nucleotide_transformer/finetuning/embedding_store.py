@@ -8,26 +8,21 @@ A task of which a part is there already, in this run or in one that was stopped,
 import hashlib
 import itertools
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nucleotide_transformer.errors import InputError
+from nucleotide_transformer.data.fasta import turn
 from nucleotide_transformer.files import keep_settings, refuse_unwritable, write_whole
-from nucleotide_transformer.finetuning.batches import turn
 from nucleotide_transformer.inference.batching import BatchConfig, resolve_windows
+from nucleotide_transformer.inference.blocks import PART_BYTES, PART_SECONDS, load_arrays
 from nucleotide_transformer.inference.embedding import Embedding, embed, resolve_layers
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float
 from nucleotide_transformer.weights.adapter_files import Strand
 from nucleotide_transformer.weights.assembly import digest_params
-
-PART_SECONDS = 30.0
-PART_BYTES = 1 << 26
-"""A part is written when either is reached: what a stop can cost."""
 
 
 class EmbeddingStore:
@@ -84,13 +79,8 @@ class EmbeddingStore:
 
     def _read(self, number: int, name: str) -> np.ndarray:
         """An array of a part; an `InputError` if it is damaged."""
-        path = self._parts[number]
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return np.asarray(arrays[name])
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
-            rule = "damaged: delete it, and its embeddings are computed again"
-            raise InputError(f"{path}: {rule}") from None
+        rule = "damaged: delete it, and its embeddings are computed again"
+        return load_arrays(self._parts[number], rule, name)[name]
 
     def count_missing(self, sequences: Sequence[str], strand: Strand) -> int:
         """Distinct sequences whose embeddings are not there yet."""

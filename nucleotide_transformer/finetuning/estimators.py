@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nucleotide_transformer.errors import import_extra, require
-from nucleotide_transformer.finetuning.batches import count_groups, part_groups
+from nucleotide_transformer.finetuning.groups import count_groups, part_groups
 from nucleotide_transformer.finetuning.labels import Kind, LabelledSequences
 from nucleotide_transformer.finetuning.metrics import METRICS, score_predictions
 from nucleotide_transformer.types import Float, Int

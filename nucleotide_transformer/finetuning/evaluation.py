@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from nucleotide_transformer.finetuning.batches import turn
+from nucleotide_transformer.data.fasta import turn
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.finetuning.metrics import METRICS, score_predictions
 from nucleotide_transformer.finetuning.objective import Standard

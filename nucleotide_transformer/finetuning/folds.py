@@ -15,8 +15,8 @@ import numpy as np
 from nucleotide_transformer.bars import show_steps
 from nucleotide_transformer.configfile import check_config
 from nucleotide_transformer.errors import InputError, OutputExistsError, require
-from nucleotide_transformer.finetuning.batches import count_groups, part_groups
 from nucleotide_transformer.finetuning.config import FinetuneConfig
+from nucleotide_transformer.finetuning.groups import count_groups, part_groups
 from nucleotide_transformer.finetuning.job import check_lengths, make_job
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.finetuning.predict import score_model

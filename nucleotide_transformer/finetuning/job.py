@@ -12,17 +12,14 @@ import numpy as np
 from nucleotide_transformer.config import check_trainable
 from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.errors import InputError, require
-from nucleotide_transformer.finetuning.batches import (
-    count_tokens,
-    hold_out,
-    round_lengths,
-)
+from nucleotide_transformer.finetuning.batches import count_tokens, round_lengths
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.evaluation import (
     find_first_best,
     find_metric,
     score_metric,
 )
+from nucleotide_transformer.finetuning.groups import hold_out
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.finetuning.objective import Standard, measure_labels
 from nucleotide_transformer.finetuning.segments import cut_long_tiles
@@ -33,6 +30,7 @@ from nucleotide_transformer.model.task_network import HEAD, TaskNetwork, is_trai
 from nucleotide_transformer.pretrained import Model, randomise
 from nucleotide_transformer.training.devices import Layout, find_devices, plan_layout
 from nucleotide_transformer.training.metrics import read_metrics
+from nucleotide_transformer.training.step import fetch_state
 from nucleotide_transformer.types import Int, Params
 from nucleotide_transformer.weights.adapter_files import FOLDER, Adapter, save_adapter
 from nucleotide_transformer.weights.assembly import digest_params
@@ -190,9 +188,8 @@ def keep_best(
             least = float(np.nextafter(score_metric(values[best]), np.inf))
             return found | {"score": max(found["score"], least)}
         if jax.process_index() == 0:
-            fetched = jax.tree.map(lambda leaf: np.array(leaf.addressable_shards[0].data), params)
             metrics = {name: value for name, value in found.items() if name != "score"}
-            adapter = make_adapter(job, name_params(fetched), metrics)
+            adapter = make_adapter(job, name_params(fetch_state(params)), metrics)
             save_adapter(job.config.output / FOLDER, adapter)
         return found
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from nucleotide_transformer.finetuning.batches import turn
+from nucleotide_transformer.data.fasta import turn
 from nucleotide_transformer.finetuning.kmer_counts import number_words
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.types import Bool, Int, UInt

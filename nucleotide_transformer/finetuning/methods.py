@@ -13,7 +13,7 @@ import numpy as np
 
 from nucleotide_transformer.configfile import config_to_dict
 from nucleotide_transformer.files import drop_nan
-from nucleotide_transformer.finetuning.config import FinetuneConfig, TaskKind
+from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.embedding_store import EmbeddingStore
 from nucleotide_transformer.finetuning.estimators import Estimator
 from nucleotide_transformer.finetuning.kmer_counts import count_kmers, fit_kmers
@@ -31,7 +31,7 @@ from nucleotide_transformer.inference.batching import BatchConfig
 from nucleotide_transformer.model.adapters import Method as Adaptation
 from nucleotide_transformer.pretrained import Model, randomise
 from nucleotide_transformer.types import Float
-from nucleotide_transformer.weights.adapter_files import Strand
+from nucleotide_transformer.weights.adapter_files import Strand, TaskKind
 
 NO_WEIGHTS = "none"
 """Of a method without a network."""

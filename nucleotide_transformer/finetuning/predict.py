@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from nucleotide_transformer.data.fasta import turn
 from nucleotide_transformer.errors import InputError
-from nucleotide_transformer.finetuning.batches import turn
 from nucleotide_transformer.finetuning.evaluation import score_labelled
 from nucleotide_transformer.finetuning.labels import PLAIN, LabelledSequences
 from nucleotide_transformer.finetuning.objective import make_predictions

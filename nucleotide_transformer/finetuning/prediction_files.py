@@ -1,6 +1,5 @@
 """Predicts the labels of the sequences of a file into a table; a run that was stopped resumes."""
 
-import collections
 import csv
 import dataclasses
 import itertools
@@ -11,36 +10,39 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.progress import Progress
 
-from nucleotide_transformer import __version__
 from nucleotide_transformer.config import ComputeConfig
 from nucleotide_transformer.data.sequences import (
+    TABLE_SUFFIXES,
     SequenceRecord,
     SequenceTotals,
     cut_tiles,
-    get_suffix,
     measure_sequences,
     read_sequences,
 )
 from nucleotide_transformer.data.tracks import BIGWIG, TRACKS, import_bigwig, open_track
 from nucleotide_transformer.errors import InputError, import_extra, require
-from nucleotide_transformer.files import check_new, write_whole
+from nucleotide_transformer.files import check_new, get_suffix, write_whole
 from nucleotide_transformer.finetuning.labels import PLAIN
 from nucleotide_transformer.finetuning.predict import choose_pieces, find_head, predict
 from nucleotide_transformer.inference.batching import BatchConfig
-from nucleotide_transformer.inference.embedding_files import Parts, show_bar, skip_finished
+from nucleotide_transformer.inference.blocks import describe_model
+from nucleotide_transformer.inference.embedding_files import (
+    Parts,
+    queue_records,
+    show_bar,
+    skip_finished,
+)
 from nucleotide_transformer.inference.embedding_tables import read_part
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Float, Int
-from nucleotide_transformer.weights.assembly import digest_params
 
-SUFFIXES = ("csv", "tsv", "parquet")
 Places = Int[np.ndarray, " N"]
 _DIGITS = 4
 """Of the probabilities in a track."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PredictConfig:
+class PredictLabelsConfig:
     """Labels of the sequences of a file, by a fine-tuned model."""
 
     model: str
@@ -69,7 +71,7 @@ class PredictConfig:
     """Precision."""
 
     def __post_init__(self) -> None:
-        suffixes = (*SUFFIXES, *TRACKS)
+        suffixes = (*TABLE_SUFFIXES, *TRACKS)
         rule = f"must be .{', .'.join(suffixes)}"
         suffix = self.output.suffix.lstrip(".")
         require(suffix in suffixes, "output", str(self.output), rule)
@@ -79,7 +81,7 @@ class PredictConfig:
         self.batching.refuse_windows()
 
 
-def check_files(config: PredictConfig) -> SequenceTotals:
+def check_files(config: PredictLabelsConfig) -> SequenceTotals:
     """Checks output and input, of which it reads all; no model is needed.
 
     Raises:
@@ -95,7 +97,7 @@ def check_files(config: PredictConfig) -> SequenceTotals:
 
 def predict_file(
     model: Model,
-    config: PredictConfig,
+    config: PredictLabelsConfig,
     *,
     totals: SequenceTotals | None = None,
     progress: bool = False,
@@ -143,7 +145,9 @@ def predict_file(
     return config.output
 
 
-def _add_predictions(model: Model, config: PredictConfig, parts: Parts, bar: Progress) -> None:
+def _add_predictions(
+    model: Model, config: PredictLabelsConfig, parts: Parts, bar: Progress
+) -> None:
     """Predicts the sequences that are in no part yet."""
     records = _read(config)
     advance = skip_finished(records, parts, bar)
@@ -151,7 +155,7 @@ def _add_predictions(model: Model, config: PredictConfig, parts: Parts, bar: Pro
         parts.add_row(record, {0: values})
 
 
-def choose_tracks(classes: Sequence[str], config: PredictConfig) -> list[tuple[int, str]]:
+def choose_tracks(classes: Sequence[str], config: PredictLabelsConfig) -> list[tuple[int, str]]:
     """The number and the name of each class whose track is written.
 
     Raises:
@@ -171,7 +175,7 @@ def choose_tracks(classes: Sequence[str], config: PredictConfig) -> list[tuple[i
     return chosen
 
 
-def check_lengths(model: Model, config: PredictConfig) -> None:
+def check_lengths(model: Model, config: PredictLabelsConfig) -> None:
     """Raises an `InputError` for the first sequence of a file that is too long for a model."""
     most = find_head(model).max_tokens
     for record in _read(config):
@@ -186,29 +190,23 @@ def check_lengths(model: Model, config: PredictConfig) -> None:
 
 def _predict_records(
     model: Model,
-    config: PredictConfig,
+    config: PredictLabelsConfig,
     records: Iterator[SequenceRecord],
     advance: Callable[[float], object],
 ) -> Iterator[tuple[SequenceRecord, Float[np.ndarray, " C"]]]:
     """Yields every record with its predictions; advances by nucleotides."""
-    waiting: collections.deque[SequenceRecord] = collections.deque()
-
-    def take_sequences() -> Iterator[str]:
-        for record in records:
-            waiting.append(record)
-            yield record.sequence
-
-    for values in predict(model, take_sequences(), batching=config.batching):
+    waiting, sequences = queue_records(records)
+    for values in predict(model, sequences, batching=config.batching):
         record = waiting.popleft()
         advance(len(record.sequence))
         yield record, values
 
 
-def _read(config: PredictConfig) -> Iterator[SequenceRecord]:
+def _read(config: PredictLabelsConfig) -> Iterator[SequenceRecord]:
     return cut_tiles(_read_input(config, config.bed), config.window)
 
 
-def _read_input(config: PredictConfig, bed: Path | None = None) -> Iterator[SequenceRecord]:
+def _read_input(config: PredictLabelsConfig, bed: Path | None = None) -> Iterator[SequenceRecord]:
     """The sequences, with their places where the output says them: in a track or a tile's name."""
     return read_sequences(
         config.input,
@@ -219,17 +217,15 @@ def _read_input(config: PredictConfig, bed: Path | None = None) -> Iterator[Sequ
     )
 
 
-def _make_settings(model: Model, config: PredictConfig, totals: SequenceTotals) -> dict[str, Any]:
+def _make_settings(
+    model: Model, config: PredictLabelsConfig, totals: SequenceTotals
+) -> dict[str, Any]:
     """What the result depends on, in types that JSON has."""
     head = find_head(model)
     fields = {each.name: getattr(head, each.name) for each in dataclasses.fields(head)}
     weights = fields.pop("params")
     return {
-        "version": __version__,
-        "model": config.model,
-        "parameters": digest_params(model.params | weights),
-        "compute_dtype": model.compute.compute_dtype,
-        "output_dtype": model.compute.output_dtype,
+        **describe_model(model, config.model, model.params | weights),
         "input": Path(config.input).name,
         "window": config.window,
         "num_sequences": totals.num_sequences,
@@ -269,7 +265,7 @@ def _write(path: Path, suffix: str, model: Model, parts: Sequence[Path]) -> None
 
 
 def _write_tracks(
-    config: PredictConfig, partial: Path, shown: list[tuple[int, str]], parts: Sequence[Path]
+    config: PredictLabelsConfig, partial: Path, shown: list[tuple[int, str]], parts: Sequence[Path]
 ) -> None:
     """Writes the tracks of classes as bedGraph, or the only one as BigWig."""
     sizes: dict[str, int] = {}

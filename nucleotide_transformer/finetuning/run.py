@@ -11,9 +11,7 @@ import numpy as np
 
 from nucleotide_transformer.bars import show_steps
 from nucleotide_transformer.configfile import check_config
-from nucleotide_transformer.finetuning.batches import (
-    Batches,
-)
+from nucleotide_transformer.finetuning.batches import Batches
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.evaluation import Evaluator, find_metric, has_stalled
 from nucleotide_transformer.finetuning.head_start import fit_head

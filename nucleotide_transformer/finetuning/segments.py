@@ -11,10 +11,10 @@ from nucleotide_transformer.data.intervals import Interval, read_bed
 from nucleotide_transformer.data.sequences import (
     FASTA_SUFFIXES,
     cut_tiles,
-    get_suffix,
     read_sequences,
 )
 from nucleotide_transformer.errors import InputError, require
+from nucleotide_transformer.files import get_suffix
 from nucleotide_transformer.finetuning.labels import LabelledSequences
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.types import Bool, Float, Int
@@ -158,10 +158,9 @@ def find_nucleotides(
     Read token by token they are the nucleotides of the sequence in their order. `<cls>` and padding
     have none; N is a nucleotide, too.
     """
-    first, k = tokenizer.first_kmer_id, tokenizer.k
-    is_kmer = (tokens >= first) & (tokens < first + 4**k)
-    is_letter = tokens >= first + 4**k
-    return is_kmer[..., None] | (is_letter[..., None] & (np.arange(k) == 0))
+    is_letter = tokens >= tokenizer.first_letter_id
+    is_first = np.arange(tokenizer.k) == 0
+    return tokenizer.is_kmer(tokens)[..., None] | (is_letter[..., None] & is_first)
 
 
 def lay_labels(

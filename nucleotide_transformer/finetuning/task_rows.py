@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nucleotide_transformer.errors import InputError, MissingInputError, require
-from nucleotide_transformer.finetuning.intervals import spread
+from nucleotide_transformer.finetuning.confidence import spread
 from nucleotide_transformer.finetuning.labels import Kind
 from nucleotide_transformer.finetuning.metrics import METRICS
 from nucleotide_transformer.finetuning.probe import PRETRAINED, RANDOM

@@ -12,7 +12,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nucleotide_transformer.errors import InputError, MissingInputError, import_extra, require
+from nucleotide_transformer.errors import (
+    InputError,
+    MissingInputError,
+    describe_error,
+    import_extra,
+    require,
+)
 from nucleotide_transformer.files import keep_settings, read_path, write_whole
 from nucleotide_transformer.finetuning.labels import Kind, LabelledSequences, read_labelled
 
@@ -155,8 +161,7 @@ def fetch_tasks(source: str, folder: Path, *, revision: str | None = None) -> Pa
     except InputError:
         raise
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{source}: can't be loaded: {reason}") from None
+        raise InputError(f"{source}: can't be loaded: {describe_error(error)}") from None
     return folder
 
 

@@ -28,9 +28,9 @@ from nucleotide_transformer.errors import (
     require_positive,
 )
 from nucleotide_transformer.files import open_output, require_local
+from nucleotide_transformer.finetuning.confidence import bootstrap
 from nucleotide_transformer.finetuning.config import FinetuneConfig
 from nucleotide_transformer.finetuning.estimators import Estimator
-from nucleotide_transformer.finetuning.intervals import bootstrap
 from nucleotide_transformer.finetuning.job import check_lengths, digest_labelled
 from nucleotide_transformer.finetuning.leaks import describe_leaks, drop_leaks, find_leaks
 from nucleotide_transformer.finetuning.methods import (

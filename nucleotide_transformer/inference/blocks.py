@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from nucleotide_transformer import __version__
 from nucleotide_transformer.errors import InputError
 from nucleotide_transformer.files import (
     PARTIAL_PREFIX,
@@ -17,12 +18,18 @@ from nucleotide_transformer.files import (
     name_parts,
     write_whole,
 )
+from nucleotide_transformer.pretrained import Model
+from nucleotide_transformer.types import Params
+from nucleotide_transformer.weights.assembly import digest_params
 
 Arrays = dict[str, np.ndarray]
 Job = TypeVar("Job")
 AnyBlocks = TypeVar("AnyBlocks", bound="Blocks")
 INPUT = "input"
 """Name of a copy of standard input, without its suffix."""
+PART_SECONDS = 30.0
+PART_BYTES = 1 << 26
+"""A part is written when either is reached: what a stop can cost, and the memory it needs."""
 _BLOCKS = "block-*.npz"
 _OURS = ("block-*", "settings.json", f"{INPUT}.*", f"{PARTIAL_PREFIX}*")
 
@@ -96,12 +103,34 @@ class Blocks:
 
     def load(self, index: int, *names: str) -> Arrays:
         """The arrays of a block that is done, or those named; an `InputError` if it is damaged."""
-        try:
-            with np.load(self.paths[index], allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in names or arrays.files}
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
-            rule = f"damaged: delete the folder {self.folder}"
-            raise InputError(f"{self.paths[index]}: {rule}") from None
+        rule = f"damaged: delete the folder {self.folder}"
+        return load_arrays(self.paths[index], rule, *names)
+
+
+def load_arrays(path: Path, rule: str, *names: str) -> Arrays:
+    """The arrays of a file .npz, or those named; an `InputError` with a rule if it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in names or arrays.files}
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        raise InputError(f"{path}: {rule}") from None
+
+
+def describe_model(model: Model, name: str, params: Params | None = None) -> dict[str, Any]:
+    """What results depend on in the model that gave them, in types that JSON has.
+
+    Args:
+        model: which computes.
+        name: what was asked for.
+        params: its parameters, where they are not those of `model` alone.
+    """
+    return {
+        "version": __version__,
+        "model": name,
+        "parameters": digest_params(model.params if params is None else params),
+        "compute_dtype": model.compute.compute_dtype,
+        "output_dtype": model.compute.output_dtype,
+    }
 
 
 def run_jobs(

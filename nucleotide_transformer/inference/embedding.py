@@ -24,7 +24,6 @@ from nucleotide_transformer.inference.batching import (
 from nucleotide_transformer.inference.windows import Window, place_windows
 from nucleotide_transformer.model import Outputs, make_forward
 from nucleotide_transformer.model.encoder import check_layers
-from nucleotide_transformer.model.heads import is_known as is_known
 from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.tokenizers import Nucleotides
@@ -132,7 +131,7 @@ class PoolTask(ModelTask):
         """Sums for "mean", maxima (minus infinity without tokens), or what was asked for."""
         forward = make_forward(self.config, self.compute, head=None)
         embeddings = forward.apply(params, tokens, layers=self.layers).embeddings
-        keep = is_known(tokens, self.config) & is_within(tokens, numbers)
+        keep = self.config.is_known(tokens) & is_within(tokens, numbers)
         pool = functools.partial(pool_tokens, keep=keep, pooling=self.pooling)
         return {layer: pool(x.astype(jnp.float32)) for layer, x in embeddings.items()}
 
@@ -201,7 +200,7 @@ def _embed(
 
     def plan_all() -> Iterator[tuple[_Plan, Iterator[tuple[float, Row]]]]:
         for tokens in encode_sequences(model.tokenizer, sequences):
-            windows, known = place_windows(tokens.size, *size), is_known(tokens, model.config)
+            windows, known = place_windows(tokens.size, *size), model.config.is_known(tokens)
             if task.pooling in ("mean", "max"):
                 windows = [each for each in windows if known[each.own_start : each.own_stop].any()]
             plan = _Plan(windows, int(known.sum()), task.pooling)

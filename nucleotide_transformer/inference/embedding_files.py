@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
-from nucleotide_transformer import __version__
 from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.data.sequences import (
     SequenceRecord,
@@ -24,7 +23,12 @@ from nucleotide_transformer.data.sequences import (
 from nucleotide_transformer.errors import InputError, require, require_choices
 from nucleotide_transformer.files import check_new, write_whole
 from nucleotide_transformer.inference.batching import BatchConfig, resolve_windows
-from nucleotide_transformer.inference.blocks import Blocks
+from nucleotide_transformer.inference.blocks import (
+    PART_BYTES,
+    PART_SECONDS,
+    Blocks,
+    describe_model,
+)
 from nucleotide_transformer.inference.embedding import Embedding, Pooling, embed, resolve_layers
 from nucleotide_transformer.inference.embedding_tables import (
     EmbeddingTable,
@@ -33,13 +37,9 @@ from nucleotide_transformer.inference.embedding_tables import (
     get_writer,
 )
 from nucleotide_transformer.pretrained import Model
-from nucleotide_transformer.weights.assembly import digest_params
 from nucleotide_transformer.weights.folders import find_config
 from nucleotide_transformer.weights.hub import LoadConfig
 
-PART_SECONDS = 30.0
-PART_BYTES = 1 << 26
-"""A part is written when either is reached: what a stop can cost, and the memory it needs."""
 MAX_ROW_BYTES = 1 << 32
 """Embeddings of the tokens of one sequence."""
 
@@ -175,16 +175,10 @@ def _embed_records(
     advance: Callable[[float], object],
 ) -> Iterator[tuple[SequenceRecord, Embedding]]:
     """Yields every record with its embedding; advances by nucleotides as windows are finished."""
-    waiting: collections.deque[SequenceRecord] = collections.deque()
-
-    def take_sequences() -> Iterator[str]:
-        for record in records:
-            waiting.append(record)
-            yield record.sequence
-
+    waiting, sequences = queue_records(records)
     embeddings = embed(
         model,
-        take_sequences(),
+        sequences,
         pooling=config.pooling,
         layers=config.layers,
         batching=config.batching,
@@ -192,6 +186,20 @@ def _embed_records(
     )
     for embedding in embeddings:
         yield waiting.popleft(), embedding
+
+
+def queue_records(
+    records: Iterator[SequenceRecord],
+) -> tuple[collections.deque[SequenceRecord], Iterator[str]]:
+    """The records that were read and wait for their results, and the sequences, which read them."""
+    waiting: collections.deque[SequenceRecord] = collections.deque()
+
+    def take_sequences() -> Iterator[str]:
+        for record in records:
+            waiting.append(record)
+            yield record.sequence
+
+    return waiting, take_sequences()
 
 
 def _read(config: EmbedConfig) -> Iterator[SequenceRecord]:
@@ -210,11 +218,7 @@ def _make_settings(model: Model, config: EmbedConfig, totals: SequenceTotals) ->
     """What the result depends on, in types that JSON has."""
     layers = resolve_layers(model.config, config.layers)
     return {
-        "version": __version__,
-        "model": config.model,
-        "parameters": digest_params(model.params),
-        "compute_dtype": model.compute.compute_dtype,
-        "output_dtype": model.compute.output_dtype,
+        **describe_model(model, config.model),
         "pooling": config.pooling,
         "layers": list(layers),
         **resolve_windows(model.config, config.batching)._asdict(),

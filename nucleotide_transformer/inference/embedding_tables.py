@@ -16,7 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nucleotide_transformer.errors import InputError, MissingInputError, import_extra, require
+from nucleotide_transformer.errors import (
+    InputError,
+    MissingInputError,
+    describe_error,
+    import_extra,
+    require,
+)
 from nucleotide_transformer.types import Float, Int
 
 Settings = dict[str, Any]
@@ -74,8 +80,7 @@ def read_embeddings(path: Path) -> EmbeddingTable:
     try:
         return {"parquet": _read_parquet, "npz": read_part, "hdf5": _read_hdf5}[kind](path)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: no file of embeddings: {reason}") from None
+        raise InputError(f"{path}: no file of embeddings: {describe_error(error)}") from None
 
 
 def get_kind(path: Path) -> str:

@@ -21,7 +21,6 @@ from nucleotide_transformer.inference.batching import (
     run_groups,
     run_rows,
 )
-from nucleotide_transformer.inference.embedding import is_known
 from nucleotide_transformer.inference.windows import WindowSize, find_windows, place_windows
 from nucleotide_transformer.model import make_forward
 from nucleotide_transformer.model.stacking import AnyParams
@@ -187,7 +186,7 @@ def _fill_rows(
 
     def take_all() -> Iterator[tuple[Bool[np.ndarray, " T"], TokenChoice]]:
         for tokens in encode_sequences(model.tokenizer, sequences):
-            known = is_known(tokens, model.config)
+            known = model.config.is_known(tokens)
             yield known, TokenChoice(tokens, np.flatnonzero(known))
 
     for known, scores in _score_choices(model, take_all(), masked, batching):
@@ -254,7 +253,7 @@ class TokenLogLikelihoodTask(ModelTask):
     ) -> Float[Array, "B T"]:
         """Returns the log-probabilities; `numbers` is not used."""
         scores = LogitsTask(self.config, self.compute)(params, tokens, numbers)
-        return jnp.where(is_known(tokens, self.config), log_probability(scores, tokens), jnp.nan)
+        return jnp.where(self.config.is_known(tokens), log_probability(scores, tokens), jnp.nan)
 
 
 class MaskedLogLikelihoodTask(ModelTask):

@@ -50,6 +50,8 @@ from nucleotide_transformer.types import Array, Bool, Float, Int
 
 NUCLEOTIDES = "ACGT"
 """Order of the columns of `nucleotide_probabilities`."""
+TO_ACGT = np.array([0, 2, 3, 1])
+"""Columns A, T, C, G of the vocabulary in that order."""
 
 
 def nucleotide_probabilities(
@@ -111,8 +113,7 @@ def encode_frame(tokenizer: KmerTokenizer, text: str, frame: int) -> Frame:
         head = frame if run[0] != "N" else 0
         ids += [tokenizer.encode(piece)[1:] for piece in (run[:head], run[head:])]
     tokens = np.concatenate(ids)
-    place = tokens - tokenizer.first_kmer_id
-    is_kmer = (place >= 0) & (place < 4**tokenizer.k)
+    is_kmer = tokenizer.is_kmer(tokens)
     widths = np.where(is_kmer, tokenizer.k, 1)
     return Frame(tokens, np.cumsum(widths) - widths - 1, is_kmer)
 
@@ -169,8 +170,7 @@ def average_frames(
     needed = [read.find_needed(frame, start, end) for frame in read.frames]
     add = _add_masked if masked else _add_unmasked
     add(total, model, list(zip(read.frames, needed, strict=True)), size, batching)
-    letters = model.tokenizer.tokens[-5:-1]
-    return total.average()[:, [letters.index(letter) for letter in NUCLEOTIDES]]
+    return total.average()[:, TO_ACGT]
 
 
 class _Total:
@@ -214,9 +214,9 @@ def marginalise(scores: Float[Array, "*batch V"], config: ModelConfig) -> Margin
 
     A k-mer's id is a number of base 4, the first letter most significant (see `KmerTokenizer`).
     """
-    first, num_kmers = config.first_kmer_id, 4**config.k
-    kmers = scores[..., first : first + num_kmers].astype(jnp.float32)
-    singles = scores[..., first + num_kmers : first + num_kmers + 4].astype(jnp.float32)
+    first, end = config.first_kmer_id, config.first_letter_id
+    kmers, singles = scores[..., first:end], scores[..., end : end + 4]
+    kmers, singles = kmers.astype(jnp.float32), singles.astype(jnp.float32)
     probabilities = jax.nn.softmax(kmers, axis=-1)
     batch = probabilities.shape[:-1]
     each = [probabilities.reshape(*batch, 4**i, 4, -1).sum(axis=(-3, -1)) for i in range(config.k)]

@@ -7,7 +7,7 @@ the encoder's final norm; that of a task also with other layers' (see `task_netw
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import haiku as hk
 import jax.numpy as jnp
@@ -76,12 +76,6 @@ class TaskHead(hk.Module):
         return self._linear(x)
 
 
-def is_known(tokens: Any, config: ModelConfig) -> Any:
-    """Which tokens (NumPy or JAX) spell known nucleotides: k-mers and A, C, G, T."""
-    place = tokens - config.first_kmer_id
-    return (place >= 0) & (place < config.num_nucleotide_tokens)
-
-
 def pool_known(
     x: Float[Array, "B T D"], tokens: Int[Array, "B T"], config: ModelConfig, pooling: Pooling
 ) -> Float[Array, "B D"]:
@@ -93,7 +87,7 @@ def pool_known(
     x = x.astype(jnp.float32)
     if pooling == "cls":
         return x[:, 0]
-    keep = is_known(tokens, config)[..., None]
+    keep = config.is_known(tokens)[..., None]
     if pooling == "mean":
         return jnp.sum(x, axis=1, where=keep) / jnp.maximum(keep.sum(axis=1), 1)
     largest = jnp.max(x, axis=1, where=keep, initial=-jnp.inf)

@@ -47,14 +47,14 @@ def has_cudnn_attention(device: Device) -> bool:
     return (find_cuda_capability(device) or 0.0) >= AMPERE
 
 
-def has_fast_bfloat16(device: Device, cpu_info: Path | None = None) -> bool:
+def has_fast_bfloat16(device: Device) -> bool:
     """Whether a device has units for bfloat16 that are faster than those for float32.
 
     TPUs have, CUDA since Ampere, and CPUs with AMX under Linux. The bfloat16 of AVX-512 alone
     (Zen 4, Cooper Lake) was not measured and does not count, and neither does ROCm.
     """
     if device.platform == "cpu":
-        return TILES in read_cpu_flags(cpu_info or CPU_INFO)
+        return TILES in read_cpu_flags(CPU_INFO)
     return device.platform == "tpu" or (find_cuda_capability(device) or 0.0) >= AMPERE
 
 

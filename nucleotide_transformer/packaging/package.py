@@ -170,7 +170,7 @@ def _read_results(
         "corpus": record.corpus,
         "species": [],
         "sequence_tokens": record.config.held_out_tokens,
-        "masking_ratio": record.config.held_out_masking.ratio,
+        "masking_ratio": record.config.held_out_ratio,
     }
     return (
         read_evaluation(file, known | held_out) if file else None,

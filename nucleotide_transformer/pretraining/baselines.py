@@ -17,14 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from nucleotide_transformer.data.parallel import count_cores
-from nucleotide_transformer.errors import require
+from nucleotide_transformer.errors import RuleError, require
 from nucleotide_transformer.pretraining.counts import Counts
-from nucleotide_transformer.pretraining.markov import (
-    UNKNOWN,
-    Contexts,
-    find_contexts,
-    iterate_batches,
-)
+from nucleotide_transformer.pretraining.markov import Contexts, find_contexts, iterate_batches
 from nucleotide_transformer.pretraining.mixture import (
     Component,
     Weights,
@@ -34,7 +29,7 @@ from nucleotide_transformer.pretraining.mixture import (
     predict_words,
 )
 from nucleotide_transformer.pretraining.scores import Scores
-from nucleotide_transformer.tokenizers import KmerTokenizer
+from nucleotide_transformer.tokenizers import UNKNOWN, KmerTokenizer
 from nucleotide_transformer.types import Bool, Float, Int
 
 FREQUENCY = "frequency"
@@ -99,8 +94,8 @@ def fit_baselines(
         chosen = np.arange(num_records) * len(counts.held_back) // num_records
         records = [counts.held_back[place] for place in chosen.tolist()]
         sequences = tokenizer.encode_batch(records, length=num_tokens, truncate=True)
-        known = is_nucleotide(sequences, tokenizer)
-        num_letters = int((sequences[known] >= tokenizer.first_kmer_id + num_kmers).sum())
+        known = tokenizer.is_known(sequences)
+        num_letters = int((sequences[known] >= tokenizer.first_letter_id).sum())
         kinds += [known.sum() - num_letters, num_letters]
         masked = known & (np.random.default_rng(_SEED).random(sequences.shape) < share)
         positions = np.broadcast_to(np.arange(num_tokens), sequences.shape)
@@ -141,7 +136,7 @@ def evaluate_baselines(
         Scores of the sequences under `FREQUENCY` and `MARKOV`.
 
     Raises:
-        ValueError: if a masked token spells no known nucleotide, is masked twice, or if none is
+        InputError: if a masked token spells no known nucleotide, is masked twice, or if none is
             masked.
     """
     hidden = find_hidden(tokens, positions, valid, baselines.tokenizer)
@@ -156,14 +151,6 @@ def evaluate_baselines(
     }
 
 
-def is_nucleotide(
-    tokens: Int[np.ndarray, "B T"], tokenizer: KmerTokenizer
-) -> Bool[np.ndarray, "B T"]:
-    """Which tokens spell known nucleotides."""
-    offset = tokens - tokenizer.first_kmer_id
-    return (offset >= 0) & (offset < 4**tokenizer.k + 4)
-
-
 def find_hidden(
     tokens: Int[np.ndarray, "B T"],
     positions: Int[np.ndarray, "B M"],
@@ -173,19 +160,19 @@ def find_hidden(
     """The masked tokens, and the known nucleotides around them.
 
     Raises:
-        ValueError: as `evaluate_baselines`.
+        InputError: as `evaluate_baselines`.
     """
     rows, slots = np.nonzero(valid)
     places = rows * tokens.shape[1] + positions[rows, slots]
     masked = tokens.ravel()[places]
     require(len(masked) > 0, "masked tokens", 0, "there must be at least one")
-    for token in masked[~is_nucleotide(masked[None], tokenizer)[0]][:1].tolist():
+    for token in masked[~tokenizer.is_known(masked)][:1].tolist():
         rule = "must spell known nucleotides"
-        require(False, "masked token", tokenizer.id_to_token(token), rule)
+        raise RuleError("masked token", tokenizer.id_to_token(token), rule)
     num_twice = len(places) - len(np.unique(places))
     require(num_twice == 0, "tokens masked twice", num_twice, "must be 0")
     targets = masked.astype(np.int64) - tokenizer.first_kmer_id
-    num_letters = np.where(targets < 4**tokenizer.k, tokenizer.k, 1)
+    num_letters = np.where(tokenizer.is_kmer(masked), tokenizer.k, 1)
     contexts = _find_token_contexts(tokens, places, num_letters, tokenizer)
     return Hidden(rows, targets, num_letters, contexts)
 
@@ -198,15 +185,15 @@ def _find_token_contexts(
 ) -> Contexts:
     """The known nucleotides around the tokens at some places of the flattened `tokens`."""
     k = tokenizer.k
-    words = tokens.ravel().astype(np.int64) - tokenizer.first_kmer_id
-    is_kmer = (words >= 0) & (words < 4**k)
+    ids = tokens.ravel().astype(np.int64)
+    words, is_kmer = ids - tokenizer.first_kmer_id, tokenizer.is_kmer(ids)
     ends = np.cumsum(np.where(is_kmer, k, 1))
     starts = ends - np.where(is_kmer, k, 1)
     codes = np.full(ends[-1], UNKNOWN, np.uint8)
     for letter in range(k):
         codes[starts[is_kmer] + letter] = words[is_kmer] >> 2 * (k - 1 - letter) & 3
-    is_letter = (words >= 4**k) & (words < 4**k + 4)
-    codes[starts[is_letter]] = words[is_letter] - 4**k
+    is_letter = tokenizer.is_known(ids) & ~is_kmer
+    codes[starts[is_letter]] = ids[is_letter] - tokenizer.first_letter_id
     for letter in range(k):
         hidden = places[lengths > letter]
         codes[starts[hidden] + letter] = UNKNOWN

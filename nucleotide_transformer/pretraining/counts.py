@@ -26,8 +26,8 @@ from nucleotide_transformer.data.parallel import Report, count_workers, run_task
 from nucleotide_transformer.data.reader import open_split
 from nucleotide_transformer.errors import InputError, require
 from nucleotide_transformer.files import check_place, write_whole
-from nucleotide_transformer.pretraining.markov import MAX_ORDER, WordCounter, encode_letters
-from nucleotide_transformer.tokenizers import KmerTokenizer
+from nucleotide_transformer.pretraining.markov import MAX_ORDER, WordCounter
+from nucleotide_transformer.tokenizers import KmerTokenizer, encode_letters
 from nucleotide_transformer.types import Bool, Int, UInt
 
 COUNTS_FILE = "baselines.npz"
@@ -161,7 +161,7 @@ def count_split(
         )
         for first, end in itertools.pairwise(edges)
     }
-    tokens = np.zeros(4**tokenizer.k + 4, np.int64)
+    tokens = np.zeros(tokenizer.num_nucleotide_tokens, np.int64)
     kind = np.uint32 if num_nucleotides < 2**31 else np.uint64
     words = np.zeros(4 ** (max_order + 1), kind)
     num_read = 0
@@ -351,7 +351,7 @@ def _count_records(
         num_nucleotides += num_new
         report(num_new, num_new)
     return Counts(
-        tokens=tokens[tokenizer.first_kmer_id :][: 4**tokenizer.k + 4],
+        tokens=tokens[tokenizer.first_kmer_id :][: tokenizer.num_nucleotide_tokens],
         words=words.counts.view(np.uint32),
         held_back=tuple(held_back),
         num_nucleotides=num_nucleotides,

@@ -7,7 +7,6 @@ result.evaluation.overall.rows["this model"].metrics.cross_entropy
 
 import dataclasses
 import difflib
-import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +20,12 @@ from nucleotide_transformer.data.manifest import Manifest, load_manifest
 from nucleotide_transformer.errors import (
     NotAFolderError,
     OutputExistsError,
+    RuleError,
     require,
     require_choices,
     require_positive,
 )
 from nucleotide_transformer.files import check_place, read_path
-from nucleotide_transformer.model import exact_products, make_forward
 from nucleotide_transformer.model.stacking import arrange_params
 from nucleotide_transformer.pretrained import Model, load_pretrained
 from nucleotide_transformer.pretraining.counts import COUNTS_FILE, find_counts
@@ -34,14 +33,14 @@ from nucleotide_transformer.pretraining.evaluation import (
     Evaluator,
     HeldOut,
     make_held_out,
+    make_scoring_step,
     measure_baselines,
 )
-from nucleotide_transformer.pretraining.objective import score_sequences
 from nucleotide_transformer.pretraining.report import write_evaluation
 from nucleotide_transformer.pretraining.scores import MODEL, Evaluation, Scores, make_evaluation
 from nucleotide_transformer.training.devices import find_devices, plan_layout
 from nucleotide_transformer.training.identity import REMOVED_FIELDS, drop_fields
-from nucleotide_transformer.training.step import make_gather_step, place_state
+from nucleotide_transformer.training.step import place_state
 from nucleotide_transformer.types import Split
 from nucleotide_transformer.weights.assembly import digest_params
 from nucleotide_transformer.weights.hub import PACKAGED
@@ -145,7 +144,6 @@ def evaluate_model(config: EvaluateConfig, *, progress: bool = False) -> Result:
     rows = {MODEL: score_model(config, model, held_out, devices, progress=progress)}
     rows |= measure_baselines(counts, model.tokenizer, held_out) if counts else {}
     evaluation = make_evaluation(rows, held_out.groups)
-    ratio = choose_masking(config, trained.config).ratio
     head = {
         "step": trained.step,
         "split": config.split,
@@ -155,7 +153,7 @@ def evaluate_model(config: EvaluateConfig, *, progress: bool = False) -> Result:
         "species": list(config.species),
         "baselines": fitted_to.digest if counts else None,
         "sequence_tokens": held_out.tokens.shape[1],
-        "masking_ratio": ratio,
+        "masking_ratio": choose_ratio(config, trained.config),
     }
     config.output.parent.mkdir(parents=True, exist_ok=True)
     write_evaluation(config.output, head, evaluation)
@@ -186,7 +184,7 @@ def check_counted(config: EvaluateConfig) -> None:
     """Raises an `InputError` if baselines were asked for that nobody counted."""
     if config.baselines and not (config.baselines / COUNTS_FILE).is_file():
         rule = f"not counted: `nt corpus baselines {config.baselines}` does it once"
-        require(False, "baselines", str(config.baselines), rule)
+        raise RuleError("baselines", str(config.baselines), rule)
 
 
 def find_trained(source: str) -> tuple[str | Path, Trained]:
@@ -207,13 +205,13 @@ def read_split(
     config: EvaluateConfig, manifest: Manifest, model: Model, run: PretrainConfig | None
 ) -> HeldOut:
     """The sequences of the split and their masks."""
-    masking = choose_masking(config, run)
+    ratio = choose_ratio(config, run)
     num_tokens = choose_length(config, manifest, model, run)
     limit = model.config.position_limit
     rule = f"the learned positions of the model end at {limit}"
     require(limit is None or num_tokens <= limit, "sequence_tokens", num_tokens, rule)
-    rule = f"with a masking ratio of {masking.ratio} no token of a sequence would be masked"
-    require(round(masking.ratio * (num_tokens - 1)) > 0, "sequence_tokens", num_tokens, rule)
+    rule = f"with a masking ratio of {ratio} no token of a sequence would be masked"
+    require(round(ratio * (num_tokens - 1)) > 0, "sequence_tokens", num_tokens, rule)
     default = run.evaluation.num_sequences if run else NUM_SEQUENCES
     found = make_evaluation_set(
         manifest,
@@ -222,13 +220,13 @@ def read_split(
         sequence_tokens=num_tokens,
         num_sequences=config.num_sequences or default,
     )
-    return make_held_out(found, manifest, masking, model.config)
+    return make_held_out(found, manifest, ratio, model.config)
 
 
-def choose_masking(config: EvaluateConfig, run: PretrainConfig | None) -> MaskingConfig:
-    """The masks: those that were asked for, or a run's own, or the published ones."""
-    default = run.held_out_masking if run else MaskingConfig()
-    return dataclasses.replace(default, ratio=config.masking_ratio or default.ratio)
+def choose_ratio(config: EvaluateConfig, run: PretrainConfig | None) -> float:
+    """Share of the tokens to mask: as asked for, or a run's own, or the published one."""
+    default = run.held_out_ratio if run else MaskingConfig().ratio
+    return config.masking_ratio or default
 
 
 def choose_length(
@@ -249,11 +247,7 @@ def score_model(
     progress: bool = False,
 ) -> Scores:
     """Runs the model over the sequences."""
-    step = make_gather_step(
-        functools.partial(score_sequences, make_forward(model.config, model.compute)),
-        devices,
-        context=functools.partial(exact_products, model.compute),
-    )
+    step = make_scoring_step(model.config, model.compute, devices)
     layout = plan_layout(
         len(held_out.tokens),
         at_most=config.sequences_per_device,

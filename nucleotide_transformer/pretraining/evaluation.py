@@ -1,25 +1,24 @@
 """Held-out evaluation on fixed sequences with fixed masks."""
 
-import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from nucleotide_transformer.config import MaskingConfig, ModelConfig, PretrainConfig
+from nucleotide_transformer.config import ComputeConfig, MaskingConfig, ModelConfig, PretrainConfig
 from nucleotide_transformer.data.dataset import EvaluationSet, make_evaluation_set
 from nucleotide_transformer.data.manifest import Manifest
-from nucleotide_transformer.pretraining.baselines import (
-    evaluate_baselines,
-    fit_baselines,
-    is_nucleotide,
-)
+from nucleotide_transformer.model import exact_products, make_forward
+from nucleotide_transformer.pretraining.baselines import evaluate_baselines, fit_baselines
 from nucleotide_transformer.pretraining.counts import Counts
 from nucleotide_transformer.pretraining.masking import MaskedTokens, mask_tokens
+from nucleotide_transformer.pretraining.objective import score_sequences
 from nucleotide_transformer.pretraining.scores import Scores, estimate_errors, make_metrics
 from nucleotide_transformer.tokenizers import KmerTokenizer
 from nucleotide_transformer.training.devices import Layout, lay_out, plan_layout
+from nucleotide_transformer.training.step import make_gather_step
 from nucleotide_transformer.types import Array, Float, Int
 
 MASK_SEED = 850
@@ -49,13 +48,13 @@ def read_held_out(config: PretrainConfig, manifest: Manifest, tokenizer: KmerTok
         sequence_tokens=config.held_out_tokens,
         num_sequences=config.evaluation.num_sequences,
     )
-    return make_held_out(found, manifest, config.held_out_masking, config.model)
+    return make_held_out(found, manifest, config.held_out_ratio, config.model)
 
 
 def make_held_out(
-    found: EvaluationSet, manifest: Manifest, masking: MaskingConfig, model: ModelConfig
+    found: EvaluationSet, manifest: Manifest, ratio: float, model: ModelConfig
 ) -> HeldOut:
-    """Held-out sequences with their masks."""
+    """Held-out sequences with their masks, which hide a share of the tokens."""
     groups = tuple(manifest.genomes[genome].group for genome in found.genomes.tolist())
     notes: tuple[str, ...] = ()
     if found.absent:
@@ -63,18 +62,18 @@ def make_held_out(
         more = f" and {num_more} more" if num_more > 0 else ""
         why = "records were not chosen, or are too short or hold N: more or shorter ones may help"
         notes = (f"no held-out sequence of {names}{more}: {why}",)
-    return HeldOut(found.tokens, mask_evaluation_set(found.tokens, masking, model), groups, notes)
+    return HeldOut(found.tokens, mask_evaluation_set(found.tokens, ratio, model), groups, notes)
 
 
 def mask_evaluation_set(
-    tokens: Int[np.ndarray, "S T"], config: MaskingConfig, model: ModelConfig
+    tokens: Int[np.ndarray, "S T"], ratio: float, model: ModelConfig
 ) -> MaskedTokens:
     """Masks held-out sequences once for all evaluations; NumPy arrays.
 
     All selected tokens become `<mask>`: with the 10 % that training leaves unchanged, a model would
     be told some of the answers and a baseline not.
     """
-    hidden = dataclasses.replace(config, mask_probability=1.0, random_probability=0.0)
+    hidden = MaskingConfig(ratio=ratio, mask_probability=1.0, random_probability=0.0)
     rows = np.arange(len(tokens), dtype=np.int32)
     mask = jax.jit(mask_tokens, static_argnums=(3, 4))
     return jax.device_get(mask(tokens, rows, jax.random.key(MASK_SEED), hidden, model))
@@ -82,8 +81,19 @@ def mask_evaluation_set(
 
 def count_spelled(masked: MaskedTokens, model: ModelConfig) -> Int[np.ndarray, " S"]:
     """Nucleotides that each sequence's masked tokens spell: k in a k-mer, 1 in a single letter."""
-    is_kmer = masked.targets < model.first_kmer_id + 4**model.k
-    return (np.where(is_kmer, model.k, 1) * masked.valid).sum(axis=1)
+    widths = np.where(model.is_kmer(masked.targets), model.k, 1)
+    return (widths * masked.valid).sum(axis=1)
+
+
+def make_scoring_step(
+    config: ModelConfig, compute: ComputeConfig, devices: list[jax.Device]
+) -> EvaluationStep:
+    """What gives nats and right predictions of masked sequences, by a model on devices."""
+    return make_gather_step(
+        functools.partial(score_sequences, make_forward(config, compute)),
+        devices,
+        context=functools.partial(exact_products, compute),
+    )
 
 
 class Evaluator:
@@ -173,7 +183,7 @@ def measure_baselines(
         held_out: what the model is evaluated on.
     """
     positions, valid = map(np.asarray, (held_out.masked.positions, held_out.masked.valid))
-    share = float(valid.sum() / is_nucleotide(held_out.tokens, tokenizer).sum())
+    share = float(valid.sum() / tokenizer.is_known(held_out.tokens).sum())
     num_tokens = held_out.tokens.shape[1]
     fitted = fit_baselines(counts, tokenizer, num_tokens=num_tokens, share=share)
     return evaluate_baselines(fitted, held_out.tokens, positions, valid)

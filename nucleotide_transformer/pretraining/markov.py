@@ -10,18 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nucleotide_transformer.tokenizers import reverse_words, roll_words
+from nucleotide_transformer.tokenizers import UNKNOWN, reverse_words, roll_words
 from nucleotide_transformer.types import Float, Int, UInt, UInt8
 
-UNKNOWN = 4
 MAX_ORDER = 12
 """The tables of all orders to 12 take 360 MB. Those to 13, 1.4 GB, are worth 0.007 to 0.018 nats
 for masked 6-mers of held-out DNA, with the five genomes of the repository."""
 PRIOR_COUNT = 512.0
 """Weight of the next lower order, in counts: see `fit_chains`."""
 
-_CODES = bytes(b"ATCG".find(letter) % (UNKNOWN + 1) for letter in range(256))
-"""Code of each byte; `find` gives -1 for what is not found, which is 4 modulo 5."""
 _LETTERS_AT_ONCE = 1 << 17
 _ROWS_AT_ONCE = 64
 """Of a table that is transposed: a cache line of its rows."""
@@ -45,11 +42,6 @@ class Contexts(NamedTuple):
     after: Int[np.ndarray, " B"]
     """The word of the MAX_ORDER letters after, of which only the first num_after are known."""
     num_after: Int[np.ndarray, " B"]
-
-
-def encode_letters(text: bytes) -> UInt8[np.ndarray, " N"]:
-    """The codes of A, C, G, T in upper case; all other bytes are unknown."""
-    return np.frombuffer(text.translate(_CODES), np.uint8)
 
 
 class WordCounter:

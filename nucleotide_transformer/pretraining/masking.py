@@ -55,8 +55,7 @@ def mask_tokens(
 
     def mask_row(tokens: Int[Array, " T"], row: Int[Array, ""]) -> MaskedTokens:
         select_key, share_key, other_key = jax.random.split(jax.random.fold_in(key, row), 3)
-        offset = tokens - model.first_kmer_id
-        maskable = (offset >= 0) & (offset < model.num_nucleotide_tokens)
+        maskable = model.is_known(tokens)
         scores = jnp.where(maskable, jax.random.uniform(select_key, tokens.shape), -1.0)
         positions = jax.lax.top_k(scores, num_slots)[1]
         valid = jnp.arange(num_slots) < jnp.asarray(counts)[maskable.sum()]

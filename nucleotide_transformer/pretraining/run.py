@@ -22,6 +22,7 @@ from nucleotide_transformer.pretraining.counts import Counts, find_counts
 from nucleotide_transformer.pretraining.evaluation import (
     Evaluator,
     HeldOut,
+    make_scoring_step,
     measure_baselines,
     read_held_out,
 )
@@ -31,7 +32,6 @@ from nucleotide_transformer.pretraining.objective import (
     make_blank,
     make_loss,
     measure_fill,
-    score_sequences,
 )
 from nucleotide_transformer.pretraining.report import describe_metrics, write_results
 from nucleotide_transformer.pretraining.scores import (
@@ -52,7 +52,7 @@ from nucleotide_transformer.training.loop import Run, RunPlan, Task, catch_signa
 from nucleotide_transformer.training.optimizer import make_optimizer, make_schedule
 from nucleotide_transformer.training.peaks import find_total_peak_flops
 from nucleotide_transformer.training.state import TrainState, init_state
-from nucleotide_transformer.training.step import make_gather_step, make_train_step
+from nucleotide_transformer.training.step import make_train_step
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights.assembly import digest_params
 
@@ -219,11 +219,7 @@ def make_evaluator(
     """What evaluates the model on the held-out sequences, as many tokens at once as in training."""
     num_tokens = layout.per_device * config.data.sequence_tokens
     like = layout._replace(per_device=max(1, num_tokens // held_out.tokens.shape[1]))
-    step = make_gather_step(
-        functools.partial(score_sequences, make_forward(config.model, config.compute)),
-        devices,
-        context=functools.partial(exact_products, config.compute),
-    )
+    step = make_scoring_step(config.model, config.compute, devices)
     return Evaluator(held_out.masked, config.model, step, like=like)
 
 

@@ -1,1 +1,1 @@
-"""Pre-training: masks, loss, optimiser, the step, checkpoints and the loop around them."""
+"""The step, state, optimisers, devices, checkpoints and the loop around them, for any objective."""

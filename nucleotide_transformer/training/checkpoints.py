@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from nucleotide_transformer.console import note
-from nucleotide_transformer.errors import InputError, UnwritableOutputError
+from nucleotide_transformer.errors import InputError, UnwritableOutputError, describe_error
 from nucleotide_transformer.files import write_json
 from nucleotide_transformer.model.stacking import arrange_like, name_params
 from nucleotide_transformer.training.state import TrainState
@@ -161,7 +161,7 @@ def _find_reason(error: Exception) -> str:
     code = re.search(r"os_error_code='(\d+)'", str(error))
     if code:
         return os.strerror(int(code[1]))
-    return next(iter(str(error).splitlines()), type(error).__name__)[:REASON_LENGTH]
+    return describe_error(error)[:REASON_LENGTH]
 
 
 def name_state(state: TrainState) -> Json:

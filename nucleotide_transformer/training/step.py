@@ -180,8 +180,8 @@ def place_state(state: Placed, devices: list[jax.Device]) -> Placed:
     return place(state, np.zeros(len(devices)))  # pmap asks for one argument with a device axis
 
 
-def fetch_state(state: TrainState) -> TrainState:
-    """A copy of a placed state in this process's memory, as NumPy arrays.
+def fetch_state(state: Placed) -> Placed:
+    """A copy of a placed state, or of parameters alone, in this process's memory: NumPy arrays.
 
     Taken from this process's first device, so that no other process has to take part. A copy on
     CPUs too, where an array can be a view of the device's memory, which the next step overwrites.

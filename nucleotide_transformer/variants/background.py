@@ -153,9 +153,7 @@ def draw_pieces(reference: Reference, count: int, seed: int) -> Iterator[list[Ch
     ends = np.cumsum([size - PIECE + 1 for size in contigs.values()])
     names = list(contigs)
     for _ in range(count):
-        for _ in range(_TRIES):
-            if not names:
-                break
+        for _ in range(_TRIES if contigs else 0):
             number = int(random.integers(ends[-1]))
             which = int(np.searchsorted(ends, number, side="right"))
             start = number - (int(ends[which - 1]) if which else 0)
@@ -163,8 +161,6 @@ def draw_pieces(reference: Reference, count: int, seed: int) -> Iterator[list[Ch
             if b"N" not in text:
                 break
         else:
-            names = []
-        if not names:
             raise InputError(f"{reference.path}: no {PIECE} nucleotides in a row without N")
         yield [
             Change(names[which], start + i, start + i + 1, text[i : i + 1], letter.encode())

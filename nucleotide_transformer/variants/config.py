@@ -35,15 +35,9 @@ class WindowConfig:
     """Devices of this process to use; all by default."""
 
     def __post_init__(self) -> None:
-        require(
-            self.window is None or self.window >= 1, "window", self.window, "must be 1 or above"
-        )
-        require(self.flank >= 0, "flank", self.flank, "must be 0 or above")
-        require(
-            self.frames is None or self.frames >= 1, "frames", self.frames, "must be 1 or above"
-        )
-        enough = self.num_devices is None or self.num_devices >= 1
-        require(enough, "num_devices", self.num_devices, "must be 1 or above")
+        for field, lowest in {"window": 1, "flank": 0, "frames": 1, "num_devices": 1}.items():
+            value = getattr(self, field)
+            require(value is None or value >= lowest, field, value, f"must be {lowest} or above")
 
     def resolve(self, model: Model) -> Settings:
         """Fills in what the model decides.

@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from nucleotide_transformer.inference.nucleotides import TO_ACGT
 from nucleotide_transformer.pretrained import Model
 from nucleotide_transformer.types import Bool, Float, Int
 from nucleotide_transformer.variants.changes import Change
 from nucleotide_transformer.variants.fixed_batches import FixedBatches
 from nucleotide_transformer.variants.passes import (
     JSD_TOKENS,
-    TO_ACGT,
     MaskedResult,
     MaskedTask,
     SeenTask,
@@ -246,8 +246,8 @@ class Collector:
         results = self._batches.run(task, rows.tokens, rows.centres[:, None])
         columns = rows.centres[:, None] - 1 - np.arange(num_before)
         at = np.maximum(columns, 0)
-        ids = np.take_along_axis(rows.tokens, at, axis=1) - model.config.first_kmer_id
-        is_kmer = (columns > 0) & (ids >= 0) & (ids < 4**k)
+        tokens = np.take_along_axis(rows.tokens, at, axis=1)
+        is_kmer = (columns > 0) & model.config.is_kmer(tokens)
         letters = np.where(is_kmer[..., None, None], results.letters, np.nan)
         means = np.full((*places.shape, results.mean.shape[1]), np.nan)
         before = np.full((*places.shape, *letters.shape[1:]), np.nan)
@@ -292,7 +292,7 @@ def _choose_frame(
 
 def _mean_own(
     lists: list[list[np.ndarray]],
-    places: Int[np.ndarray, " U"],
+    places: Int[np.ndarray, " places"],
     results: Any,
     k: int,
 ) -> Float[np.ndarray, " N"]:

@@ -5,13 +5,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.inference.batching import ModelTask
-from nucleotide_transformer.inference.embedding import is_known
 from nucleotide_transformer.inference.likelihoods import mask_and_score
 from nucleotide_transformer.model import make_forward
+from nucleotide_transformer.model.heads import pool_known
 from nucleotide_transformer.model.stacking import AnyParams
 from nucleotide_transformer.types import Array, Float, Int
 
@@ -91,9 +90,7 @@ class SeenTask(ModelTask):
         with_head = self.num_before > 0
         asked = (positions,) if with_head else ()
         outputs = forward.apply(params, tokens, *asked, layers=(self.layer,), logits=with_head)
-        x = outputs.embeddings[self.layer].astype(jnp.float32)
-        known = is_known(tokens, self.config)[..., None]
-        mean = jnp.sum(x, axis=1, where=known) / jnp.maximum(known.sum(axis=1), 1)
+        mean = pool_known(outputs.embeddings[self.layer], tokens, self.config, "mean")
         letters = jnp.zeros((len(tokens), 0, self.config.k, 4))
         if with_head:
             letters = log_letters(log_kmers(outputs.logits, self.config), self.config.k)
@@ -102,8 +99,7 @@ class SeenTask(ModelTask):
 
 def log_kmers(scores: Float[Array, "*batch V"], config: ModelConfig) -> Float[Array, "*batch W"]:
     """Log-softmax over the k-mers alone; float32 whatever the scores are."""
-    first = config.first_kmer_id
-    kmers = scores[..., first : first + 4**config.k].astype(jnp.float32)
+    kmers = scores[..., config.first_kmer_id : config.first_letter_id].astype(jnp.float32)
     return jax.nn.log_softmax(kmers, axis=-1)
 
 
@@ -112,7 +108,3 @@ def log_letters(kmers: Float[Array, "*batch W"], k: int) -> Float[Array, "*batch
     batch = kmers.shape[:-1]
     each = [jax.nn.logsumexp(kmers.reshape(*batch, 4**i, 4, -1), axis=(-3, -1)) for i in range(k)]
     return jnp.stack(each, axis=-2)
-
-
-TO_ACGT = np.array([0, 2, 3, 1])
-"""Columns A, T, C, G of the vocabulary in the order A, C, G, T."""

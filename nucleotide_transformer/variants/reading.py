@@ -16,7 +16,7 @@ from nucleotide_transformer.data.fasta import GZIP_MAGIC, check_bgzf_end
 from nucleotide_transformer.data.intervals import read_lines
 from nucleotide_transformer.data.tables import read_rows
 from nucleotide_transformer.errors import InputError, MissingInputError, import_extra, require
-from nucleotide_transformer.variants.reference import EXTRA
+from nucleotide_transformer.variants.reference import EXTRA, silence
 
 Kind = Literal["vcf", "bcf", "tsv", "csv", "parquet"]
 
@@ -200,13 +200,11 @@ def _open_bcf(path: Path) -> VcfText:
 @contextlib.contextmanager
 def _reading(path: Path, pysam: Any) -> Iterator[None]:
     """Turns what htslib says into one line."""
-    verbosity = pysam.set_verbosity(0)
     try:
-        yield
+        with silence(pysam):
+            yield
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: no BCF that can be read: {error}") from None
-    finally:
-        pysam.set_verbosity(verbosity)
 
 
 def _find_columns(path: Path, there: Sequence[str]) -> dict[str, str]:

@@ -41,6 +41,16 @@ _BLOCK_BYTES = 1 << 16
 _MITOCHONDRION = {"M": "MT", "MT": "M"}
 
 
+@contextlib.contextmanager
+def silence(pysam: Any) -> Iterator[None]:
+    """Keeps what htslib would say off standard error."""
+    verbosity = pysam.set_verbosity(0)
+    try:
+        yield
+    finally:
+        pysam.set_verbosity(verbosity)
+
+
 class Reference:
     """Contigs by name and coordinates.
 
@@ -219,15 +229,13 @@ def _make_index(pysam: Any, path: Path, indexes: list[Path]) -> None:
     with contextlib.ExitStack() as stack:
         places = [stack.enter_context(write_whole(index)) for index in indexes]
         words = [w for pair in zip(flags, places, strict=False) for w in map(str, pair)]
-        verbosity = pysam.set_verbosity(0)
         try:
-            pysam.faidx(str(path), *words)
+            with silence(pysam):
+                pysam.faidx(str(path), *words)
         except pysam.SamtoolsError:
             for _ in FastaReader(path):  # which says what is wrong, and where
                 pass
             raise InputError(f"{path}: no index can be made: lines must be equally long") from None
-        finally:
-            pysam.set_verbosity(verbosity)
         if _count_headers(path) != len(_read_index(places[0]) or ()):
             for _ in FastaReader(path):  # which says what is there twice, empty or badly named
                 pass

@@ -15,14 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nucleotide_transformer.config import ModelConfig
-from nucleotide_transformer.tokenizers import number_kmers
+from nucleotide_transformer.tokenizers import UNKNOWN, encode_letters, number_kmers
 from nucleotide_transformer.types import Bool, Int, UInt8
 
 LETTERS = b"ATCG"
 """In the order of the vocabulary; the complement of letter i is letter i ^ 1."""
-_UNKNOWN = 4
-_CODES = np.full(256, _UNKNOWN, np.uint8)
-_CODES[list(LETTERS)] = range(4)
 
 
 class Rows(NamedTuple):
@@ -43,10 +40,6 @@ class Text(NamedTuple):
     minus: int
     size: int
     """Nucleotides."""
-
-    def reverse(self, place: int, width: int) -> int:
-        """Where, along the minus strand, `width` nucleotides begin that start at a place."""
-        return self.size - place - width
 
 
 class Texts:
@@ -69,8 +62,8 @@ class Texts:
         It must reach a window's length beyond every k-mer that is asked for, or to the end of the
         contig.
         """
-        codes = _CODES[np.frombuffer(letters, np.uint8)]
-        other = np.where(codes < _UNKNOWN, codes ^ 1, codes)[::-1]
+        codes = encode_letters(letters)
+        other = np.where(codes < UNKNOWN, codes ^ 1, codes)[::-1]
         plus = self._bounds[-1]
         minus = plus + len(letters)
         self._codes += [codes, other]
@@ -139,7 +132,7 @@ class Texts:
     ) -> tuple[np.ndarray, np.ndarray, int]:
         """Ids and places of a row whose window has an N, and the k-mers before its own."""
         k, width = self._k, self._num_kmers
-        single = self._config.first_kmer_id + 4**k
+        single = self._config.first_letter_id
 
         def spell(start: int) -> list[tuple[int, int]]:
             if self._kmers[start] >= 0:

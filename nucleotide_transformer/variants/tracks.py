@@ -14,14 +14,12 @@ from typing import IO, Literal
 
 import numpy as np
 
-from nucleotide_transformer import __version__
 from nucleotide_transformer.bars import make_bar
 from nucleotide_transformer.data.tracks import TRACKS, AddEntries, check_track_room, open_track
 from nucleotide_transformer.errors import require, require_choices
 from nucleotide_transformer.files import write_whole
 from nucleotide_transformer.inference.batching import encode_sequences, resolve_windows
-from nucleotide_transformer.inference.blocks import Arrays, Blocks, run_jobs
-from nucleotide_transformer.inference.embedding import is_known
+from nucleotide_transformer.inference.blocks import Arrays, Blocks, describe_model, run_jobs
 from nucleotide_transformer.inference.likelihoods import TokenChoice, score_tokens
 from nucleotide_transformer.inference.nucleotides import NUCLEOTIDES, average_frames, read_frames
 from nucleotide_transformer.pretrained import Model
@@ -35,7 +33,6 @@ from nucleotide_transformer.variants.pieces import (
     cut_parts,
     find_block_size,
 )
-from nucleotide_transformer.weights.assembly import digest_params
 
 Shown = Literal["ref", "A", "C", "G", "T", "entropy"]
 
@@ -221,12 +218,8 @@ def _run_blocks(
         progress: show a bar.
     """
     settings = {
-        "version": __version__,
+        **describe_model(model, config.model),
         "result": type(config).__name__,
-        "model": config.model,
-        "parameters": digest_params(model.params),
-        "compute_dtype": model.compute.compute_dtype,
-        "output_dtype": model.compute.output_dtype,
         "masked": config.masked,
         "frames": getattr(config, "frames", None),
         **resolve_windows(model.config, config.batching)._asdict(),
@@ -279,10 +272,8 @@ def _choose(
 def _find_tokens(model: Model, sequence: str) -> tuple[np.ndarray, ...]:
     """Ids, first nucleotides, widths of all tokens, and which are known; `<cls>` at -1."""
     tokens = next(encode_sequences(model.tokenizer, [sequence]))
-    first = model.config.first_kmer_id
-    known = is_known(tokens, model.config)
-    widths = np.where(known & (tokens < first + 4**model.config.k), model.config.k, 1)
-    return tokens, np.cumsum(widths) - widths - 1, widths, known
+    widths = np.where(model.config.is_kmer(tokens), model.config.k, 1)
+    return tokens, np.cumsum(widths) - widths - 1, widths, model.config.is_known(tokens)
 
 
 def _check_suffix(field: str, path: Path, suffixes: tuple[str, ...]) -> None:

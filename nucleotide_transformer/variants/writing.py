@@ -34,7 +34,7 @@ from nucleotide_transformer.variants.reading import (
     read_variants,
     split_record,
 )
-from nucleotide_transformer.variants.reference import EXTRA
+from nucleotide_transformer.variants.reference import EXTRA, silence
 from nucleotide_transformer.variants.scores import SCORES
 
 SUFFIXES = (".vcf.gz", ".vcf", ".tsv.gz", ".tsv", ".parquet")
@@ -144,13 +144,9 @@ def _write_indexed(path: Path, preset: str, lines: Iterable[str]) -> list[Path]:
 
     def write_index(suffix: str) -> Path:
         index = path.with_name(path.name + suffix)
-        verbosity = pysam.set_verbosity(0)
-        try:
-            with write_whole(index) as place:
-                options = {"preset": preset, "index": str(place), "csi": suffix == ".csi"}
-                pysam.tabix_index(str(partial), force=True, **options)
-        finally:
-            pysam.set_verbosity(verbosity)
+        with silence(pysam), write_whole(index) as place:
+            options = {"preset": preset, "index": str(place), "csi": suffix == ".csi"}
+            pysam.tabix_index(str(partial), force=True, **options)
         return index
 
     with write_whole(path) as partial:

@@ -8,6 +8,7 @@
 - `hub`: the table of released models with their pins, and fetching.
 - `folders`: from what a user writes to a folder with a model, fetched or packaged; loading it.
 - `exports`: a folder with weights, vocabulary, tokenizer files and model card, written.
+- `modeling_nucleotide_transformer`: the model as transformers runs it, copied into that folder.
 - `adapter_files`: what fine-tuning trained, on disk.
 - `runs`: checkpoints of a training run.
 """

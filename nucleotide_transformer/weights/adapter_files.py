@@ -35,8 +35,9 @@ from nucleotide_transformer.weights.configs import read_json
 from nucleotide_transformer.weights.hub import find_named
 from nucleotide_transformer.weights.huggingface import open_tensors, write_safetensors
 
-KINDS = ("classification", "multilabel", "regression", "segmentation")
+TaskKind = Literal["classification", "multilabel", "regression", "segmentation"]
 """What a model can be adapted to."""
+KINDS = get_args(TaskKind)
 Strand = Literal["both", "one"]
 """Whether predictions of both strands are averaged."""
 

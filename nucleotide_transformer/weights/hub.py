@@ -9,13 +9,11 @@ import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from nucleotide_transformer.config import ComputeConfig, ModelConfig
 from nucleotide_transformer.errors import InputError, MissingInputError, require
 from nucleotide_transformer.files import digest_file
-
-Family = Literal["v1", "v2", "agro", "codon"]
 
 PACKAGED = "10M_multi_species_v2"
 """The model that comes with this package, and that is meant where none is named."""
@@ -74,9 +72,6 @@ class ReleasedModel:
 
     repository: str | None
     """On the Hugging Face hub; None if its files come with this package."""
-    family: Family
-    """v1: learned positions and GELU; v2: rotary and SwiGLU; agro: v1 for plants; codon: v2 with
-    3-mers."""
     config: ModelConfig
     """Architecture; the layer-norm epsilon is that of the JAX files."""
     license: str = RELEASED_LICENSE
@@ -87,9 +82,8 @@ class ReleasedModel:
     """Those of that commit whose content is known here."""
 
 
-def _released(family: Family, suffix: str, config: ModelConfig, **pins: Any) -> ReleasedModel:
-    place = f"InstaDeepAI/{suffix}"
-    return ReleasedModel(repository=place, family=family, config=config, **pins)
+def _released(suffix: str, config: ModelConfig, **pins: Any) -> ReleasedModel:
+    return ReleasedModel(repository=f"InstaDeepAI/{suffix}", config=config, **pins)
 
 
 _NT = "nucleotide-transformer"
@@ -102,26 +96,22 @@ _NT = "nucleotide-transformer"
 RELEASED: Mapping[str, ReleasedModel] = MappingProxyType(
     {
         "500M_human_ref": _released(
-            "v1",
             f"{_NT}-500m-human-ref",
             _V1,
             revision="f87b5d7233295242e79c951873d290f4cf992045",
         ),
         "500M_1000G": _released(
-            "v1",
             f"{_NT}-500m-1000g",
             _V1,
             revision="a1fcafab929cf0f835adeb6fb7dd305607dc6349",
         ),
-        "2B5_1000G": _released("v1", f"{_NT}-2.5b-1000g", _V1_LARGE),
+        "2B5_1000G": _released(f"{_NT}-2.5b-1000g", _V1_LARGE),
         "2B5_multi_species": _released(
-            "v1",
             f"{_NT}-2.5b-multi-species",
             _V1_LARGE,
             revision="b746b125aacd1b0970c05a32fd71ba726754542e",
         ),
         "50M_multi_species_v2": _released(
-            "v2",
             f"{_NT}-v2-50m-multi-species",
             dataclasses.replace(_V2, num_layers=12),
             revision="81b29e5786726d891dbf929404ef20adca5b36f1",
@@ -138,25 +128,21 @@ RELEASED: Mapping[str, ReleasedModel] = MappingProxyType(
             },
         ),
         "100M_multi_species_v2": _released(
-            "v2",
             f"{_NT}-v2-100m-multi-species",
             _V2,
             revision="f34324c6fde36a4f635f0f1f06cac5d25acd6798",
         ),
         "250M_multi_species_v2": _released(
-            "v2",
             f"{_NT}-v2-250m-multi-species",
             dataclasses.replace(_V2, num_layers=24, embed_dim=768, ffn_dim=3072),
             revision="c0f0359229f36ff6bc3a021247eefe0a9c344bd1",
         ),
         "500M_multi_species_v2": _released(
-            "v2",
             f"{_NT}-v2-500m-multi-species",
             dataclasses.replace(_V2, num_layers=29, embed_dim=1024, ffn_dim=4096),
             revision="06615c1660c892fc199840c18123f8385b3542a8",
         ),
         "1B_agro_nt": _released(
-            "agro",
             "agro-nucleotide-transformer-1b",
             _AGRO,
             revision="b0e1ea1f53a2bf5bb29f8eab7a7e553bf06c1ab1",
@@ -168,7 +154,6 @@ RELEASED: Mapping[str, ReleasedModel] = MappingProxyType(
             },
         ),
         "codon_nt": _released(
-            "codon",
             f"{_NT}-v2-50m-3mer-multi-species",
             dataclasses.replace(_V2, k=3, num_layers=12),
             revision="ff82eaf931e483feeb6bf7ecf03f1febe6b2fe76",
@@ -183,7 +168,6 @@ RELEASED: Mapping[str, ReleasedModel] = MappingProxyType(
         ),
         PACKAGED: ReleasedModel(
             repository=None,
-            family="v2",
             config=dataclasses.replace(
                 _V2, num_layers=6, embed_dim=320, num_heads=5, ffn_dim=832, max_positions=256
             ),

@@ -19,7 +19,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from nucleotide_transformer.config import ModelConfig
 from nucleotide_transformer.configfile import config_from_dict
-from nucleotide_transformer.errors import InputError, MissingInputError, require
+from nucleotide_transformer.errors import InputError, MissingInputError, describe_error, require
 from nucleotide_transformer.types import Params
 from nucleotide_transformer.weights import configs
 from nucleotide_transformer.weights.assembly import (
@@ -80,7 +80,7 @@ def name_damage(path: Path, rule: str = _RULE) -> Iterator[None]:
     except InputError:
         raise
     except (OSError, ValueError, KeyError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:REASON_LENGTH]
+        reason = describe_error(error)[:REASON_LENGTH]
         raise InputError(f"{path}: damaged, or not whole; {rule}: {reason}") from error
 
 
