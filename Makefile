@@ -55,7 +55,7 @@ LAYERS := --tasks ../shared/data/tasks --only splice_sites_all --methods ia3 $(I
 model-results: install ## measure the packaged model: tasks, genes, variants (hours; ../shared/data)
 	$(BIN)/python experiments/what_it_knows.py --annotation ../shared/data/annotation --genomes ../shared/data/genomes --corpus runs/model_corpus_1530 --window-tokens 256 --output $(RESULTS)/knowledge
 	$(BIN)/nt tasks run $(TASKS) --methods kmers4 kmers6 probe --output $(RESULTS)/tasks
-	$(BIN)/nt tasks run $(TASKS) --methods kmers4 kmers6 ia3 $(IA3) --compute.compute-dtype auto --controls $(RESULTS)/tasks --output $(RESULTS)/tasks_ia3
+	$(BIN)/nt tasks run $(TASKS) --methods kmers4 kmers6 ia3 $(IA3) --compute.compute-dtype auto --controls $(RESULTS)/tasks --seeds 2 --output $(RESULTS)/tasks_ia3
 	$(BIN)/nt tasks run $(LAYERS) --finetune.layers 0 1 2 3 4 5 6 --output $(RESULTS)/tasks_layers
 	$(BIN)/nt tasks run $(LAYERS) --output $(RESULTS)/tasks_last
 	$(BIN)/python experiments/evaluate_variants.py --shared ../shared/data --frames 2 --window 192 --flank 5 --background 6000 --num-sites 100 --output $(RESULTS)/variants

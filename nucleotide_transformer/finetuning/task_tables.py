@@ -177,8 +177,12 @@ def _make_long(kind: Kind, rows: Sequence[Row], published: Sequence[Published]) 
 def _make_notes(rows: Sequence[Row], published: Sequence[Published]) -> Iterator[str]:
     yield "## What the numbers are"
     yield ""
-    for text in dict.fromkeys(row.interval_of for row in rows):
-        yield f"- In parentheses: {text}."
+    methods: dict[str, dict[str, None]] = {}
+    for row in rows:
+        methods.setdefault(row.interval_of, {})[row.method] = None
+    for text, names in methods.items():
+        which = f" of {', '.join(names)}" if len(methods) > 1 else ""
+        yield f"- In parentheses{which}: {text}."
     yield (
         "- Same, other strand, nearly: test sequences that the training set has too, as they are,"
         " as reverse complement, or with half of the shorter one in common."
