@@ -55,6 +55,28 @@ RECORDS = [
 ]
 
 
+def test_a_table_says_whose_intervals_are_over_rows_and_whose_over_seeds(tmp_path: Path) -> None:
+    seeds = [
+        make_record("a", "ia3", weights, mcc, seed=seed)
+        for weights, mcc in (("pretrained", 0.6), ("random", 0.3))
+        for seed in (0, 1)
+    ]
+    rows = "95 % of 500 resamples of the test rows"
+    for records, wanted in (
+        (RECORDS, [f"- In parentheses: {rows}."]),
+        (
+            [*RECORDS[:2], *seeds],
+            [
+                f"- In parentheses of kmers4, kmers6: {rows}.",
+                "- In parentheses of ia3: two standard deviations over 2 seeds.",
+            ],
+        ),
+    ):
+        write_tables(tmp_path, select_rows(make_rows(records))[0], [], HEAD)
+        lines = (tmp_path / "table.md").read_text().splitlines()
+        assert [line for line in lines if line.startswith("- In parentheses")] == wanted
+
+
 def test_a_pretrained_row_without_its_random_twin_is_not_shown() -> None:
     lonely = [
         make_record("b", "ia3", "pretrained", 0.9),

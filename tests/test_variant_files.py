@@ -149,6 +149,20 @@ def test_what_a_stream_is_shows_at_its_start(start, suffix):
     assert find_kind_of_bytes(gzip.compress(start + bytes(range(9, 256)) * 99)[:200]) == zipped
 
 
+def test_text_holds_scores_as_exactly_as_parquet(model, tmp_path, fasta):
+    """Where cosines differ from 1 by 1e-5, six digits leave one of the difference."""
+    source = write_vcf(tmp_path / "in.vcf", make_rows())
+    for name in ("x.tsv", "x.parquet"):
+        score_variants(model, make_config(tmp_path, fasta, source, name))
+    lines = [line.split("\t") for line in (tmp_path / "x.tsv").read_text().splitlines()]
+    head = next(line for line in lines if line[0] == "#contig")
+    table = pyarrow.parquet.read_table(tmp_path / "x.parquet").to_pydict()
+    texts = [line[head.index("llr")] for line in lines[lines.index(head) + 1 :]]
+    values = [None if text == "." else float(np.float32(text)) for text in texts]
+    assert values == table["llr"]
+    assert sum(value is not None for value in values) > 3
+
+
 def test_tsv_is_a_bed_with_an_index(model, tmp_path, fasta):
     config = make_config(tmp_path, fasta, write_vcf(tmp_path / "in.vcf", make_rows()), "x.tsv.gz")
     assert [p.name for p in score_variants(model, config).paths] == ["x.tsv.gz", "x.tsv.gz.tbi"]

@@ -254,7 +254,8 @@ def _list_fields() -> frozenset[str]:
 
 
 def _show(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.6g}"
+    """With nine digits: of a cosine near 1 the first four or five may be nines."""
+    return MISSING if value is None else f"{value:.9g}"
 
 
 def _make_tsv(table: Table, results: Iterator[Result]) -> tuple[list[str], Iterator[_Line]]:
