@@ -259,6 +259,14 @@ def test_rotary_models_take_sequences_beyond_those_of_training():
     assert found.shape == (2, 65, SMALL.vocabulary_size)
 
 
+def test_rotary_angles_are_exact_to_float32_at_2048_tokens():
+    angles = make_rotary_angles(2048, 32)
+    exact = np.arange(2048)[:, None] / 10_000 ** (np.arange(0, 32, 2) / 32)
+    # An angle near 2,048 has a float32 spacing of 1.2e-4; its frequency is rounded once.
+    np.testing.assert_allclose(angles.cos, np.cos(exact), atol=3e-4)
+    np.testing.assert_allclose(angles.sin, np.sin(exact), atol=3e-4)
+
+
 def test_rotation_depends_on_distance_alone():
     query, key = (jax.random.normal(jax.random.key(i), (1, 1, 1, 16)) for i in (0, 1))
     turned = make_rotary_angles(40, 16)
